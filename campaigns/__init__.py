@@ -1,0 +1,1 @@
+"""Campaigns and call lists: frozen audiences, deliveries, pacing and the sender."""

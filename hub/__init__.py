@@ -1,0 +1,1 @@
+"""The process shell: settings, wiring, command line, web application, jobs, desktop and API."""

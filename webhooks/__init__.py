@@ -1,0 +1,1 @@
+"""The public entrances: verify, store the receipt, parse, hand on."""
