@@ -38,7 +38,6 @@ PACKAGE_LOCK = ROOT / "package-lock.json"
 LOCKS = {"runtime": ROOT / "requirements.lock", "dev": ROOT / "requirements-dev.lock"}
 TOOLS_LOCK = ROOT / "requirements-tools.lock"
 UV_VERSION = "uv>=0.11,<1"
-PACKAGES = ["crm_core", "channels", "routing", "campaigns", "webhooks", "hub"]
 
 USAGE = """usage: python3 run.py [VERB …]
 

@@ -182,8 +182,8 @@ def die_with_parent() -> None:
 
 def end_with_this_process(pid: int) -> None:
     """Elsewhere: a watcher holds a pipe from this process and ends `pid` when the pipe closes, however that came."""
-    read_end, write_end = os.pipe()
-    os.set_inheritable(write_end, False)
+    # The writing end is not inheritable and stays open, on purpose, for the rest of this process's life.
+    read_end = os.pipe()[0]
     watch = "import os,signal,sys\nos.read(int(sys.argv[1]), 1)\nos.kill(int(sys.argv[2]), signal.SIGTERM)"
     subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", watch, str(read_end), str(pid)],
@@ -193,7 +193,7 @@ def end_with_this_process(pid: int) -> None:
         pass_fds=[read_end],
         start_new_session=True,
     )
-    os.close(read_end)  # write_end stays open, on purpose, for the rest of this process's life
+    os.close(read_end)
 
 
 def _last_words(folder: Path) -> str:
