@@ -1,0 +1,40 @@
+/**
+ * What the phone asks of the hub. All answers are JSON.
+ *
+ *   GET  /desk/phone/token             {token, line, identity, ttl_s}
+ *   GET  /desk/phone/state             {call: null | {interaction_id, state, customer, since, muted, held, rejoin_params}}
+ *   POST /desk/offers/{id}/accept      {nonce, connect}
+ *   POST /desk/calls         {to, …}   {connect}
+ *   POST /desk/calls/{id}/hold {held}, /mute {muted}, /end
+ *
+ * A refusal is a problem document (RFC 9457): its `code` and `detail` become those of the PhoneError.
+ */
+import { PhoneError, withDeadline } from "./errors.js";
+
+const ANSWER_MS = 8000;
+
+async function ask(path, { method = "GET", body } = {}) {
+  const headers = { Accept: "application/json" };
+  if (method !== "GET") {
+    headers["Content-Type"] = "application/json";
+    headers["X-CSRF-Token"] = document.querySelector('meta[name="csrf-token"]')?.content ?? "";
+  }
+  const request = fetch(path, { method, headers, body: body && JSON.stringify(body), credentials: "same-origin" });
+  const response = await withDeadline(request.catch(() => Promise.reject(new PhoneError("network"))), ANSWER_MS, "network");
+  if (response.status === 401) throw new PhoneError("signed_out");
+  const answer = response.status === 204 ? {} : await response.json().catch(() => ({}));
+  if (!response.ok) throw new PhoneError(answer.code ?? "server", answer.detail ?? "");
+  return answer;
+}
+
+const id = encodeURIComponent;
+
+export const api = {
+  token: () => ask("/desk/phone/token"),
+  state: () => ask("/desk/phone/state"),
+  accept: (offer) => ask(`/desk/offers/${id(offer)}/accept`, { method: "POST", body: {} }),
+  dial: (request) => ask("/desk/calls", { method: "POST", body: request }),
+  hold: (call, held) => ask(`/desk/calls/${id(call)}/hold`, { method: "POST", body: { held } }),
+  mute: (call, muted) => ask(`/desk/calls/${id(call)}/mute`, { method: "POST", body: { muted } }),
+  end: (call) => ask(`/desk/calls/${id(call)}/end`, { method: "POST", body: {} }),
+};
