@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+pytest_plugins = ["tests.databases"]
+
 CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 # Debian keeps these outside a plain user's PATH.
 SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/sbin"])
@@ -173,7 +175,7 @@ def pg_server(run_folder: Path) -> Iterator[PgServer]:
 
 
 @pytest.fixture
-def pg_url(pg_server: PgServer) -> Iterator[str]:
+def pg_empty_url(pg_server: PgServer) -> Iterator[str]:
     """The URL of an empty PostgreSQL database for one test."""
     url = pg_server.create()
     yield url

@@ -1,0 +1,268 @@
+"""What passes between the hub and a channel adapter: values in and out, and four small protocols.
+
+Adapters translate, they never decide: no database, no retries, no routing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Protocol, runtime_checkable
+
+
+@dataclass(frozen=True, slots=True)
+class RawRequest:
+    """A webhook as received: exact public URL (origin from configuration), headers in lower case, body bytes."""
+
+    url: str
+    method: str
+    headers: Mapping[str, str]
+    body: bytes
+    received_at: datetime
+
+
+# --- values in -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class CallArrived:
+    """Somebody phones one of our numbers, or one of our agents' browsers connects (`from_raw` starts with client:)."""
+
+    call_id: str
+    from_raw: str
+    to_raw: str
+    event_key: str
+    params: Mapping[str, str]  # custom parameters of a browser call
+    raw: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class CallProgress:
+    """A status of one leg: initiated, ringing, answered, completed, busy, no-answer, failed, canceled."""
+
+    call_id: str
+    status: str
+    rank: int  # only rises
+    sequence: int
+    happened_at: datetime | None  # the provider's own time
+    event_key: str
+    duration_s: int | None
+    raw: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class RoomEvent:
+    """Something in a conference: start, join, leave, hold, unhold, mute, unmute, end."""
+
+    room: str  # our own name of the conference
+    room_id: str  # the provider's id
+    call_id: str
+    label: str  # our label of the participant
+    kind: str
+    sequence: int
+    happened_at: datetime | None
+    event_key: str
+    raw: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class MessageArrived:
+    """A text message to one of our numbers."""
+
+    external_id: str
+    from_raw: str
+    to_raw: str
+    body: str
+    media: Sequence[tuple[str, str]]  # (url, content type)
+    opt_out: str  # STOP, START, HELP as the provider classified it, or empty
+    event_key: str
+    raw: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DeliveryReport:
+    """What became of a message we sent. `status` is one of queued, sent, delivered, undelivered, failed, read."""
+
+    external_id: str
+    status: str
+    error_code: str
+    error_class: str  # recipient_invalid, recipient_opted_out, content_rejected, unavailable, throttled, misconfigured, or empty
+    our_key: str  # the attempt key we put into the callback URL, or empty
+    event_key: str
+    raw: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class MailFile:
+    """One file of a mail."""
+
+    name: str
+    content_type: str
+    content: bytes
+    content_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MailArrived:
+    """A mail as parsed; `raw` was stored before anybody looked inside."""
+
+    event_key: str  # account, folder, UIDVALIDITY, UID
+    message_id: str
+    from_address: str
+    from_name: str
+    to: Sequence[str]
+    cc: Sequence[str]
+    reply_to: str
+    subject: str
+    sent_at: datetime | None
+    in_reply_to: str
+    references: Sequence[str]
+    text: str
+    html: str
+    files: Sequence[MailFile]
+    automatic: str  # why nobody may be answered automatically: auto-submitted, list, bounce, null-sender, own …; empty = a person wrote
+    headers: Mapping[str, str]
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FormArrived:
+    """A web form as posted; values are strings, as typed."""
+
+    form: str
+    fields: Mapping[str, str]
+    event_key: str
+    remote: str
+    files: Sequence[MailFile] = ()
+
+
+Arrival = CallArrived | CallProgress | RoomEvent | MessageArrived | DeliveryReport | MailArrived | FormArrived
+
+
+# --- values out ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundText:
+    """One text message to send. `our_key` identifies this attempt in callbacks."""
+
+    from_address: str
+    to_address: str
+    body: str
+    our_key: str
+    status_url: str = ""
+    media: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundMail:
+    """One mail to send. `message_id` is ours and stable over attempts."""
+
+    from_address: str
+    from_name: str
+    to_address: str
+    subject: str
+    text: str
+    html: str
+    message_id: str
+    to_name: str = ""
+    cc: Sequence[str] = ()
+    in_reply_to: str = ""
+    references: Sequence[str] = ()
+    reply_to: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[MailFile] = ()
+    envelope_from: str | None = None  # None = from_address; empty = null sender
+
+
+@dataclass(frozen=True, slots=True)
+class OutboundCall:
+    """One call to place: `to_address` joins the room `room` (our name) when they answer."""
+
+    from_address: str
+    to_address: str
+    room: str
+    label: str
+    status_url: str
+    room_status_url: str
+    timeout_s: int = 30
+
+
+@dataclass(frozen=True, slots=True)
+class SendReceipt:
+    """The provider took it. `status` as in DeliveryReport."""
+
+    external_id: str
+    status: str
+    detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- protocols ---------------------------------------------------------------------------------------------------------
+
+
+class Channel(Protocol):
+    """What every adapter has."""
+
+    kind: str
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """Values that must never be logged."""
+        ...
+
+
+@runtime_checkable
+class Receives(Channel, Protocol):
+    """Gets webhooks."""
+
+    def verify(self, request: RawRequest) -> bool:
+        """True when the request is genuine. Never raises."""
+        ...
+
+    def parse(self, request: RawRequest) -> list[Arrival]:
+        """The values in it; AnswerUnreadable when it cannot be read."""
+        ...
+
+
+@runtime_checkable
+class Sends(Channel, Protocol):
+    """Sends messages. Raises a ChannelError; after `OutcomeUnknown` the message may or may not have gone."""
+
+    async def send(self, message: Any) -> SendReceipt:
+        """Hand one message over, once."""
+        ...
+
+
+@runtime_checkable
+class PlacesCalls(Channel, Protocol):
+    """Controls calls."""
+
+    async def place_call(self, call: OutboundCall) -> SendReceipt:
+        """Dial somebody into a room."""
+        ...
+
+    async def move_call(self, call_id: str, url: str) -> None:
+        """Have a live call go on with the steps of `url`."""
+        ...
+
+    async def end_call(self, call_id: str) -> None:
+        """Hang a leg up; already gone is success."""
+        ...
+
+    async def hold(self, room_id: str, call_id: str, *, on: bool, music_url: str) -> None:
+        """Put one participant on hold or back."""
+        ...
+
+    async def end_room(self, room_id: str) -> None:
+        """End a conference for everybody; already over is success."""
+        ...
+
+
+@runtime_checkable
+class Polls(Channel, Protocol):
+    """Fetches what came in."""
+
+    def poll(self, cursor: Mapping[str, Any]) -> AsyncIterator[tuple[Arrival, Mapping[str, Any]]]:
+        """Values newer than `cursor`, each with the cursor to store in the same transaction."""
+        ...

@@ -1,0 +1,52 @@
+"""What can go wrong with a provider, as data: the sender alone decides on retry, status and alarm."""
+
+from __future__ import annotations
+
+from crm_core.errors import HubError
+
+
+class ChannelError(HubError):
+    """The provider refused or did not answer."""
+
+    retryable = False
+
+    def __init__(self, message: str = "", *, code: str = "", retry_after_s: float | None = None) -> None:
+        self.code = code
+        self.retry_after_s = retry_after_s
+        super().__init__(message, code=code, retry_after_s=retry_after_s)
+
+
+class Misconfigured(ChannelError):
+    """The account, key or sender is wrong: stop and tell an administrator."""
+
+
+class Unavailable(ChannelError):
+    """The provider is down and certainly did not take it: try again later."""
+
+    retryable = True
+
+
+class Throttled(ChannelError):
+    """Too fast: try again after `retry_after_s`."""
+
+    retryable = True
+
+
+class OutcomeUnknown(ChannelError):
+    """It may or may not have happened: examine, never repeat blindly."""
+
+
+class RecipientInvalid(ChannelError):
+    """This address cannot be reached, now or ever."""
+
+
+class RecipientOptedOut(ChannelError):
+    """The provider knows that they do not want this."""
+
+
+class ContentRejected(ChannelError):
+    """The provider refuses this content."""
+
+
+class AnswerUnreadable(ChannelError):
+    """The provider said something we do not understand."""

@@ -1,0 +1,79 @@
+"""Channel accounts: the numbers, mailboxes and forms the hub is reached under, as rows, secrets sealed."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Index, bindparam
+from sqlmodel import col, select
+
+from crm_core.db import Tx
+from crm_core.errors import NotFound
+from crm_core.statements import fixed
+from crm_core.tables import Table, at, doc, docs, key, text
+
+
+class ChannelAccount(Table, table=True):
+    """One address of ours on one channel. A phone number that does calls and texts is two rows."""
+
+    __tablename__ = "channel_accounts"
+    __table_args__ = (Index("uq_channel_accounts_address", "channel", "address", unique=True),)
+
+    id: str = key()
+    channel: str = text()  # voice, sms, email, webform
+    name: str = text()
+    address: str = text()  # E.164, mailbox address, form key
+    country: str = text()  # reads national numbers
+    queue_id: str | None = text(default=None)  # where its interactions go
+    flow_id: str | None = text(default=None)  # voice: the call flow
+    settings: dict[str, Any] = doc()  # host, port, folder, display name …: nothing secret
+    sealed: str | None = text(default=None)  # secrets as JSON, sealed under HUB_SECRET_KEY; write-only on screen
+    enabled: bool = True
+    off_reason: str = text()
+    cursor: dict[str, Any] = doc()  # mailboxes: uidvalidity and last uid
+    created_at: datetime = at()
+    version: int = 1
+
+
+class Form(Table, table=True):
+    """A web form: typed fields and what becomes of what is sent."""
+
+    __tablename__ = "forms"
+
+    id: str = key()
+    slug: str = text(unique=True)  # the public key in /forms/{key} and /webhooks/forms/{key}
+    account_id: str = text(index=True)
+    title: str = text()
+    fields: list[dict[str, Any]] = docs()  # name, label, kind (text, email, phone, textarea, select, checkbox), required, options
+    consent_text: str = text()
+    consent_version: str = text()
+    thanks: str = text()
+    created_at: datetime = at()
+    version: int = 1
+
+
+_BY_ADDRESS = fixed(
+    select(ChannelAccount).where(
+        ChannelAccount.channel == bindparam("channel"), ChannelAccount.address == bindparam("address")
+    )
+)
+
+
+async def find(tx: Tx, channel: str, address: str) -> ChannelAccount | None:
+    """Our account under this address."""
+    found: ChannelAccount | None = await tx.one(_BY_ADDRESS, channel=channel, address=address)
+    return found
+
+
+async def get(tx: Tx, account_id: str) -> ChannelAccount:
+    """The account, or NotFound."""
+    found = await tx.one(select(ChannelAccount).where(ChannelAccount.id == account_id))
+    if found is None:
+        raise NotFound("There is no such channel account.")
+    return found
+
+
+async def list_channel(tx: Tx, channel: str) -> list[ChannelAccount]:
+    """All accounts of a channel, by name."""
+    return await tx.all(select(ChannelAccount).where(ChannelAccount.channel == channel).order_by(col(ChannelAccount.name)))

@@ -1,0 +1,264 @@
+"""The embedded engine: one writing connection per process, driven from the event loop, with group commit.
+
+WAL, synchronous FULL, foreign keys on, BEGIN IMMEDIATE and COMMIT in a thread, everything between on the loop (about 7 µs a
+statement; a thread hop per statement costs a hundred times that).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import IO, Any, TypeVar, cast
+
+from crm_core.db import DatabaseUnavailable, DuplicateRow, Tx, Unit
+from crm_core.failpoints import failpoint
+from crm_core.ports import Wakeups
+from crm_core.statements import sqlite_compiler
+
+R = TypeVar("R")
+
+GROUP_UNITS = 32
+GROUP_S = 0.005
+BUSY_MS = 10_000
+# A bulk process rests four times as long as it held the lock: one fifth of the time, whatever the number of processes,
+# because they also share one file lock while they hold or rest.
+BULK_REST = 4
+INBOUND_ACTIVE_S = 1.0
+INBOUND_MARK_S = 0.1
+
+
+class _Direct:
+    """Statements on the loop: each is a few microseconds."""
+
+    __slots__ = ("connection",)
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+
+    async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        return self.connection.execute(sql, arguments).fetchall()
+
+    async def execute(self, sql: str, arguments: Sequence[Any]) -> int:
+        try:
+            return self.connection.execute(sql, arguments).rowcount
+        except sqlite3.IntegrityError as error:
+            raise _explain(error) from error
+
+    async def execute_many(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None:
+        try:
+            self.connection.executemany(sql, arguments)
+        except sqlite3.IntegrityError as error:
+            raise _explain(error) from error
+
+
+def _explain(error: sqlite3.IntegrityError) -> Exception:
+    return DuplicateRow(str(error)) if "UNIQUE" in str(error) else error
+
+
+class _Threaded:
+    """Statements in a thread: for reports and search, which may take long."""
+
+    __slots__ = ("connection", "pool")
+
+    def __init__(self, connection: sqlite3.Connection, pool: ThreadPoolExecutor) -> None:
+        self.connection = connection
+        self.pool = pool
+
+    async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        work = lambda: self.connection.execute(sql, arguments).fetchall()  # noqa: E731 - two lines of def say no more
+        return await asyncio.get_running_loop().run_in_executor(self.pool, work)
+
+    async def execute(self, sql: str, arguments: Sequence[Any]) -> int:
+        raise TypeError("this transaction only reads")
+
+    async def execute_many(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None:
+        raise TypeError("this transaction only reads")
+
+
+def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
+    """A connection with the hub's pragmas. `read_only` is enforced by SQLite itself."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, cached_statements=500)
+    connection.execute(f"PRAGMA busy_timeout={BUSY_MS}")
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    connection.execute("PRAGMA foreign_keys=ON")
+    connection.execute("PRAGMA cache_size=-65536")
+    connection.execute("PRAGMA temp_store=MEMORY")
+    if read_only:
+        connection.execute("PRAGMA query_only=ON")
+    return connection
+
+
+def _drive(work: Coroutine[Any, Any, R]) -> R:
+    """Run a unit to its end without the loop: it may await nothing but its own `tx`."""
+    try:
+        work.send(None)
+    except StopIteration as finished:
+        return cast(R, finished.value)
+    work.close()
+    raise RuntimeError("a unit of work awaited something other than its tx: no I/O inside a transaction")
+
+
+class SqliteDatabase:
+    """See `crm_core.db.Database`."""
+
+    dialect = "sqlite"
+
+    def __init__(self, path: str, *, bulk: bool) -> None:
+        self.path = path
+        self.wakeups: Wakeups | None = None
+        self._compiler = sqlite_compiler()
+        self._connection = connect(path)
+        self._bulk = bulk
+        self._inbound_mark = Path(path + "-inbound")
+        self._marked_at = 0.0
+        self._bulk_lock: IO[str] | None = open(path + "-bulk", "w") if bulk and path != ":memory:" else None  # noqa: SIM115
+        self._queue: asyncio.Queue[tuple[Unit[Any], asyncio.Future[Any]] | None] = asyncio.Queue()
+        self._thread = ThreadPoolExecutor(1, "commit")
+        self._readers: list[sqlite3.Connection] = []
+        self._slow_pool = ThreadPoolExecutor(2, "read")
+        self._task: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(cls, path: str, *, bulk: bool = False) -> SqliteDatabase:
+        """Open or create the file; raises DatabaseUnavailable."""
+        try:
+            database = cls(path, bulk=bulk)
+        except (sqlite3.Error, OSError) as error:
+            raise DatabaseUnavailable(f"The database file {path} cannot be opened: {error}.") from error
+        database._task = asyncio.create_task(database._write_loop(), name="sqlite-writer")
+        return database
+
+    async def write(self, unit: Unit[R]) -> R:
+        """See `Database.write`."""
+        if self._task is None or self._task.done():
+            raise DatabaseUnavailable("The database is closed.")
+        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self._queue.put_nowait((unit, done))
+        return await done
+
+    async def _write_loop(self) -> None:
+        while (first := await self._queue.get()) is not None:
+            if first[1].cancelled():
+                continue
+            try:
+                stop = await self._group(first)
+            except sqlite3.Error as error:
+                self._rollback()
+                if not first[1].done():
+                    first[1].set_exception(DatabaseUnavailable(f"The database refused to write: {error}."))
+                continue
+            if stop:
+                return
+
+    def _rollback(self) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("ROLLBACK")
+
+    async def _group(self, first: tuple[Unit[Any], asyncio.Future[Any]]) -> bool:
+        """One BEGIN IMMEDIATE, up to 32 units or 5 ms, one COMMIT; True when the queue was closed meanwhile."""
+        loop = asyncio.get_running_loop()
+        if self._bulk:
+            await loop.run_in_executor(self._thread, self._bulk_acquire)
+        else:
+            self._mark_inbound()
+        await loop.run_in_executor(self._thread, self._connection.execute, "BEGIN IMMEDIATE")
+        started = time.monotonic()
+        tx = Tx(_Direct(self._connection), self._compiler)
+        answers: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
+        item: tuple[Unit[Any], asyncio.Future[Any]] | None = first
+        stop = False
+        while item is not None:
+            unit, future = item
+            if not future.cancelled():
+                answers.append((future, *self._one(unit, tx)))
+            if len(answers) >= GROUP_UNITS or time.monotonic() - started > GROUP_S or self._queue.empty():
+                break
+            item = self._queue.get_nowait()
+            stop = item is None
+        failpoint("db.before_commit")
+        try:
+            await loop.run_in_executor(self._thread, self._connection.execute, "COMMIT")
+        except sqlite3.Error as error:
+            self._rollback()
+            refused = DatabaseUnavailable(f"The database could not commit: {error}.")
+            answers = [(future, None, failure or refused) for future, _, failure in answers]
+        else:
+            failpoint("db.after_commit")
+            if tx.wakes and self.wakeups is not None:
+                await self.wakeups.wake(tx.wakes)
+        for future, value, failure in answers:
+            if future.cancelled():
+                continue
+            if failure is None:
+                future.set_result(value)
+            else:
+                future.set_exception(failure)
+        if self._bulk:
+            await self._bulk_rest(time.monotonic() - started)
+        return stop
+
+    def _one(self, unit: Unit[Any], tx: Tx) -> tuple[Any, BaseException | None]:
+        wakes = set(tx.wakes)
+        self._connection.execute("SAVEPOINT unit")
+        try:
+            value = _drive(cast(Coroutine[Any, Any, Any], unit(tx)))
+        except Exception as error:
+            self._connection.execute("ROLLBACK TO unit")
+            self._connection.execute("RELEASE unit")
+            tx.wakes.intersection_update(wakes)
+            return None, error
+        self._connection.execute("RELEASE unit")
+        return value, None
+
+    def _mark_inbound(self) -> None:
+        now = time.monotonic()
+        if now - self._marked_at > INBOUND_MARK_S and self.path != ":memory:":
+            self._marked_at = now
+            self._inbound_mark.touch()
+
+    def _bulk_acquire(self) -> None:
+        if self._bulk_lock is not None:
+            fcntl.flock(self._bulk_lock, fcntl.LOCK_EX)
+
+    async def _bulk_rest(self, held_s: float) -> None:
+        if self._bulk_lock is None:
+            return
+        try:
+            marked = os.stat(self._inbound_mark).st_mtime
+        except OSError:
+            marked = 0.0
+        if time.time() - marked < INBOUND_ACTIVE_S:
+            await asyncio.sleep(held_s * BULK_REST)
+        fcntl.flock(self._bulk_lock, fcntl.LOCK_UN)
+
+    @contextlib.asynccontextmanager
+    async def reading(self, *, slow: bool = False) -> AsyncIterator[Tx]:
+        """See `Database.reading`. One snapshot for as long as it is open."""
+        connection = self._readers.pop() if self._readers else connect(self.path, read_only=True)
+        try:
+            connection.execute("BEGIN")
+            yield Tx(_Threaded(connection, self._slow_pool) if slow else _Direct(connection), self._compiler)
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                connection.execute("ROLLBACK")
+            self._readers.append(connection)
+
+    async def close(self) -> None:
+        """See `Database.close`."""
+        if self._task is not None and not self._task.done():
+            self._queue.put_nowait(None)
+            await self._task
+        self._thread.shutdown()
+        self._slow_pool.shutdown()
+        for connection in (*self._readers, self._connection):
+            connection.close()
+        if self._bulk_lock is not None:
+            self._bulk_lock.close()

@@ -1,0 +1,299 @@
+"""Interactions: one touch each (a call, SMS, e-mail, form, note), their states, and the timeline.
+
+States partition all inbound and live interactions at every commit (invariant 1); `advance` is the only way from one to another
+and keeps the tallies in the same transaction.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Index, bindparam, update
+from sqlalchemy import text as sql_text
+from sqlmodel import Field, col, or_, select
+
+from crm_core import events, tallies
+from crm_core.db import Tx
+from crm_core.errors import IllegalTransition, NotFound
+from crm_core.statements import fixed
+from crm_core.tables import Table, at, doc, key, one_of, ref, text, word
+from crm_core.touches import Direction
+
+
+class InteractionState(StrEnum):
+    """Where an interaction stands. `ended` carries an outcome."""
+
+    MENU = "menu"
+    WAITING = "waiting"
+    OFFERED = "offered"
+    CONNECTED = "connected"
+    WRAPUP = "wrapup"
+    PROMISED = "promised"
+    ENDED = "ended"
+
+
+class Outcome(StrEnum):
+    """How an ended interaction ended."""
+
+    HANDLED = "handled"  # an agent dealt with it
+    ABANDONED = "abandoned"  # the caller left while waiting or in the menu
+    VOICEMAIL = "voicemail"
+    CALLBACK = "callback"  # the promise was kept or ended by its own rules
+    OVERFLOW = "overflow"
+    REJECTED = "rejected"  # blocked, refused by rule
+    SPAM = "spam"
+    AUTOMATED = "automated"  # answered by a rule alone: STOP, out-of-office
+    SENT = "sent"  # outbound message handed over
+    UNREACHED = "unreached"  # outbound call without an answer
+    FAILED = "failed"
+
+
+_S = InteractionState
+ALLOWED: dict[InteractionState, frozenset[InteractionState]] = {
+    _S.MENU: frozenset({_S.WAITING, _S.PROMISED, _S.CONNECTED, _S.ENDED}),
+    _S.WAITING: frozenset({_S.OFFERED, _S.CONNECTED, _S.PROMISED, _S.MENU, _S.ENDED}),
+    _S.OFFERED: frozenset({_S.WAITING, _S.CONNECTED, _S.PROMISED, _S.ENDED}),
+    _S.CONNECTED: frozenset({_S.WRAPUP, _S.WAITING, _S.ENDED}),
+    _S.WRAPUP: frozenset({_S.ENDED, _S.CONNECTED}),
+    _S.PROMISED: frozenset({_S.ENDED, _S.WAITING}),
+    _S.ENDED: frozenset(),
+}
+
+
+class Interaction(Table, table=True):
+    """One touch. Times are null until they happen; `version` rises with every change."""
+
+    __tablename__ = "interactions"
+    __table_args__ = (
+        one_of("state", InteractionState),
+        one_of("direction", Direction),
+        Index(
+            "uq_interactions_external", "account_id", "external_id", unique=True,
+            sqlite_where=sql_text("external_id <> ''"), postgresql_where=sql_text("external_id <> ''"),
+        ),
+        Index("ix_interactions_conversation", "conversation_id", "id"),
+        Index("ix_interactions_contact", "contact_id", "id"),
+        Index(
+            "ix_interactions_live", "state",
+            sqlite_where=sql_text("state <> 'ended'"), postgresql_where=sql_text("state <> 'ended'"),
+        ),
+        Index("ix_interactions_entry", "entry_id"),
+        Index("ix_interactions_agent", "agent_id", "id"),
+    )  # fmt: skip
+
+    id: str = key()
+    conversation_id: str = ref("conversations.id", index=False)
+    contact_id: str | None = ref("contacts.id", nullable=True, index=False)
+    channel: str = text()  # voice, sms, email, webform …
+    direction: Direction = word(Direction)
+    account_id: str = text()
+    external_id: str = text()  # CallSid, MessageSid, Message-ID …
+    from_address: str = text()
+    to_address: str = text()
+    state: InteractionState = word(InteractionState)
+    outcome: str = text()  # a word of Outcome once ended
+    queue_id: str | None = text(default=None)
+    entry_id: str | None = text(default=None)
+    agent_id: str | None = text(default=None)  # who talked or wrote
+    subject: str = text()
+    body: str = text()  # plain text as said or written
+    html_key: str = text()  # object-store key of the raw HTML part, shown only sanitised
+    data: dict[str, Any] = doc()  # channel facts: form fields, segments, delivery state and error
+    match: dict[str, Any] = doc()  # who is this: level, reason, candidates (contact ids)
+    delivery: str = text()  # outbound messages: queued, sent, delivered, undelivered, failed, unknown
+    delivery_rank: int = 0
+    delivery_error: str = text()
+    disposition: str = text()  # key of a Disposition
+    notes: str = text()
+    delivery_id: str | None = text(default=None)  # campaign delivery this answers or is
+    first_arrival_at: datetime = at()
+    connected_at: datetime | None = at(nullable=True)
+    left_at: datetime | None = at(nullable=True)  # the other side is gone
+    ended_at: datetime | None = at(nullable=True)
+    created_at: datetime = at()
+    version: int = 1
+
+
+class Disposition(Table, table=True):
+    """An outcome an agent chooses at wrap-up. Flags drive what happens next."""
+
+    __tablename__ = "dispositions"
+
+    key: str = Field(primary_key=True)
+    label: str = text()
+    position: int = 0
+    scope: str = text()  # queue, list, or empty for both
+    flags: dict[str, Any] = doc()  # reached, do_not_call, callback, retry_after_s, sale, wrong_number
+    retired: bool = False
+
+
+class Attachment(Table, table=True):
+    """A file that came or went with an interaction; the bytes are in the object store."""
+
+    __tablename__ = "attachments"
+
+    id: str = key()
+    interaction_id: str = ref("interactions.id")
+    name: str = text()
+    content_type: str = text()
+    size: int = 0
+    file_key: str = text()
+    content_id: str = text()  # inline images
+
+
+class Note(Table, table=True):
+    """A colleague's remark on a conversation or contact; never leaves the house."""
+
+    __tablename__ = "notes"
+
+    id: str = key()
+    conversation_id: str | None = ref("conversations.id", nullable=True)
+    contact_id: str | None = ref("contacts.id", nullable=True)
+    user_id: str = text()
+    body: str = text()
+    created_at: datetime = at()
+
+
+def tally_word(state: str, outcome: str) -> str:
+    """The state's word in the tallies."""
+    return f"ended:{outcome}" if state == InteractionState.ENDED else str(state)
+
+
+async def create(tx: Tx, interaction: Interaction, *, now: datetime) -> Interaction:
+    """Insert a new interaction and count its arrival."""
+    await tx.add(interaction)
+    await _count(tx, interaction, interaction.queue_id, tally_word(interaction.state, interaction.outcome), 1)
+    await events.emit(
+        tx, "interaction.created", interaction.id, now=now, version=1, conversation=interaction.conversation_id
+    )
+    return interaction
+
+
+async def _count(tx: Tx, interaction: Interaction, queue_id: str | None, state: str, by: int) -> None:
+    # Conservation is about what came to us; what we send is counted by deliveries and touches.
+    if interaction.direction == Direction.INBOUND:
+        await tallies.add(tx, day=interaction.first_arrival_at, queue_id=queue_id, state=state, by=by)
+
+
+_GET = fixed(select(Interaction).where(Interaction.id == bindparam("id")))
+_BY_EXTERNAL = fixed(
+    select(Interaction).where(
+        Interaction.account_id == bindparam("account_id"), Interaction.external_id == bindparam("external_id")
+    )
+)
+
+
+async def get(tx: Tx, interaction_id: str) -> Interaction:
+    """The interaction, or NotFound."""
+    found: Interaction | None = await tx.one(_GET, id=interaction_id)
+    if found is None:
+        raise NotFound("There is no such interaction.")
+    return found
+
+
+async def find_external(tx: Tx, account_id: str, external_id: str) -> Interaction | None:
+    """The interaction with the provider's id."""
+    found: Interaction | None = await tx.one(_BY_EXTERNAL, account_id=account_id, external_id=external_id)
+    return found
+
+
+async def advance(
+    tx: Tx, interaction: Interaction, to: InteractionState, *, now: datetime, outcome: Outcome | str = "", **changes: Any
+) -> Interaction:
+    """Move an interaction on, guarded by state and version, its tally in the same transaction.
+
+    Raises IllegalTransition for a step the table does not allow, Conflict when somebody was first. The object is updated.
+    """
+    if to not in ALLOWED[interaction.state]:
+        raise IllegalTransition(f"An interaction cannot go from {interaction.state} to {to}.")
+    if (to == InteractionState.ENDED) != bool(outcome):
+        raise IllegalTransition("An ended interaction needs an outcome, and only an ended one.")
+    if to == InteractionState.ENDED:
+        changes.setdefault("ended_at", now)
+    guard = update(Interaction).where(
+        col(Interaction.id) == interaction.id,
+        col(Interaction.version) == interaction.version,
+        col(Interaction.state) == interaction.state,
+    )
+    values = {**changes, "state": to, "outcome": str(outcome), "version": interaction.version + 1}
+    await tx.hit(guard.values(**values))
+    before = (interaction.queue_id, tally_word(interaction.state, interaction.outcome))
+    interaction.__dict__.update(values)
+    after = (interaction.queue_id, tally_word(to, str(outcome)))
+    if before != after:
+        await _count(tx, interaction, *before, -1)
+        await _count(tx, interaction, *after, 1)
+    await events.emit(
+        tx, f"interaction.{to}", interaction.id, now=now, version=interaction.version, queue_id=interaction.queue_id,
+        conversation=interaction.conversation_id,
+    )  # fmt: skip
+    return interaction
+
+
+async def change(tx: Tx, interaction: Interaction, *, now: datetime, **changes: Any) -> None:
+    """Change facts that are not the state (contact, notes, disposition), guarded by version."""
+    if "queue_id" in changes and changes["queue_id"] != interaction.queue_id:
+        tallied = tally_word(interaction.state, interaction.outcome)
+        await _count(tx, interaction, interaction.queue_id, tallied, -1)
+        await _count(tx, interaction, changes["queue_id"], tallied, 1)
+    guard = update(Interaction).where(
+        col(Interaction.id) == interaction.id, col(Interaction.version) == interaction.version
+    )
+    await tx.hit(guard.values(**changes, version=interaction.version + 1))
+    interaction.__dict__.update(changes, version=interaction.version + 1)
+    await events.emit(
+        tx, "interaction.changed", interaction.id, now=now, version=interaction.version,
+        conversation=interaction.conversation_id,
+    )  # fmt: skip
+
+
+async def list_timeline(
+    tx: Tx, *, contact_id: str = "", conversation_id: str = "", before: str = "", limit: int = 50
+) -> list[Interaction]:
+    """Interactions of a contact (all channels) or a conversation, newest first, from below the id `before` (keyset)."""
+    statement = select(Interaction)
+    if conversation_id:
+        statement = statement.where(Interaction.conversation_id == conversation_id)
+    else:
+        statement = statement.where(Interaction.contact_id == contact_id)
+    if before:
+        statement = statement.where(col(Interaction.id) < before)
+    return await tx.all(statement.order_by(col(Interaction.id).desc()).limit(min(limit, 200)))
+
+
+async def list_entry(tx: Tx, entry_id: str) -> list[Interaction]:
+    """All interactions that one queue entry stands for, oldest first."""
+    return await tx.all(
+        select(Interaction).where(Interaction.entry_id == entry_id).order_by(col(Interaction.id)).limit(200)
+    )
+
+
+async def list_live(tx: Tx, *, limit: int = 500) -> list[Interaction]:
+    """Everything that has not ended, oldest first."""
+    live = or_(*(col(Interaction.state) == state for state in InteractionState if state != InteractionState.ENDED))
+    return await tx.all(select(Interaction).where(live).order_by(col(Interaction.id)).limit(limit))
+
+
+DELIVERY_RANK = {"": 0, "queued": 1, "unknown": 2, "sent": 3, "undelivered": 5, "failed": 5, "delivered": 6, "read": 7}
+
+
+async def note_delivery(
+    tx: Tx, interaction_id: str, status: str, *, now: datetime, error: str = "", external_id: str = ""
+) -> bool:
+    """Move an outbound message's delivery status forward; a late or lower one changes nothing (False)."""
+    rank = DELIVERY_RANK[status]
+    values: dict[str, Any] = {"delivery": status, "delivery_rank": rank, "version": Interaction.version + 1}
+    if error:
+        values["delivery_error"] = error
+    if external_id:
+        values["external_id"] = external_id
+    guard = update(Interaction).where(col(Interaction.id) == interaction_id, col(Interaction.delivery_rank) < rank)
+    if await tx.run(guard.values(**values)) == 0:
+        return False
+    found = await get(tx, interaction_id)
+    await events.emit(
+        tx, "interaction.delivery", interaction_id, now=now, version=found.version, conversation=found.conversation_id
+    )
+    return True

@@ -1,0 +1,231 @@
+"""Turns SQLAlchemy statements into plain SQL plus arguments, compiled once per dialect, and raw rows back into objects.
+
+A statement built at module level and wrapped in `fixed()` costs one dictionary look-up per use; one built per call goes
+through SQLAlchemy's own cache key, about ten times dearer and still far cheaper than compiling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
+
+from sqlalchemy import Dialect, Executable, insert
+from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
+from sqlalchemy.engine.default import DefaultDialect
+from sqlalchemy.orm import Mapper
+from sqlalchemy.util import LRUCache
+
+from crm_core.tables import Table
+
+R = TypeVar("R")
+T = TypeVar("T", bound=Table)
+Processor = Callable[[Any], Any]
+RowMaker = Callable[[Sequence[Any]], Any]
+
+
+class Fixed(Generic[R]):
+    """A statement that never changes: the same object is compiled once per dialect."""
+
+    __slots__ = ("statement",)
+
+    def __init__(self, statement: Any) -> None:
+        self.statement = statement
+
+
+def fixed(statement: Any) -> Fixed[Any]:
+    """Mark a module-level statement (with `bindparam`s) as compiled once."""
+    return Fixed(statement)
+
+
+class Plan:
+    """One compiled statement: SQL, the order of its arguments, and how to read its rows."""
+
+    __slots__ = ("arguments", "make_row", "returns_rows", "sql")
+
+    def __init__(self, sql: str, arguments: Sequence[tuple[str, Processor | None]], make_row: RowMaker | None) -> None:
+        self.sql = sql
+        self.arguments = arguments
+        self.make_row = make_row
+        self.returns_rows = make_row is not None
+
+    def bind(self, params: Mapping[str, Any]) -> list[Any]:
+        """Positional arguments for the driver."""
+        return [params[name] if process is None else process(params[name]) for name, process in self.arguments]
+
+
+class Compiler:
+    """Compiles for one dialect and remembers the result."""
+
+    def __init__(self, dialect: DefaultDialect) -> None:
+        self.dialect = dialect
+        self._fixed: dict[int, tuple[Any, Any, Plan | None]] = {}
+        self._cache: LRUCache[Any, Any] = LRUCache(1000)
+        self._inserts: dict[tuple[Any, ...], Plan] = {}
+        self._makers: dict[Any, RowMaker | None] = {}
+
+    def prepare(self, statement: Any, params: Mapping[str, Any]) -> tuple[str, list[Any], RowMaker | None]:
+        """SQL, arguments and row maker (None when the statement returns no rows) for one execution."""
+        if isinstance(statement, Fixed):
+            known = self._fixed.get(id(statement))
+            if known is None:
+                known = self._compile_fixed(statement)
+            _, compiled, plan = known
+            if plan is not None:
+                return plan.sql, plan.bind(params), plan.make_row
+            return self._expand(compiled, compiled.construct_params(dict(params), escape_names=False))
+        compiled, extracted = self._compile_cached(statement)
+        values = compiled.construct_params(dict(params), extracted_parameters=extracted, escape_names=False)
+        return self._expand(compiled, values)
+
+    def _compile_cached(self, statement: Any) -> tuple[Any, Any]:
+        cache_key = statement._generate_cache_key()
+        if cache_key is None:
+            return statement.compile(dialect=self.dialect), None
+        compiled = self._cache.get(cache_key.key)
+        if compiled is None:
+            compiled = statement._compiler(self.dialect, cache_key=cache_key)
+            self._cache[cache_key.key] = compiled
+        return compiled, cache_key.bindparams
+
+    def _compile_fixed(self, statement: Fixed[Any]) -> tuple[Any, Any, Plan | None]:
+        compiled = statement.statement.compile(dialect=self.dialect)
+        plan = None
+        if not compiled.post_compile_params and not compiled.literal_execute_params:
+            defaults = {name: bind.effective_value for bind, name in compiled.bind_names.items() if not bind.required}
+            processors = compiled._bind_processors
+            order = [(name, processors.get(name)) for name in _positions(compiled)]
+            plan = Plan(compiled.string, order, self._row_maker(compiled))
+            if defaults:
+                plan = _PlanWithDefaults(plan, defaults)
+        known = (statement, compiled, plan)
+        self._fixed[id(statement)] = known
+        return known
+
+    def _expand(self, compiled: Any, values: dict[str, Any]) -> tuple[str, list[Any], RowMaker | None]:
+        processors = dict(compiled._bind_processors)
+        sql = compiled.string
+        names = _positions(compiled)
+        if compiled.post_compile_params or compiled.literal_execute_params:
+            state = compiled._process_parameters_for_postcompile(values)
+            values = {**values, **state.additional_parameters}
+            processors.update(state.processors)
+            sql, names = state.statement, list(state.positiontup or ())
+        arguments = [processors[n](values[n]) if n in processors else values[n] for n in names]
+        return sql, arguments, self._row_maker(compiled)
+
+    def insert_plan(self, table: type[Table], tail: str = "") -> Plan:
+        """INSERT of one whole row of `table`, with `tail` (an ON CONFLICT clause) behind it."""
+        known = self._inserts.get((table, tail))
+        if known is None:
+            compiled: Any = insert(table.__table__).compile(dialect=self.dialect)  # type: ignore[attr-defined]
+            processors = compiled._bind_processors
+            order = [(name, processors.get(name)) for name in _positions(compiled)]
+            known = Plan(f"{compiled.string} {tail}".strip(), order, None)
+            self._inserts[(table, tail)] = known
+        return known
+
+    def _row_maker(self, compiled: Any) -> RowMaker | None:
+        if not compiled._result_columns:
+            return None
+        cached = self._makers.get(compiled)
+        if cached is None:
+            cached = _make_row_maker(compiled, self.dialect)
+            self._makers[compiled] = cached
+        return cached
+
+
+class _PlanWithDefaults(Plan):
+    """A plan whose statement carries literal values of its own."""
+
+    __slots__ = ("defaults",)
+
+    def __init__(self, plan: Plan, defaults: dict[str, Any]) -> None:
+        super().__init__(plan.sql, plan.arguments, plan.make_row)
+        self.defaults = defaults
+
+    def bind(self, params: Mapping[str, Any]) -> list[Any]:
+        """Arguments, the statement's own values filled in."""
+        return super().bind({**self.defaults, **params})
+
+
+def _positions(compiled: Any) -> list[str]:
+    return list(compiled.positiontup or ())
+
+
+def _make_row_maker(compiled: Any, dialect: Dialect) -> RowMaker:
+    """How to read one raw row: whole entities become objects, single columns values, several of them a tuple."""
+    columns = compiled._result_columns
+    processors = [entry.type._cached_result_processor(dialect, None) for entry in columns]
+    parts: list[RowMaker] = []
+    start = 0
+    for entity in _entities(compiled.statement):
+        if entity is not None:
+            mapper: Mapper[Any] = entity.__mapper__  # type: ignore[attr-defined]
+            width = len(mapper.column_attrs)
+            names = [columns[i].objects[0].key for i in range(start, start + width)]
+            parts.append(_entity_maker(entity, names, processors[start : start + width], start))
+            start += width
+        else:
+            parts.append(_value_maker(processors[start], start))
+            start += 1
+    if start != len(columns):
+        raise TypeError(f"cannot tell the columns of {compiled.string!r} apart")
+    if len(parts) == 1:
+        return parts[0]
+    return lambda row: tuple(part(row) for part in parts)
+
+
+def _entities(statement: Any) -> list[type[Table] | None]:
+    """One item per thing asked for: the table class, or None for a single column."""
+    described = getattr(statement, "column_descriptions", None)
+    if described is not None:
+        return [d["entity"] if d["entity"] is not None and d["expr"] is d["entity"] else None for d in described]
+    owners = [getattr(item, "_annotations", {}).get("parententity") for item in statement._returning]
+    whole = [hasattr(item, "columns") for item in statement._returning]
+    return [owner.class_ if is_whole else None for owner, is_whole in zip(owners, whole, strict=True)]
+
+
+def _value_maker(process: Processor | None, index: int) -> RowMaker:
+    if process is None:
+        return lambda row: row[index]
+    return lambda row: process(row[index])
+
+
+def _entity_maker(
+    entity: type[Table], names: list[str], processors: list[Processor | None], start: int
+) -> Callable[[Sequence[Any]], Any]:
+    columns = [(name, start + i, process) for i, (name, process) in enumerate(zip(names, processors, strict=True))]
+    fields = frozenset(names)
+    new = object.__new__
+    put = object.__setattr__
+
+    def make(row: Sequence[Any]) -> Any:
+        # Built past SQLAlchemy's and pydantic's constructors: a row read is a fact, there is nothing to validate or track.
+        thing = new(entity)
+        put(
+            thing,
+            "__dict__",
+            {name: row[i] if process is None else process(row[i]) for name, i, process in columns},
+        )
+        put(thing, "__pydantic_fields_set__", fields)
+        put(thing, "__pydantic_extra__", None)
+        put(thing, "__pydantic_private__", None)
+        return thing
+
+    return make
+
+
+def sqlite_compiler() -> Compiler:
+    """Compiler for the standard library's sqlite3: question marks."""
+    return Compiler(SQLiteDialect_pysqlite(paramstyle="qmark"))
+
+
+def postgres_compiler() -> Compiler:
+    """Compiler for asyncpg: dollar numbers."""
+    return Compiler(PGDialect_asyncpg(paramstyle="numeric_dollar"))
+
+
+def is_executable(statement: object) -> bool:
+    """True for what `Tx` can run."""
+    return isinstance(statement, Fixed | Executable)

@@ -1,0 +1,161 @@
+"""What every table is made of: the one MetaData, the base class, and the column types both engines agree on.
+
+Left to others: the tables themselves, each of which lives with its noun.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import CheckConstraint, DateTime, Dialect, LargeBinary, MetaData, Text
+from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
+from sqlmodel import Field, SQLModel
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+
+class Table(SQLModel):
+    """Base of every table. Rows are read-only facts of one instant: change them with a guarded UPDATE, not by attribute."""
+
+    metadata = metadata
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """Aware UTC datetimes: timestamptz on PostgreSQL, fixed-width ISO text on SQLite, so that text order is time order."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """Text on SQLite, because its own date type drops the zone."""
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else DateTime(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
+        """Refuse naive datetimes: a missing zone is a bug at the place that made the value."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError(f"naive datetime {value!r}: give an aware one")
+        if dialect.name == "sqlite":
+            return value.astimezone(UTC).isoformat(sep=" ", timespec="microseconds")
+        return value
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Aware UTC, whichever engine stored it."""
+        if value is None:
+            return None
+        return datetime.fromisoformat(value) if isinstance(value, str) else value.astimezone(UTC)
+
+
+class _Jsonb(UserDefinedType[Any]):
+    """JSONB that travels as text, which is what asyncpg gives and takes when no codec is set."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        return "JSONB"
+
+
+class Json(TypeDecorator[Any]):
+    """A JSON document: JSONB on PostgreSQL, text on SQLite."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        """The engine's own JSON column."""
+        return dialect.type_descriptor(Text() if dialect.name == "sqlite" else _Jsonb())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> str | None:
+        """Compact JSON text; None is SQL NULL, never the JSON word null."""
+        return None if value is None else json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        """The document, parsed."""
+        return None if value is None else json.loads(value)
+
+
+class Word(TypeDecorator[StrEnum]):
+    """A StrEnum stored as its text, with a CHECK on the table (see `one_of`), so that both engines refuse a bad word."""
+
+    impl = Text
+    cache_ok = True
+
+    def __init__(self, kind: type[StrEnum]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def process_bind_param(self, value: StrEnum | str | None, dialect: Dialect) -> str | None:
+        """Only words of the enum get in; anything else raises ValueError here, not in the database."""
+        return None if value is None else str(self.kind(value))
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> StrEnum | None:
+        """The enum member."""
+        return None if value is None else self.kind(value)
+
+
+def one_of(column: str, kind: type[StrEnum]) -> CheckConstraint:
+    """CHECK that `column` holds a word of `kind`; named after the column."""
+    words = ", ".join(f"'{word.value}'" for word in kind)
+    return CheckConstraint(f"{column} IN ({words})", name=column)
+
+
+def key() -> Any:
+    """Primary key: an opaque, sortable text id from `ids.new_id`."""
+    return Field(primary_key=True, sa_type=Text)
+
+
+def ref(target: str, *, nullable: bool = False, index: bool = True, primary_key: bool = False) -> Any:
+    """Reference to another row's text id, such as `ref("contacts.id")`."""
+    if nullable:
+        return Field(default=None, foreign_key=target, sa_type=Text, nullable=True, index=index)
+    return Field(foreign_key=target, sa_type=Text, index=index and not primary_key, primary_key=primary_key)
+
+
+def at(*, nullable: bool = False, index: bool = False) -> Any:
+    """An instant: aware UTC."""
+    if nullable:
+        return Field(default=None, sa_type=UtcDateTime, nullable=True, index=index)
+    return Field(sa_type=UtcDateTime, index=index)
+
+
+def word(kind: type[StrEnum], *, default: StrEnum | None = None, index: bool = False) -> Any:
+    """A column holding one word of `kind`. Add `one_of` to the table's arguments too."""
+    if default is None:
+        return Field(sa_type=Word(kind), index=index)  # type: ignore[call-overload]
+    return Field(default=default, sa_type=Word(kind), index=index)  # type: ignore[call-overload]
+
+
+def text(*, default: str | None = "", unique: bool = False, index: bool = False) -> Any:
+    """Free text, never NULL unless `default` is None."""
+    return Field(default=default, sa_type=Text, unique=unique, index=index, nullable=default is None)
+
+
+def doc(*, nullable: bool = False) -> Any:
+    """A JSON document; an empty object by default."""
+    if nullable:
+        return Field(default=None, sa_type=Json, nullable=True)
+    return Field(default_factory=dict, sa_type=Json)
+
+
+def docs() -> Any:
+    """A JSON list; empty by default."""
+    return Field(default_factory=list, sa_type=Json)
+
+
+def blob(*, nullable: bool = False) -> Any:
+    """Raw bytes."""
+    if nullable:
+        return Field(default=None, sa_type=LargeBinary, nullable=True)
+    return Field(sa_type=LargeBinary)

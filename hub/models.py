@@ -1,0 +1,25 @@
+"""Imports every table, so that the one MetaData is complete: for migrations, tests and tools."""
+
+from __future__ import annotations
+
+from crm_core import (  # noqa: F401
+    accounts,
+    audit,
+    calls,
+    consent,
+    contacts,
+    conversations,
+    events,
+    interactions,
+    leads,
+    leases,
+    outbox,
+    tallies,
+    touches,
+    users,
+)
+from crm_core.tables import metadata
+from routing import agents, callbacks, offers, queues  # noqa: F401
+from webhooks import receipts  # noqa: F401
+
+__all__ = ["metadata"]

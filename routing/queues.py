@@ -1,0 +1,119 @@
+"""Queues and queue entries: what waits, in which order, and what became of it.
+
+A queue entry is one piece of work before agents: a waiting call, a conversation with unanswered messages, a callback, a lead.
+One order key for all of them, fixed at first arrival: `order_at = first_arrival_at - priority credit`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Index
+from sqlalchemy import text as sql_text
+
+from crm_core.tables import Table, at, doc, key, one_of, ref, text, word
+
+
+class EntryState(StrEnum):
+    """Where a piece of work stands."""
+
+    WAITING = "waiting"
+    OFFERED = "offered"
+    CONNECTED = "connected"
+    WRAPUP = "wrapup"
+    DONE = "done"
+
+
+class Lane(StrEnum):
+    """Which of an agent's capacities a piece of work uses: one live conversation, or points of written ones."""
+
+    LIVE = "live"
+    TEXT = "text"
+
+
+class Queue(Table, table=True):
+    """A waiting line and its rules."""
+
+    __tablename__ = "queues"
+
+    id: str = key()
+    name: str = text(unique=True)
+    language: str = text(default="en-GB")  # of announcements
+    skills: dict[str, Any] = doc()  # skill -> least level needed
+    relax: dict[str, Any] = doc()  # {"rings": [{"after_s": 60, "drop": ["skill"], "lower": {"skill": 1}}]}
+    offer_timeout_s: int = 20
+    accept_timeout_s: int = 20
+    refusal_cooloff_s: int = 60
+    wrapup_s: int = 60  # 0 = none
+    service_level_s: int = 20
+    priority_credit_s: int = 0  # how much earlier its work counts as arrived
+    callback_offer_after_s: int = 20  # negative = no in-queue callback
+    callback_max_attempts: int = 3
+    callback_retry_s: int = 900
+    hours_id: str | None = text(default=None)
+    max_wait_s: int = 1800  # then the overflow step
+    retired: bool = False
+    version: int = 1
+
+
+class QueueMember(Table, table=True):
+    """An agent serves a queue."""
+
+    __tablename__ = "queue_members"
+
+    queue_id: str = ref("queues.id", primary_key=True)
+    user_id: str = ref("users.id", primary_key=True)
+    rank: int = 0  # lower is asked first
+
+
+class QueueEntry(Table, table=True):
+    """One piece of work. `version` guards every change."""
+
+    __tablename__ = "queue_entries"
+    __table_args__ = (
+        one_of("state", EntryState),
+        one_of("lane", Lane),
+        Index("ix_queue_entries_waiting", "queue_id", "order_at", "id",
+              sqlite_where=sql_text("state = 'waiting'"), postgresql_where=sql_text("state = 'waiting'")),
+        Index("ix_queue_entries_open", "state",
+              sqlite_where=sql_text("state <> 'done'"), postgresql_where=sql_text("state <> 'done'")),
+        Index("ix_queue_entries_agent", "agent_id", "state"),
+        Index("ix_queue_entries_conversation", "conversation_id", "state"),
+    )  # fmt: skip
+
+    id: str = key()
+    queue_id: str = ref("queues.id", index=False)
+    kind: str = text()  # voice, sms, email, webform, callback, lead
+    lane: Lane = word(Lane)
+    weight: int = 1  # LIVE: 1; TEXT: points
+    interaction_id: str = ref("interactions.id")  # the first one it stands for
+    conversation_id: str = ref("conversations.id", index=False)
+    contact_id: str | None = text(default=None)
+    callback_id: str | None = text(default=None)
+    state: EntryState = word(EntryState, default=EntryState.WAITING)
+    skills: dict[str, Any] = doc()  # extra skills this piece needs
+    preferred_agent_id: str | None = text(default=None)
+    order_at: datetime = at()  # the order key: never changes
+    first_arrival_at: datetime = at()
+    entered_at: datetime = at()  # this queue
+    agent_id: str | None = text(default=None)  # offered to, then who has it
+    offer_id: str | None = text(default=None)
+    offers: int = 0  # how often it was offered
+    connected_at: datetime | None = at(nullable=True)
+    wrapup_until: datetime | None = at(nullable=True)
+    left_at: datetime | None = at(nullable=True)
+    outcome: str = text()
+    version: int = 1
+
+
+class Refusal(Table, table=True):
+    """This agent refused or missed this piece of work; not asked again until then, unless nobody else is left."""
+
+    __tablename__ = "refusals"
+
+    entry_id: str = ref("queue_entries.id", primary_key=True)
+    agent_id: str = ref("users.id", primary_key=True)
+    until: datetime = at()
+    times: int = 1

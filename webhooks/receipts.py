@@ -1,0 +1,114 @@
+"""Webhook receipts: everything genuine that came in, as it came, once per (provider, event key), before anything is made of it."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Index, bindparam, update
+from sqlalchemy import text as sql_text
+from sqlmodel import col, select
+
+from crm_core.db import Tx
+from crm_core.ids import new_id
+from crm_core.statements import fixed
+from crm_core.tables import Table, at, blob, doc, key, one_of, text, word
+
+SWEEP_AFTER = timedelta(seconds=15)
+TRIES = 5
+
+
+class ReceiptState(StrEnum):
+    """What became of it."""
+
+    NEW = "new"
+    DONE = "done"
+    FAILED = "failed"  # its effects failed; swept again
+    QUARANTINED = "quarantined"  # five tries: a person looks at it
+    DISCARDED = "discarded"  # with a reason
+
+
+class WebhookReceipt(Table, table=True):
+    """One receipt. `answer` is replayed to a repeat of the same delivery."""
+
+    __tablename__ = "webhook_receipts"
+    __table_args__ = (
+        one_of("state", ReceiptState),
+        Index("uq_webhook_receipts_key", "provider", "event_key", unique=True),
+        Index("ix_webhook_receipts_open", "state", "received_at",
+              sqlite_where=sql_text("state IN ('new','failed')"), postgresql_where=sql_text("state IN ('new','failed')")),
+    )  # fmt: skip
+
+    id: str = key()
+    provider: str = text()
+    event_key: str = text()
+    kind: str = text()  # which parser
+    url: str = text()
+    headers: dict[str, Any] = doc()
+    body: bytes = blob()
+    received_at: datetime = at()
+    state: ReceiptState = word(ReceiptState, default=ReceiptState.NEW)
+    attempts: int = 0
+    error: str = text()
+    answer: str | None = text(default=None)
+    done_at: datetime | None = at(nullable=True)
+
+
+async def store(
+    tx: Tx,
+    *,
+    provider: str,
+    event_key: str,
+    kind: str,
+    url: str,
+    headers: dict[str, str],
+    body: bytes,
+    now: datetime,
+) -> WebhookReceipt | None:
+    """Store one receipt; None when this delivery was here before."""
+    receipt = WebhookReceipt(
+        id=new_id(now), provider=provider, event_key=event_key, kind=kind, url=url, headers=headers, body=body, received_at=now
+    )
+    return receipt if await tx.add_new(receipt, unique=["provider", "event_key"]) else None
+
+
+_BY_KEY = fixed(
+    select(WebhookReceipt).where(
+        WebhookReceipt.provider == bindparam("provider"), WebhookReceipt.event_key == bindparam("event_key")
+    )
+)
+_DONE = fixed(
+    update(WebhookReceipt)
+    .where(col(WebhookReceipt.id) == bindparam("receipt_id"))
+    .values(state=ReceiptState.DONE, answer=bindparam("reply"), done_at=bindparam("now"), error="")
+)
+
+
+async def find(tx: Tx, provider: str, event_key: str) -> WebhookReceipt | None:
+    """The receipt of this delivery."""
+    found: WebhookReceipt | None = await tx.one(_BY_KEY, provider=provider, event_key=event_key)
+    return found
+
+
+async def close(tx: Tx, receipt_id: str, *, now: datetime, answer: str | None = None) -> None:
+    """Its effects are committed with this transaction."""
+    await tx.run(_DONE, receipt_id=receipt_id, reply=answer, now=now)
+
+
+async def fail(tx: Tx, receipt_id: str, *, error: str, now: datetime) -> None:
+    """Its effects failed; it is swept again, and quarantined after five tries."""
+    receipt = await tx.one(select(WebhookReceipt).where(WebhookReceipt.id == receipt_id))
+    if receipt is None:
+        return
+    attempts = receipt.attempts + 1
+    state = ReceiptState.QUARANTINED if attempts >= TRIES else ReceiptState.FAILED
+    guard = update(WebhookReceipt).where(col(WebhookReceipt.id) == receipt_id)
+    await tx.run(guard.values(state=state, attempts=attempts, error=error[:1000], done_at=now))
+
+
+async def list_unfinished(tx: Tx, *, now: datetime, limit: int = 50) -> list[WebhookReceipt]:
+    """Receipts whose effects are still owed, oldest first."""
+    waiting = col(WebhookReceipt.state).in_([ReceiptState.NEW, ReceiptState.FAILED])
+    statement = select(WebhookReceipt).where(waiting, col(WebhookReceipt.received_at) < now - SWEEP_AFTER)
+    return await tx.all(statement.order_by(col(WebhookReceipt.received_at)).limit(limit).with_for_update(skip_locked=True))
