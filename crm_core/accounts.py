@@ -45,7 +45,9 @@ class Form(Table, table=True):
     slug: str = text(unique=True)  # the public key in /forms/{key} and /webhooks/forms/{key}
     account_id: str = text(index=True)
     title: str = text()
-    fields: list[dict[str, Any]] = docs()  # name, label, kind (text, email, phone, textarea, select, checkbox), required, options
+    fields: list[dict[str, Any]] = (
+        docs()
+    )  # name, label, kind (text, email, phone, textarea, select, checkbox), required, options
     consent_text: str = text()
     consent_version: str = text()
     thanks: str = text()
@@ -76,4 +78,6 @@ async def get(tx: Tx, account_id: str) -> ChannelAccount:
 
 async def list_channel(tx: Tx, channel: str) -> list[ChannelAccount]:
     """All accounts of a channel, by name."""
-    return await tx.all(select(ChannelAccount).where(ChannelAccount.channel == channel).order_by(col(ChannelAccount.name)))
+    return await tx.all(
+        select(ChannelAccount).where(ChannelAccount.channel == channel).order_by(col(ChannelAccount.name))
+    )

@@ -43,7 +43,9 @@ def phone(raw: str, *, country: str = "") -> Address:
     try:
         parsed = phonenumbers.parse(typed, country.upper() or None)
     except phonenumbers.NumberParseException as error:
-        raise Invalid(f"“{typed[:40]}” is not a phone number; write it with its country code, such as +44 20 7946 0000.") from error
+        raise Invalid(
+            f"“{typed[:40]}” is not a phone number; write it with its country code, such as +44 20 7946 0000."
+        ) from error
     if not phonenumbers.is_possible_number(parsed):
         raise Invalid(f"“{typed[:40]}” has the wrong number of digits for a phone number.")
     value = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)

@@ -39,9 +39,13 @@ async def record(tx: Tx, *, actor: str, action: str, subject: str, now: datetime
 
 async def seal(tx: Tx) -> int:
     """Chain every unsealed entry, in id order; the number sealed. Run by one leased sealer every five seconds."""
-    last = await tx.one(select(AuditEntry).where(col(AuditEntry.number).is_not(None)).order_by(col(AuditEntry.number).desc()).limit(1))
+    last = await tx.one(
+        select(AuditEntry).where(col(AuditEntry.number).is_not(None)).order_by(col(AuditEntry.number).desc()).limit(1)
+    )
     number, previous = (last.number or 0, last.seal or "") if last else (0, "")
-    fresh = await tx.all(select(AuditEntry).where(col(AuditEntry.number).is_(None)).order_by(col(AuditEntry.id)).limit(SEAL_BATCH))
+    fresh = await tx.all(
+        select(AuditEntry).where(col(AuditEntry.number).is_(None)).order_by(col(AuditEntry.id)).limit(SEAL_BATCH)
+    )
     for entry in fresh:
         number += 1
         previous = chained(previous, number, entry)

@@ -125,7 +125,9 @@ def fold(interaction_id: str, events: Iterable[CallEvent]) -> CallRecord:
     Time lines: menu = arrived→queued; wait = queued→(offer accepted or left); ring = accepted→customer and agent together;
     talk = together and not held; hold = together and held; wrap = last together→disposed.
     """
-    ordered = sorted(events, key=lambda e: (e.happened_at, e.sequence, _ORDER.get(e.kind, 50), e.leg_id, e.kind, e.event_key))
+    ordered = sorted(
+        events, key=lambda e: (e.happened_at, e.sequence, _ORDER.get(e.kind, 50), e.leg_id, e.kind, e.event_key)
+    )
     state = _Fold(interaction_id)
     for event in ordered:
         state.take(event)
@@ -236,7 +238,9 @@ class _Fold:
         if row.ended_at and not row.answered_at and row.direction == "inbound" and self.ending in ("", "completed"):
             reason = "abandoned"
         times = {f"{name}_ms": round(value) for name, value in self.spent.items()}
-        row.__dict__.update(times, hung_up_by=self.first_leaver, end_reason=reason if row.ended_at else "", events=count)
+        row.__dict__.update(
+            times, hung_up_by=self.first_leaver, end_reason=reason if row.ended_at else "", events=count
+        )
         return row
 
 
@@ -263,4 +267,6 @@ async def find_leg(tx: Tx, call_sid: str) -> CallLeg | None:
 
 async def list_legs(tx: Tx, interaction_id: str) -> list[CallLeg]:
     """All legs of an interaction, oldest first."""
-    return await tx.all(select(CallLeg).where(CallLeg.interaction_id == interaction_id).order_by(col(CallLeg.created_at)))
+    return await tx.all(
+        select(CallLeg).where(CallLeg.interaction_id == interaction_id).order_by(col(CallLeg.created_at))
+    )

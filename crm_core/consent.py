@@ -189,7 +189,9 @@ async def may_contact(
         checked.append(rule)
         for row in active:
             if row.reason == rule and _covers(row, channel, purpose, sender, everything="opt_out" not in bound):
-                return no(rule, sentence.format(at=row.since_at.date().isoformat(), source=row.source or "unknown source"))
+                return no(
+                    rule, sentence.format(at=row.since_at.date().isoformat(), source=row.source or "unknown source")
+                )
     if "consent" in bound:
         checked.append("consent")
         if not await has_consent(tx, address, channel=channel, purpose=purpose):
@@ -334,9 +336,7 @@ async def opt_out(
     await events.emit(tx, "consent.withdrawn", address.value, now=now, contact=contact_id or "", reason=reason)
 
 
-async def lift(
-    tx: Tx, address: Address, *, reason: SuppressionReason, channel: str, sender: str, now: datetime
-) -> int:
+async def lift(tx: Tx, address: Address, *, reason: SuppressionReason, channel: str, sender: str, now: datetime) -> int:
     """End suppressions of exactly this reason, channel and sender (START undoes only what that sender's STOP did)."""
     guard = update(Suppression).where(
         col(Suppression.kind) == address.kind,

@@ -130,9 +130,7 @@ async def create(
     unknown = fields.keys() - EDITABLE
     if unknown:
         raise Invalid(f"A contact has no field {', '.join(sorted(unknown))}.")
-    contact = Contact(
-        id=new_id(now), name=name.strip()[:200], source=source, created_at=now, updated_at=now, **fields
-    )
+    contact = Contact(id=new_id(now), name=name.strip()[:200], source=source, created_at=now, updated_at=now, **fields)
     await tx.add(contact)
     for point in points:
         await link_point(tx, contact.id, point, now=now, source=source, reindex=False)
@@ -190,7 +188,9 @@ async def unlink_point(tx: Tx, contact_id: str, address: Address, *, now: dateti
     if point is None:
         raise NotFound("That address is not on this contact.")
     guard = update(ContactLink).where(
-        col(ContactLink.point_id) == point.id, col(ContactLink.contact_id) == contact_id, col(ContactLink.valid_until).is_(None)
+        col(ContactLink.point_id) == point.id,
+        col(ContactLink.contact_id) == contact_id,
+        col(ContactLink.valid_until).is_(None),
     )
     if await tx.run(guard.values(valid_until=now)) == 0:
         raise NotFound("That address is not on this contact.")
@@ -295,7 +295,9 @@ async def _reindex_by_id(tx: Tx, contact_id: str) -> None:
 async def search(tx: Tx, query: str, *, limit: int = 20) -> list[Contact]:
     """Contacts that have every word of `query` as the beginning of one of theirs; numbers in any notation."""
     digits = "".join(c for c in query if c.isdigit())
-    typed = [digits.lstrip("0")] if len(digits) >= 3 and not any(c.isalpha() for c in query) else sorted(words_of(query))
+    typed = (
+        [digits.lstrip("0")] if len(digits) >= 3 and not any(c.isalpha() for c in query) else sorted(words_of(query))
+    )
     if "@" in query:
         typed = [query.strip().lower()]
     if not typed or not typed[0]:

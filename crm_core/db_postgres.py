@@ -10,10 +10,10 @@ from typing import Any, TypeVar
 
 import asyncpg
 
-from crm_core.db import DatabaseUnavailable, DuplicateRow, Tx, Unit
 from crm_core.failpoints import failpoint
 from crm_core.ports import Wakeups
 from crm_core.statements import postgres_compiler
+from crm_core.tx import DatabaseUnavailable, DuplicateRow, Tx, Unit
 
 R = TypeVar("R")
 

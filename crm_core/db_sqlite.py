@@ -17,10 +17,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
-from crm_core.db import DatabaseUnavailable, DuplicateRow, Tx, Unit
 from crm_core.failpoints import failpoint
 from crm_core.ports import Wakeups
 from crm_core.statements import sqlite_compiler
+from crm_core.tx import DatabaseUnavailable, DuplicateRow, Tx, Unit
 
 R = TypeVar("R")
 

@@ -25,7 +25,9 @@ class Event(Table, table=True):
 
     __tablename__ = "events"
     __table_args__ = (
-        Index("ix_events_unnumbered", "id", sqlite_where=sql_text("seq IS NULL"), postgresql_where=sql_text("seq IS NULL")),
+        Index(
+            "ix_events_unnumbered", "id", sqlite_where=sql_text("seq IS NULL"), postgresql_where=sql_text("seq IS NULL")
+        ),
     )
 
     id: str = key()

@@ -200,7 +200,13 @@ async def find_external(tx: Tx, account_id: str, external_id: str) -> Interactio
 
 
 async def advance(
-    tx: Tx, interaction: Interaction, to: InteractionState, *, now: datetime, outcome: Outcome | str = "", **changes: Any
+    tx: Tx,
+    interaction: Interaction,
+    to: InteractionState,
+    *,
+    now: datetime,
+    outcome: Outcome | str = "",
+    **changes: Any,
 ) -> Interaction:
     """Move an interaction on, guarded by state and version, its tally in the same transaction.
 

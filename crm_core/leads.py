@@ -50,7 +50,12 @@ async def create(
 ) -> Lead:
     """A new lead on a contact."""
     lead = Lead(
-        id=new_id(now), contact_id=contact_id, interaction_id=interaction_id, source=source, fields=fields, created_at=now
+        id=new_id(now),
+        contact_id=contact_id,
+        interaction_id=interaction_id,
+        source=source,
+        fields=fields,
+        created_at=now,
     )
     await tx.add(lead)
     await events.emit(tx, "lead.created", lead.id, now=now, version=1, contact=contact_id)

@@ -29,9 +29,7 @@ async def take(tx: Tx, name: str, *, holder: str, now: datetime, ttl_s: float) -
         return 1
     mine = update(Lease).where(col(Lease.name) == name, col(Lease.holder) == holder, col(Lease.expires_at) > now)
     if await tx.run(mine.values(expires_at=until)) == 0:
-        free = update(Lease).where(
-            col(Lease.name) == name, or_(col(Lease.expires_at) <= now, col(Lease.holder) == "")
-        )
+        free = update(Lease).where(col(Lease.name) == name, or_(col(Lease.expires_at) <= now, col(Lease.holder) == ""))
         if await tx.run(free.values(holder=holder, token=Lease.token + 1, expires_at=until)) == 0:
             return None
     return await tx.one(select(Lease.token).where(Lease.name == name, Lease.holder == holder))
@@ -39,7 +37,9 @@ async def take(tx: Tx, name: str, *, holder: str, now: datetime, ttl_s: float) -
 
 async def release(tx: Tx, name: str, *, holder: str, now: datetime) -> None:
     """Give the lease up, so that another takes over at once."""
-    await tx.run(update(Lease).where(col(Lease.name) == name, col(Lease.holder) == holder).values(holder="", expires_at=now))
+    await tx.run(
+        update(Lease).where(col(Lease.name) == name, col(Lease.holder) == holder).values(holder="", expires_at=now)
+    )
 
 
 async def holds(tx: Tx, name: str, *, token: int) -> bool:

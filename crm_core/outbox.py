@@ -39,8 +39,13 @@ class OutboxTask(Table, table=True):
     __tablename__ = "outbox"
     __table_args__ = (
         one_of("state", OutboxState),
-        Index("ix_outbox_due", "lane", "due_at", sqlite_where=sql_text("state IN ('pending','claimed')"),
-              postgresql_where=sql_text("state IN ('pending','claimed')")),
+        Index(
+            "ix_outbox_due",
+            "lane",
+            "due_at",
+            sqlite_where=sql_text("state IN ('pending','claimed')"),
+            postgresql_where=sql_text("state IN ('pending','claimed')"),
+        ),
     )
 
     id: str = key()
