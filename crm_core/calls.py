@@ -262,7 +262,8 @@ async def refold(tx: Tx, interaction_id: str) -> CallRecord:
 
 async def find_leg(tx: Tx, call_sid: str) -> CallLeg | None:
     """The leg of a CallSid."""
-    return await tx.one(select(CallLeg).where(CallLeg.id == call_sid))
+    leg: CallLeg | None = await tx.one(select(CallLeg).where(CallLeg.id == call_sid))
+    return leg
 
 
 async def list_legs(tx: Tx, interaction_id: str) -> list[CallLeg]:

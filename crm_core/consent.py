@@ -81,9 +81,9 @@ class Suppression(Table, table=True):
     __tablename__ = "suppressions"
     __table_args__ = (one_of("reason", SuppressionReason),)
 
-    kind: PointKind = Field(primary_key=True, sa_type=Word(PointKind))  # type: ignore[call-overload]
+    kind: PointKind = Field(primary_key=True, sa_type=Word(PointKind))
     value: str = Field(primary_key=True)
-    reason: SuppressionReason = Field(primary_key=True, sa_type=Word(SuppressionReason))  # type: ignore[call-overload]
+    reason: SuppressionReason = Field(primary_key=True, sa_type=Word(SuppressionReason))
     channel: str = Field(primary_key=True)  # sms, email, voice, or *
     purpose: str = Field(primary_key=True)  # marketing, telemarketing, or *
     sender: str = Field(primary_key=True, default="")  # channel account id

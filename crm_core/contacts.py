@@ -98,11 +98,11 @@ class ContactTerm(Table, table=True):
 
     __tablename__ = "contact_terms"
 
-    term: str = Field(primary_key=True, sa_type=Text().with_variant(Text(collation="C"), "postgresql"))  # type: ignore[call-overload]
+    term: str = Field(primary_key=True, sa_type=Text().with_variant(Text(collation="C"), "postgresql"))
     contact_id: str = ref("contacts.id", primary_key=True)
 
 
-Index("ix_contact_terms_contact", ContactTerm.contact_id)  # type: ignore[arg-type]
+Index("ix_contact_terms_contact", ContactTerm.contact_id)
 
 EDITABLE = frozenset(
     {"name", "organisation_id", "job_title", "language", "zone", "country", "tags", "fields", "addresses", "notes", "vip",

@@ -32,7 +32,8 @@ async def take(tx: Tx, name: str, *, holder: str, now: datetime, ttl_s: float) -
         free = update(Lease).where(col(Lease.name) == name, or_(col(Lease.expires_at) <= now, col(Lease.holder) == ""))
         if await tx.run(free.values(holder=holder, token=Lease.token + 1, expires_at=until)) == 0:
             return None
-    return await tx.one(select(Lease.token).where(Lease.name == name, Lease.holder == holder))
+    token: int | None = await tx.one(select(Lease.token).where(Lease.name == name, Lease.holder == holder))
+    return token
 
 
 async def release(tx: Tx, name: str, *, holder: str, now: datetime) -> None:

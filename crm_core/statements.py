@@ -183,7 +183,7 @@ def _entities(statement: Any) -> list[type[Table] | None]:
         return [d["entity"] if d["entity"] is not None and d["expr"] is d["entity"] else None for d in described]
     owners = [getattr(item, "_annotations", {}).get("parententity") for item in statement._returning]
     whole = [hasattr(item, "columns") for item in statement._returning]
-    return [owner.class_ if is_whole else None for owner, is_whole in zip(owners, whole, strict=True)]
+    return [owner.class_ if owner and is_whole else None for owner, is_whole in zip(owners, whole, strict=True)]
 
 
 def _value_maker(process: Processor | None, index: int) -> RowMaker:
@@ -223,7 +223,7 @@ def sqlite_compiler() -> Compiler:
 
 def postgres_compiler() -> Compiler:
     """Compiler for asyncpg: dollar numbers."""
-    return Compiler(PGDialect_asyncpg(paramstyle="numeric_dollar"))
+    return Compiler(PGDialect_asyncpg(paramstyle="numeric_dollar"))  # type: ignore[no-untyped-call]
 
 
 def is_executable(statement: object) -> bool:

@@ -133,8 +133,8 @@ def at(*, nullable: bool = False, index: bool = False) -> Any:
 def word(kind: type[StrEnum], *, default: StrEnum | None = None, index: bool = False) -> Any:
     """A column holding one word of `kind`. Add `one_of` to the table's arguments too."""
     if default is None:
-        return Field(sa_type=Word(kind), index=index)  # type: ignore[call-overload]
-    return Field(default=default, sa_type=Word(kind), index=index)  # type: ignore[call-overload]
+        return Field(sa_type=Word(kind), index=index)
+    return Field(default=default, sa_type=Word(kind), index=index)
 
 
 def text(*, default: str | None = "", unique: bool = False, index: bool = False) -> Any:

@@ -138,12 +138,11 @@ async def test_readers_see_one_snapshot(db: Database) -> None:
 async def test_time_order_is_text_order(db: Database) -> None:
     times = [NOW + timedelta(microseconds=n) for n in (0, 1, 999_999, 1_000_000)]
     for n, moment in enumerate(times):
-        await db.write(lambda tx, n=n, moment=moment: tx.add(Event(id=str(n), kind="t", subject_id="", created_at=moment)))
+        row = Event(id=str(n), kind="t", subject_id="", created_at=moment)
+        await db.write(lambda tx, row=row: tx.add(row))
     async with db.reading() as tx:
         assert await tx.all(select(Event.created_at).order_by(col(Event.created_at).desc())) == times[::-1]
 
 
 def test_audit_has_its_own_table() -> None:
     assert AuditEntry.__tablename__ in metadata.tables
-
-
