@@ -69,6 +69,7 @@ class Rig:
     csrf: set[str] = field(default_factory=set)
     _streams: set[asyncio.Queue[tuple[int, dict[str, Any]]]] = field(default_factory=set)
     _kept: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    _stream_tasks: set[asyncio.Task[Any]] = field(default_factory=set)
 
     @property
     def streams(self) -> int:
@@ -110,6 +111,11 @@ class Rig:
         """The call is over for the server; the provider then ends the agent's leg."""
         self.call = None
         self.emit(type="call", id="gone")
+
+    def drop_streams(self) -> None:
+        """End every open event stream, as a restart of the server does."""
+        for task in self._stream_tasks:
+            task.cancel()
 
     # ---- HTTP
 
@@ -197,8 +203,11 @@ class Rig:
             if kept[0] > after:
                 stream.put_nowait(kept)
         self._streams.add(stream)
+        task = asyncio.current_task()
+        assert task is not None
+        self._stream_tasks.add(task)
         try:
-            await response.write(b'data: {"type": "hello", "beat_s": 1}\n\n')
+            await response.write(f'id: {after}\ndata: {{"type": "hello", "beat_s": 1}}\n\n'.encode())
             while True:
                 try:
                     number, event = await asyncio.wait_for(stream.get(), 1)
@@ -209,6 +218,7 @@ class Rig:
             pass
         finally:
             self._streams.discard(stream)
+            self._stream_tasks.discard(task)
         return response
 
 

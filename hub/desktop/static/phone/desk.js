@@ -44,9 +44,9 @@ export class Desk extends Emitter {
   }
 
   stop() {
+    this.#owner = null;
     this.#tabs?.stop();
     this.#tabs = null;
-    this.#owner = null;
   }
 
   accept(offer) {
@@ -108,7 +108,11 @@ export class Desk extends Emitter {
   #own(signal) {
     const owner = new Owner(this.#config, this.#snapshot, signal);
     this.#owner = owner;
-    signal.addEventListener("abort", () => this.#owner === owner && (this.#owner = null), { once: true });
+    signal.addEventListener("abort", () => {
+      if (this.#owner !== owner) return;
+      this.#owner = null;
+      this.#set({ ...this.#snapshot, owner: false });
+    }, { once: true });
     // What the last owner saw of the line is gone with it; the call stands until the server says otherwise.
     const { call } = this.#snapshot;
     this.#set({ ...this.#snapshot, owner: true, line: FIRST.line, stream: "connecting", incoming: null, call: call && { ...call, line: "rejoining" } });

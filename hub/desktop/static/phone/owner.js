@@ -13,6 +13,7 @@ import { Ringer } from "./ringer.js";
 import { EventStream } from "./stream.js";
 
 const JOIN_MS = 15_000;
+const READY_MS = 5000;
 const REGISTER_RETRY_MS = [500, 1000, 2000, 5000];
 // First pause: none after a failure. After a clean hang-up the customer has probably gone too, and the server is about
 // to hear of it; asking at once would join a conference that is just ending.
@@ -26,6 +27,8 @@ export class Owner extends Emitter {
   #config;
   #signal;
   #line = null;
+  #lineReady = Promise.withResolvers();
+  #known = null;
   #call = null;
   #server = null;
   #stream;
@@ -47,16 +50,18 @@ export class Owner extends Emitter {
   }
 
   start() {
+    this.#known = this.#refresh();
     this.#stream.on("status", (stream) => this.#change({ stream }));
     this.#stream.on("event", (event) => this.#take(event));
     this.#stream.on("refused", () => this.#refresh());
     this.#stream.open();
-    this.#refresh();
     this.#register();
   }
 
   /** Carries out one command; what it gives back goes to the tab that asked. */
   async run(name, args) {
+    // A tab that has just taken over first learns what call there is.
+    await this.#known;
     switch (name) {
       case "accept": return this.#accept(args.offer);
       case "dial": return this.#dial(args);
@@ -102,6 +107,7 @@ export class Owner extends Emitter {
       line.on("incoming", (call) => this.#onIncoming(call, !line.rings));
       await line.register();
       this.#line = line;
+      this.#lineReady.resolve();
       this.#catchUp();
     } catch (error) {
       line?.close();
@@ -191,7 +197,7 @@ export class Owner extends Emitter {
 
   async #place(ask, shown) {
     if (this.#call || this.#joining) throw new PhoneError("busy");
-    if (!this.#line) throw new PhoneError("not_ready");
+    await withDeadline(this.#lineReady.promise, READY_MS, "not_ready");
     await this.#microphone();
     this.#joining = true;
     this.#ringer.quiet();
@@ -232,10 +238,13 @@ export class Owner extends Emitter {
   }
 
   async #mute(on) {
-    const call = this.#onLine();
-    call.mute(on);
-    // The line is muted whatever the server says; it is told so that a reload comes back muted.
-    if (this.#server) await api.mute(this.#server.interaction_id, on);
+    if (!this.#call?.open && !this.#wanted()) throw new PhoneError("no_call");
+    // The line first, whatever the server says; while it is being joined again, it is joined as muted as wanted.
+    this.#call?.mute(on);
+    this.#show({ muted: on });
+    if (!this.#server) return;
+    this.#server.muted = on;
+    await api.mute(this.#server.interaction_id, on);
   }
 
   async #hold(on) {

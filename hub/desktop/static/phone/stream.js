@@ -2,7 +2,8 @@
  * The one event stream of all tabs: GET /desk/events (server-sent events).
  *
  * Every event is an unnamed one whose data is JSON with a `type`, so that a new type needs no change here:
- *   {type: "hello", beat_s}   first, on every connection: how often a beat comes
+ *   {type: "hello", beat_s}   first, on every connection: how often a beat comes; its id is where this stream begins,
+ *                             so that even a link lost before the first event misses none
  *   {type: "beat"}            so that a dead link is noticed
  *   {type: "resync"}          the server does not know our last event id: look at everything again
  *   {type: ..., ...}          all others: ids and versions, passed on to every tab
@@ -60,10 +61,10 @@ export class EventStream extends Emitter {
   #take({ data, lastEventId }) {
     const event = JSON.parse(data);
     this.#retryMs = FIRST_RETRY_MS;
+    if (lastEventId) this.#after = lastEventId;
     this.#say("live");
     if (event.type === "hello") this.#beatMs = (event.beat_s ?? 0) * 1000;
     this.#expectBeat();
-    if (lastEventId) this.#after = lastEventId;
     if (event.type !== "hello" && event.type !== "beat") this.emit("event", { id: lastEventId, ...event });
   }
 

@@ -109,7 +109,9 @@ export class Tabs extends Emitter {
       if (!term) return;
       term.abort();
       if (this.#term === term) this.#term = null;
-      if (!this.#stopped) this.#queue({});
+      if (this.#stopped) return;
+      this.#post({ kind: "hello" });
+      this.#queue({});
     });
   }
 

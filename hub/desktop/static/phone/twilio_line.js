@@ -31,6 +31,19 @@ const CODES = new Map([
 
 const codeOf = (error) => CODES.get(error?.code) ?? "call_failed";
 
+/**
+ * The SDK asks for the microphone inside `connect()`. A refusal that comes at once would be reported before `connect()`
+ * has given us the call to listen to, so it waits for one turn.
+ */
+async function microphone(constraints) {
+  try {
+    return await navigator.mediaDevices.getUserMedia(constraints);
+  } catch (error) {
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    throw error;
+  }
+}
+
 let sdk = null;
 
 /** Loads the SDK once, and only where a tab really owns a Twilio line: it weighs 300 KB. */
@@ -108,6 +121,7 @@ export class TwilioLine extends Emitter {
       appName: "contact-hub",
       codecPreferences: ["opus", "pcmu"],
       enableImprovedSignalingErrorPrecision: true,
+      getUserMedia: microphone,
       logLevel: "silent",
       maxCallSignalingTimeoutMs: 30_000,
       sounds,
