@@ -9,9 +9,9 @@ from __future__ import annotations
 from crm_core.db_postgres import PostgresDatabase
 from crm_core.db_sqlite import SqliteDatabase
 from crm_core.tables import metadata
-from crm_core.tx import Database, DatabaseUnavailable, DuplicateRow, Tx
+from crm_core.tx import Database, DatabaseUnavailable, DuplicateRow, Rerun, Tx
 
-__all__ = ["Database", "DatabaseUnavailable", "DuplicateRow", "Tx", "metadata", "open_database"]
+__all__ = ["Database", "DatabaseUnavailable", "DuplicateRow", "Rerun", "Tx", "metadata", "open_database"]
 
 
 async def open_database(url: str, *, bulk: bool = False, pool_size: int = 10) -> Database:

@@ -13,7 +13,7 @@ import asyncpg
 from crm_core.failpoints import failpoint
 from crm_core.ports import Wakeups
 from crm_core.statements import postgres_compiler
-from crm_core.tx import DatabaseUnavailable, DuplicateRow, Tx, Unit
+from crm_core.tx import DatabaseUnavailable, DuplicateRow, Rerun, Tx, Unit
 
 R = TypeVar("R")
 
@@ -24,6 +24,9 @@ TIMEOUTS = {
     "idle_in_transaction_session_timeout": "30000",
     "application_name": "hub",
 }
+
+
+LOST = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 
 class _Connection:
@@ -50,6 +53,14 @@ class _Connection:
             await self.connection.executemany(sql, arguments)
         except asyncpg.UniqueViolationError as error:
             raise DuplicateRow(str(error)) from error
+
+    @contextlib.asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        try:
+            async with self.connection.transaction():
+                yield
+        except LOST as error:
+            raise Rerun(str(error)) from error
 
 
 class PostgresDatabase:
@@ -78,7 +89,7 @@ class PostgresDatabase:
         for attempt in range(RETRIES + 1):
             try:
                 return await self._once(unit)
-            except (asyncpg.SerializationError, asyncpg.DeadlockDetectedError):
+            except (*LOST, Rerun):
                 if attempt == RETRIES:
                     raise
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter, not a secret

@@ -57,6 +57,18 @@ class _Direct:
         except sqlite3.IntegrityError as error:
             raise _explain(error) from error
 
+    @contextlib.asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        # Names nest: ROLLBACK TO and RELEASE mean the innermost one of that name.
+        self.connection.execute("SAVEPOINT inner")
+        try:
+            yield
+        except BaseException:
+            self.connection.execute("ROLLBACK TO inner")
+            self.connection.execute("RELEASE inner")
+            raise
+        self.connection.execute("RELEASE inner")
+
 
 def _explain(error: sqlite3.IntegrityError) -> Exception:
     return DuplicateRow(str(error)) if "UNIQUE" in str(error) else error
@@ -79,6 +91,9 @@ class _Threaded:
         raise TypeError("this transaction only reads")
 
     async def execute_many(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None:
+        raise TypeError("this transaction only reads")
+
+    def savepoint(self) -> contextlib.AbstractAsyncContextManager[None]:
         raise TypeError("this transaction only reads")
 
 

@@ -5,8 +5,8 @@ Here only so that the engines and `db.py`, which chooses one, need not import ea
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar, overload
 
 from sqlalchemy import Executable
@@ -32,6 +32,10 @@ class DatabaseUnavailable(Exception):
     """The database did not answer; nothing was committed as far as this process knows."""
 
 
+class Rerun(Exception):
+    """The engine gave this transaction up (deadlock, serialization): let it pass, `Database.write` runs the unit again."""
+
+
 class Driver(Protocol):
     """What an engine gives a transaction: run SQL, get raw rows or a row count."""
 
@@ -40,6 +44,8 @@ class Driver(Protocol):
     async def execute(self, sql: str, arguments: Sequence[Any]) -> int: ...
 
     async def execute_many(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None: ...
+
+    def savepoint(self) -> AbstractAsyncContextManager[None]: ...
 
 
 class Tx:
@@ -112,6 +118,20 @@ class Tx:
         tail = f"ON CONFLICT ({', '.join(unique)}) DO UPDATE SET {', '.join(changes)}"
         plan = self._compiler.insert_plan(type(row), tail)
         await self._driver.execute(plan.sql, plan.bind(row.__dict__))
+
+    @asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        """What is done inside is undone alone when it raises (its wake-ups too); the error passes on to the caller.
+
+        `Rerun` must not be caught: it says that the whole transaction is lost and will be run again.
+        """
+        woken = set(self._wakes)
+        try:
+            async with self._driver.savepoint():
+                yield
+        except BaseException:
+            self._wakes.intersection_update(woken)
+            raise
 
     def wake(self, topic: str) -> None:
         """After the commit, and only then, hint that there is work: `router`, `outbox`, `events`, `bulk` …"""

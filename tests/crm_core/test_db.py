@@ -12,7 +12,7 @@ from sqlalchemy import bindparam, func, update
 from sqlmodel import col, select
 
 from crm_core.audit import AuditEntry
-from crm_core.db import Database, DuplicateRow, open_database
+from crm_core.db import Database, DuplicateRow, Rerun, open_database
 from crm_core.errors import Conflict
 from crm_core.events import Event
 from crm_core.statements import fixed
@@ -146,3 +146,65 @@ async def test_time_order_is_text_order(db: Database) -> None:
 
 def test_audit_has_its_own_table() -> None:
     assert AuditEntry.__tablename__ in metadata.tables
+
+
+async def test_a_savepoint_undoes_only_what_is_inside_it(db: Database) -> None:
+    woken: list[str] = []
+
+    class Wakes:
+        async def wake(self, topics: Any) -> None:
+            woken.extend(topics)
+
+    db.wakeups = Wakes()
+
+    async def unit(tx: Any) -> str:
+        await tx.add(event("before"))
+        tx.wake("outer")
+        async with tx.savepoint():
+            await tx.add(event("kept"))
+            with pytest.raises(DuplicateRow):
+                async with tx.savepoint():
+                    await tx.add(event("inner"))
+                    tx.wake("inner")
+                    await tx.add(event("inner"))
+        with pytest.raises(ValueError, match="no"):
+            async with tx.savepoint():
+                await tx.add(event("undone"))
+                raise ValueError("no")
+        await tx.add(event("after"))
+        return "done"
+
+    assert await db.write(unit) == "done"
+    async with db.reading() as tx:
+        assert [row.id for row in await tx.all(select(Event).order_by(col(Event.id)))] == ["after", "before", "kept"]
+    assert woken == ["outer"]
+
+
+async def test_a_deadlock_inside_a_savepoint_runs_the_whole_unit_again(pg_url: str) -> None:
+    database = await open_database(pg_url)
+    try:
+        await database.write(lambda tx: tx.add_all([event("a"), event("b")]))
+        gates = {"a": asyncio.Event(), "b": asyncio.Event()}
+        runs: list[str] = []
+
+        async def cross(tx: Any, first: str, second: str) -> None:
+            runs.append(first)
+            try:
+                async with tx.savepoint():
+                    await tx.run(update(Event).where(col(Event.id) == first).values(version=Event.version + 1))
+                    gates[first].set()
+                    await gates[second].wait()
+                    await tx.run(update(Event).where(col(Event.id) == second).values(version=Event.version + 1))
+            except Rerun:
+                raise
+            except Exception as error:  # what an intake does with failed effects
+                raise AssertionError("the deadlock was taken for a failed effect") from error
+
+        await asyncio.gather(
+            database.write(lambda tx: cross(tx, "a", "b")), database.write(lambda tx: cross(tx, "b", "a"))
+        )
+        async with database.reading() as tx:
+            assert await tx.all(select(Event.version).order_by(col(Event.id))) == [2, 2]
+        assert len(runs) >= 3
+    finally:
+        await database.close()
