@@ -39,6 +39,10 @@ class Valkey:
     url: str
     process: subprocess.Popen[bytes] | None = None
 
+    def ended_with(self) -> int | None:
+        """The exit code of a server that this process started and that has ended; else None."""
+        return None if self.process is None else self.process.poll()
+
     def stop(self, *, grace_s: float = 8.0) -> None:
         """End the server if this process started it: it writes its log to disk first."""
         if self.process is None or self.process.poll() is not None:

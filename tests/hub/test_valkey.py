@@ -147,9 +147,9 @@ def test_the_distributions_redis_will_do(
     server.stop()
 
 
-async def test_postgresql_from_the_wheel_answers(pg_url: str) -> None:
+async def test_postgresql_from_the_wheel_answers(pg_empty_url: str) -> None:
     import asyncpg
 
-    connection = await asyncpg.connect(pg_url)
+    connection = await asyncpg.connect(pg_empty_url)
     assert await connection.fetchval("SELECT current_setting('server_version_num')::int") >= 140000
     await connection.close()

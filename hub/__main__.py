@@ -1,0 +1,152 @@
+"""The command line. One table of verbs; what a verb needs is imported when it runs, so that `hub --help` is instant.
+
+Decides how a process starts: settings first (all faults together), then logs, then the leash that ends it with its
+supervisor. Leaves the work to the function that the table names.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hub.settings import Settings
+
+Arguments = argparse.Namespace
+Parser = argparse.ArgumentParser
+
+
+def nothing(parser: Parser) -> None:
+    """A verb without arguments."""
+
+
+def work_arguments(parser: Parser) -> None:
+    parser.add_argument("queue", choices=["interactive", "bulk"], help="interactive never waits behind bulk")
+
+
+def sandbox_arguments(parser: Parser) -> None:
+    parser.add_argument("--config", required=True, metavar="FILE", help="JSON, see docs/sandbox.md")
+
+
+def twilio_arguments(parser: Parser) -> None:
+    verbs = parser.add_subparsers(dest="twilio_verb", required=True, metavar="VERB")
+    setup = verbs.add_parser("setup", help="create the TwiML App, point the numbers here, print a fallback TwiML Bin")
+    setup.add_argument("--dry-run", action="store_true", help="say what would be changed, change nothing")
+
+
+@dataclass(frozen=True)
+class Verb:
+    """One verb: where its function is, and how the parsed arguments become that function's."""
+
+    help: str
+    target: str  # module:function
+    call: Callable[[Callable[..., Any], Settings, Arguments], Any]
+    arguments: Callable[[Parser], None] = nothing
+    quiet: bool = False  # its own output is the answer; log lines only from WARNING up
+
+
+VERBS: dict[str, Verb] = {
+    "serve": Verb(
+        "start everything on this machine and watch over it",
+        "hub.supervisor:serve",
+        lambda run, settings, _: run(settings),
+    ),
+    "web": Verb("the web process", "hub.app:run_web", lambda run, settings, _: run(settings)),
+    "work": Verb(
+        "a worker for one queue",
+        "hub.jobs:run_worker",
+        lambda run, settings, arguments: run(settings, arguments.queue),
+        work_arguments,
+    ),
+    "poll": Verb(
+        "mailboxes and everything that is due by time",
+        "hub.pollers:run_poll",
+        lambda run, settings, _: run(settings),
+    ),
+    "migrate": Verb(
+        "bring the database up to date",
+        "hub.migrate:run_migrate",
+        lambda run, settings, _: run(settings),
+        quiet=True,
+    ),
+    "check": Verb(
+        "look at configuration, stores, providers, clock and DNS",
+        "hub.doctor:run_check",
+        lambda run, settings, _: run(settings),
+        quiet=True,
+    ),
+    "twilio": Verb(
+        "set the Twilio account up for this hub",
+        "hub.twilio_setup:setup",
+        lambda run, settings, arguments: run(settings, dry_run=arguments.dry_run),
+        twilio_arguments,
+        quiet=True,
+    ),
+    "sandbox": Verb(
+        "the local twin of the outside world (started by serve)",
+        "hub.sandbox.__main__:main",
+        lambda run, _, arguments: run(["--config", arguments.config]),
+        sandbox_arguments,
+    ),
+}
+
+
+def build_parser() -> Parser:
+    """The command line's parser, from the table."""
+    parser = Parser(prog="hub", description="One hub for calls, SMS, e-mail and web forms.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name, verb in VERBS.items():
+        verb.arguments(verbs.add_parser(name, help=verb.help, description=verb.help))
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb; the exit code. Wrong settings are told on stderr, all together, with code 2."""
+    arguments = build_parser().parse_args(argv)
+    verb = VERBS[arguments.verb]
+
+    from hub.settings import SettingsFault, read_settings
+
+    try:
+        settings = read_settings()
+    except SettingsFault as fault:
+        sys.stderr.write("".join(f"{sentence}\n" for sentence in fault.faults))
+        return 2
+
+    from crm_core.failpoints import arm
+    from hub.children import hold_leash
+    from hub.log import configure_logging
+
+    hold_leash(os.environ)
+    arm(settings.failpoints)
+    name = getattr(arguments, "queue", arguments.verb)
+    level = "WARNING" if verb.quiet and settings.log_level == "INFO" else settings.log_level
+    configure_logging(process=name, level=level, form=settings.log_format, secrets=settings.secrets)
+    if arguments.verb in {"serve", "check"}:
+        for sentence in settings.warnings:
+            sys.stderr.write(f"Note: {sentence}\n")
+    module, _, function = verb.target.partition(":")
+    result = verb.call(getattr(importlib.import_module(module), function), settings, arguments)
+    if inspect.iscoroutine(result):
+        result = run_coroutine(result)
+    return int(result or 0)
+
+
+def run_coroutine(coroutine: Any) -> Any:
+    """Its result, on uvloop where there is one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(coroutine)
+    return uvloop.run(coroutine)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,257 @@
+"""`hub check`: everything the settings name, looked at, with what to do about each fault.
+
+Decides what is worth looking at before a start and what counts as a fault (exit code 1) or only as a note. Nothing here
+changes anything, except that a file is written into the files folder and removed again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import socket
+import ssl
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from crm_core.clock import Clock, SystemClock
+from hub import twin
+from hub.database_probe import DatabaseUnusable, probe_database
+from hub.settings import Settings, parsed_url, read_settings
+from hub.valkey import ValkeyUnavailable, answers, reachable, socket_path, without_password
+
+STEP_S = 10.0
+CLOCK_WARN_S, CLOCK_FAULT_S = 5.0, 60.0
+LITTLE_SPACE = 1 << 30
+
+
+class Verdict(StrEnum):
+    """How a look ended."""
+
+    OK = "ok"
+    NOTE = "note"
+    FAULT = "FAULT"
+    OFF = "off"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One line of the table."""
+
+    what: str
+    verdict: Verdict
+    text: str
+
+
+Look = Callable[[Settings], Awaitable[Finding]]
+
+
+async def run_check(settings: Settings, *, clock: Clock | None = None) -> int:
+    """Print the table; 0 when nothing is at fault."""
+    findings = await check(await with_running_twin(settings), clock=clock or SystemClock())
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        sys.stdout.write(f"{finding.verdict:<5}  {finding.what:<{width}}  {finding.text}\n")
+    faults = sum(finding.verdict is Verdict.FAULT for finding in findings)
+    sys.stdout.write(f"{faults} fault{'' if faults == 1 else 's'}.\n" if faults else "Everything needed is there.\n")
+    return 1 if faults else 0
+
+
+async def check(settings: Settings, *, clock: Clock) -> list[Finding]:
+    """All findings, in a fixed order. Looks run side by side; one that breaks or hangs is a fault of its own line."""
+    looks: list[tuple[str, Look]] = [
+        ("settings", look_at_settings),
+        ("data folder", look_at_data),
+        ("database", look_at_database),
+        ("tables", look_at_migrations),
+        ("redis", look_at_redis),
+        ("files", look_at_files),
+        ("public address", look_at_public_url),
+        ("twilio", lambda s: look_at_twilio(s, clock)),
+        ("smtp", lambda s: look_at_mail(s.smtp_url, "smtp")),
+        ("imap", lambda s: look_at_mail(s.imap_url, "imap")),
+        ("channels", look_at_channels),
+    ]
+    return list(await asyncio.gather(*(bounded(what, look, settings) for what, look in looks)))
+
+
+async def with_running_twin(settings: Settings) -> Settings:
+    """In the sandbox, the settings that `hub serve` gave its children, when the twin is up: it is looked at too."""
+    ports = twin.noted_ports(settings.data_dir)
+    if not settings.sandbox or settings.sandbox_attached or ports is None:
+        return settings
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", ports.http)
+    except OSError:
+        return settings
+    writer.close()
+    environ = {**os.environ, **twin.environment(twin.credentials(settings.data_dir), ports)}
+    return read_settings({**environ, "HUB_DATA_DIR": str(settings.data_dir)})
+
+
+async def bounded(what: str, look: Look, settings: Settings) -> Finding:
+    try:
+        return await asyncio.wait_for(look(settings), STEP_S)
+    except TimeoutError:
+        return Finding(what, Verdict.FAULT, f"no answer within {STEP_S:.0f} s")
+    except Exception as error:
+        # The table must be whole whatever one look runs into.
+        return Finding(what, Verdict.FAULT, f"could not be looked at ({type(error).__name__})")
+
+
+async def look_at_settings(settings: Settings) -> Finding:
+    if settings.warnings:
+        return Finding("settings", Verdict.NOTE, "; ".join(settings.warnings))
+    mode = "sandbox" if settings.sandbox else "real providers"
+    return Finding("settings", Verdict.OK, f"{mode}, {settings.host}:{settings.port}, {settings.public_url}")
+
+
+async def look_at_data(settings: Settings) -> Finding:
+    facts = os.statvfs(settings.data_dir)
+    free = facts.f_bavail * facts.f_frsize
+    text = f"{settings.data_dir}, {free / (1 << 30):.1f} GiB free"
+    return Finding("data folder", Verdict.OK if free > LITTLE_SPACE else Verdict.NOTE, text)
+
+
+async def look_at_database(settings: Settings) -> Finding:
+    try:
+        return Finding("database", Verdict.OK, await probe_database(settings.database_url))
+    except DatabaseUnusable as error:
+        return Finding("database", Verdict.FAULT, str(error))
+
+
+async def look_at_migrations(settings: Settings) -> Finding:
+    from hub.migrations import pending
+
+    waiting = await pending(settings.database_url)
+    if waiting:
+        return Finding("tables", Verdict.FAULT, f"{len(waiting)} steps behind this version: run `hub migrate`")
+    return Finding("tables", Verdict.OK, "as this version wants them")
+
+
+async def look_at_redis(settings: Settings) -> Finding:
+    if settings.redis_url is None:
+        running = await asyncio.to_thread(answers, socket_path(settings.data_dir / "valkey"))
+        text = "a private Valkey, running" if running else "a private Valkey; `hub serve` starts it"
+        return Finding("redis", Verdict.OK, text)
+    try:
+        await asyncio.to_thread(reachable, settings.redis_url)
+    except ValkeyUnavailable as error:
+        return Finding("redis", Verdict.FAULT, str(error))
+    return Finding("redis", Verdict.OK, without_password(settings.redis_url))
+
+
+async def look_at_files(settings: Settings) -> Finding:
+    import obstore
+    from obstore.store import from_url
+
+    shown = settings.files_url
+    if shown.startswith("file://"):
+        await asyncio.to_thread(os.makedirs, shown.removeprefix("file://"), exist_ok=True)
+    name = f"check-{secrets.token_hex(8)}"
+    try:
+        store = from_url(shown)
+        await obstore.put_async(store, name, b"check")
+        back = await (await obstore.get_async(store, name)).bytes_async()
+        await obstore.delete_async(store, name)
+    except Exception as error:
+        # obstore raises a type of its own for each kind of store
+        return Finding(
+            "files", Verdict.FAULT, f"cannot write to {shown} ({type(error).__name__}): correct HUB_FILES_URL"
+        )
+    if bytes(back) != b"check":
+        return Finding("files", Verdict.FAULT, f"{shown} does not give back what was written")
+    return Finding("files", Verdict.OK, shown)
+
+
+async def look_at_public_url(settings: Settings) -> Finding:
+    if not settings.public_url_set:
+        return Finding("public address", Verdict.OK, f"{settings.public_url} (HUB_PUBLIC_URL is not set)")
+    host = urlsplit(settings.public_url).hostname or ""
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, 443, type=socket.SOCK_STREAM)
+    except OSError:
+        return Finding("public address", Verdict.FAULT, f"{host} has no address in DNS: correct HUB_PUBLIC_URL or DNS")
+    addresses = ", ".join(sorted({str(entry[4][0]) for entry in found}))
+    return Finding("public address", Verdict.OK, f"{settings.public_url} ({addresses})")
+
+
+async def look_at_twilio(settings: Settings, clock: Clock) -> Finding:
+    """The account's own resource: proves the address, the credentials and, by its Date header, this machine's clock."""
+    if settings.twilio is None:
+        reason = "the sandbox; `hub serve` starts it" if settings.sandbox else settings.channels_off.get("voice", "off")
+        return Finding("twilio", Verdict.OFF, reason)
+    import aiohttp
+
+    account = settings.twilio
+    base = account.api_base or "https://api.twilio.com"
+    url = f"{base}/2010-04-01/Accounts/{account.account_sid}.json"
+    login = aiohttp.encode_basic_auth(account.account_sid, account.auth_token)
+    try:
+        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=STEP_S - 1)) as session:
+            began = time.monotonic()
+            async with session.get(url, headers={"Authorization": login}, allow_redirects=False) as response:
+                status, date = response.status, response.headers.get("Date", "")
+            took = time.monotonic() - began
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        return Finding("twilio", Verdict.FAULT, f"{base} does not answer ({type(error).__name__})")
+    if status in {401, 403}:
+        return Finding("twilio", Verdict.FAULT, "refused TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN: copy them again")
+    if status != 200:
+        return Finding("twilio", Verdict.FAULT, f"{base} answers {status} instead of the account")
+    skew = clock_skew_s(date, clock.now())
+    if skew is not None and abs(skew) > CLOCK_FAULT_S:
+        return Finding("twilio", Verdict.FAULT, f"this machine's clock is {skew:+.0f} s off: start a time service")
+    if skew is not None and abs(skew) > CLOCK_WARN_S:
+        return Finding("twilio", Verdict.NOTE, f"this machine's clock is {skew:+.0f} s off: start a time service")
+    return Finding("twilio", Verdict.OK, f"{base} knows the account, {took * 1000:.0f} ms, clock agrees")
+
+
+def clock_skew_s(date_header: str, now: datetime) -> float | None:
+    """Seconds by which `now` is ahead of an HTTP Date header; None when there is none. The header has whole seconds."""
+    try:
+        told = parsedate_to_datetime(date_header)
+    except ValueError:
+        return None
+    return (now - (told if told.tzinfo else told.replace(tzinfo=UTC))).total_seconds()
+
+
+async def look_at_mail(url: str | None, what: str) -> Finding:
+    """Connect and read the greeting, with TLS where the URL asks for it. Log-ins are the channel's own business."""
+    if url is None:
+        return Finding(what, Verdict.OFF, f"HUB_{what.upper()}_URL is not set")
+    parts = parsed_url(url)
+    if parts is None or parts.hostname is None:
+        return Finding(what, Verdict.FAULT, f"HUB_{what.upper()}_URL cannot be read")
+    tls = parts.scheme.endswith("s")
+    port = parts.port or {"smtp": 587, "smtps": 465, "imap": 143, "imaps": 993}[parts.scheme]
+    where = f"{parts.hostname}:{port}"
+    context = ssl.create_default_context() if tls else None
+    try:
+        reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=context)
+        greeting = (await asyncio.wait_for(reader.readline(), STEP_S - 1)).decode("ascii", "replace").strip()
+        writer.close()
+    except ssl.SSLCertVerificationError:
+        return Finding(what, Verdict.FAULT, f"{where} shows a certificate that is not valid for its name")
+    except ssl.SSLError:
+        return Finding(what, Verdict.FAULT, f"{where} does not speak TLS: use {parts.scheme[:-1]}:// or the TLS port")
+    except socket.gaierror:
+        return Finding(what, Verdict.FAULT, f"{parts.hostname} has no address in DNS: correct HUB_{what.upper()}_URL")
+    except (OSError, TimeoutError):
+        return Finding(what, Verdict.FAULT, f"{where} does not answer: correct HUB_{what.upper()}_URL or open the way")
+    if not greeting.startswith("220" if what == "smtp" else "* "):
+        return Finding(what, Verdict.FAULT, f"{where} does not greet as {what.upper()} does")
+    return Finding(what, Verdict.OK, f"{where} answers")
+
+
+async def look_at_channels(settings: Settings) -> Finding:
+    if not settings.channels_off:
+        return Finding("channels", Verdict.OK, "voice, sms, email and web forms")
+    reasons = dict.fromkeys(settings.channels_off.values())
+    return Finding("channels", Verdict.NOTE, f"off: {', '.join(sorted(settings.channels_off))}. {' '.join(reasons)}")
