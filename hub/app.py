@@ -1,0 +1,104 @@
+"""The web process: every route with its statement of who may use it, the static files, and the process's background."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+from pathlib import Path
+
+from aiohttp import web
+
+from hub import auth, ops
+from hub.api.routes import ROUTES as API
+from hub.desktop.routes import ROUTES as DESKTOP
+from hub.intake_deps import webhook_routes
+from hub.keys import ROUTES, RUNTIME
+from hub.log import get_logger
+from hub.middleware import add_security_headers, errors_become_http, guarded
+from hub.runtime import Runtime, running
+from hub.settings import Settings
+from hub.web import Route
+
+log = get_logger(__name__)
+
+PACKAGE = Path(__file__).parent
+STATIC = PACKAGE / "desktop" / "static"
+NODE_MODULES = PACKAGE.parent / "node_modules"
+# Public name -> file of a locked npm package. Nothing else of node_modules is served.
+VENDOR = {
+    "tabler.min.css": "@tabler/core/dist/css/tabler.min.css",
+    "tabler.min.js": "@tabler/core/dist/js/tabler.min.js",
+    "tabler-icons.min.css": "@tabler/icons-webfont/dist/tabler-icons.min.css",
+    "fonts/tabler-icons.woff2": "@tabler/icons-webfont/dist/fonts/tabler-icons.woff2",
+    "htmx.min.js": "htmx.org/dist/htmx.min.js",
+    "twilio.min.js": "@twilio/voice-sdk/dist/twilio.min.js",
+    "uplot.min.js": "uplot/dist/uPlot.iife.min.js",
+    "uplot.min.css": "uplot/dist/uPlot.min.css",
+}
+CACHE_S = 3600
+
+
+def collect_routes(runtime: Runtime) -> list[Route]:
+    """Every route of the hub, static files apart."""
+    return [*ops.routes, *auth.routes, *DESKTOP, *API, *webhook_routes(runtime)]
+
+
+def build_app(runtime: Runtime) -> web.Application:
+    """The application for one runtime; starts nothing."""
+    app = web.Application(middlewares=[errors_become_http], client_max_size=32 * 1024 * 1024)
+    app[RUNTIME] = runtime
+    app[ROUTES] = collect_routes(runtime)
+    for route in app[ROUTES]:
+        app.router.add_route(route.method, route.path, guarded(route))
+    app.router.add_get("/static/vendor/{name:.+}", _vendor)
+    app.router.add_static("/static/", STATIC, append_version=True)
+    app.on_response_prepare.append(add_security_headers)
+    return app
+
+
+async def _vendor(request: web.Request) -> web.StreamResponse:
+    file = VENDOR.get(request.match_info["name"])
+    if file is None:
+        raise web.HTTPNotFound
+    return web.FileResponse(NODE_MODULES / file, headers={"Cache-Control": f"public, max-age={CACHE_S}"})
+
+
+@contextlib.asynccontextmanager
+async def serving(runtime: Runtime, *, host: str, port: int, reuse_port: bool = False):  # type: ignore[no-untyped-def]
+    """The application listening; gives (runner, port). Port 0 chooses a free one."""
+    runner = web.AppRunner(
+        build_app(runtime),
+        access_log=None,
+        handle_signals=False,
+        keepalive_timeout=75,
+        shutdown_timeout=5,
+        auto_decompress=False,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, host, port, reuse_port=reuse_port, backlog=1024)
+        await site.start()
+        yield runner, runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
+
+
+async def run_web(settings: Settings) -> int:
+    """Serve until told to stop; the exit code."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings) as runtime:
+        try:
+            async with serving(runtime, host=settings.host, port=settings.port, reuse_port=not settings.sandbox):
+                log.info("listening", host=settings.host, port=settings.port)
+                watch = asyncio.create_task(runtime.metrics.watch_loop())
+                await stop.wait()
+                watch.cancel()
+        except OSError as error:
+            sys.stderr.write(f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}.\n")
+            return 1
+    return 0

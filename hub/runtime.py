@@ -1,0 +1,75 @@
+"""What one process of the hub works with: built once at its entrance, handed on, closed at its end. No globals."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+import redis.asyncio as aioredis
+
+from crm_core import failpoints
+from crm_core.clock import Clock, SystemClock
+from crm_core.db import Database, open_database
+from hub.channel_set import ChannelSet
+from hub.files import Files
+from hub.metrics import Metrics
+from hub.redis_ports import RedisTokens, RedisWakeups
+from hub.sealing import Sealer
+from hub.settings import Settings
+from hub.valkey import socket_path
+
+REDIS_TIMEOUT_S = 0.5
+
+
+@dataclass(slots=True)
+class Runtime:
+    """One process's parts."""
+
+    settings: Settings
+    db: Database
+    redis: aioredis.Redis
+    wakeups: RedisWakeups
+    tokens: RedisTokens
+    files: Files
+    channels: ChannelSet
+    sealer: Sealer
+    clock: Clock = field(default_factory=SystemClock)
+    metrics: Metrics = field(default_factory=Metrics)
+
+
+def redis_url(settings: Settings) -> str:
+    """The Redis of this hub: the operator's, or the private server of the data folder."""
+    return settings.redis_url or f"unix://{socket_path(settings.data_dir / 'valkey')}"
+
+
+@contextlib.asynccontextmanager
+async def running(settings: Settings, *, bulk: bool = False, clock: Clock | None = None) -> AsyncIterator[Runtime]:
+    """A runtime for as long as the block lasts. Raises DatabaseUnavailable; an absent Redis is not an error here."""
+    failpoints.arm(settings.failpoints)
+    db = await open_database(settings.database_url, bulk=bulk)
+    # Every call to Redis is bounded: it holds hints only, and inbound must never wait for a hint.
+    client: aioredis.Redis = aioredis.Redis.from_url(
+        redis_url(settings), socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
+    )
+    wakeups = RedisWakeups(client)
+    db.wakeups = wakeups
+    sealer = Sealer(settings.secret_key)
+    channels = ChannelSet(settings, sealer)
+    try:
+        yield Runtime(
+            settings=settings,
+            db=db,
+            redis=client,
+            wakeups=wakeups,
+            tokens=RedisTokens(client),
+            files=Files(settings.files_url),
+            channels=channels,
+            sealer=sealer,
+            clock=clock or SystemClock(),
+        )
+    finally:
+        await channels.close()
+        await wakeups.close()
+        await client.aclose()
+        await db.close()
