@@ -6,7 +6,7 @@ loop. An async fixture of such a test must say `loop_scope="session"` (with `pyt
 
 from __future__ import annotations
 
-import os
+import inspect
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -38,7 +38,8 @@ FLAGS = [
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One loop for all browser tests of a worker, as the browser lives in it."""
     for item in items:
-        if HERE in item.path.parents:
+        function = getattr(item, "function", None)
+        if HERE in item.path.parents and inspect.iscoroutinefunction(function):
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
@@ -123,12 +124,8 @@ async def signalling_server() -> AsyncIterator[Signalling]:
 async def browser(chromium_path: str, signalling_server: Signalling) -> AsyncIterator[Browser]:
     """One Chromium per worker."""
     rules = f"--host-resolver-rules=MAP *.twilio.com 127.0.0.1:{signalling_server.port}"
-    # Debian's wrapper script complains without these two; they say nothing about what is shown.
-    environment = {"PATH": os.environ.get("PATH", os.defpath), "HOME": os.environ.get("HOME", "/tmp"), "LANG": "C.UTF-8"}
     async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(
-            executable_path=chromium_path, args=[*FLAGS, rules], env={**os.environ, **environment}
-        )
+        browser = await playwright.chromium.launch(executable_path=chromium_path, args=[*FLAGS, rules])
         yield browser
         await browser.close()
 

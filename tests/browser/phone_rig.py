@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from twilio.jwt.access_token import AccessToken
-from twilio.jwt.access_token.grants import VoiceGrant
+from twilio.jwt.access_token import AccessToken  # type: ignore[import-untyped]
+from twilio.jwt.access_token.grants import VoiceGrant  # type: ignore[import-untyped]
 
 ROOT = Path(__file__).parents[2]
 PHONE = ROOT / "hub" / "desktop" / "static" / "phone"
@@ -61,6 +61,7 @@ class Rig:
     ttl_s: int = 3600
     url: str = ""
     call: dict[str, Any] | None = None
+    ringing: bool = False
     nonces: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     joins: list[dict[str, str]] = field(default_factory=list)
@@ -168,7 +169,7 @@ class Rig:
         return web.json_response(grant)
 
     async def _state(self, _request: web.Request) -> web.Response:
-        return web.json_response({"call": self.call})
+        return web.json_response({"call": self.call, "ringing": self.ringing})
 
     async def _accept(self, request: web.Request) -> web.Response:
         offer = request.match_info["offer"]

@@ -44,7 +44,7 @@ async def test_a_reload_rejoins_the_call_within_five_seconds(
     # Who was muted stays muted: nothing said beside the reload reaches the customer.
     await expect(page.locator("#mute")).to_have_attribute("aria-pressed", "true")
     await heard(signalling, again)
-    print(f"reload to rejoined: {took_s * 1000:.0f} ms")
+    print(f"reload to rejoined: {took_s * 1000:.0f} ms")  # noqa: T201
     assert took_s < 5
 
 
@@ -115,7 +115,7 @@ async def test_another_tab_takes_over_within_a_second_and_rejoins(
     await until(lambda: rig.streams == 1, "one stream again")
     for page in tabs:
         await page.wait_for_function("(before) => Number(hubPhone.snapshot.after) > before", arg=before)
-    print(f"owner {end}: new owner after {owned_s * 1000:.0f} ms, rejoined after {joined_s * 1000:.0f} ms")
+    print(f"owner {end}: new owner after {owned_s * 1000:.0f} ms, rejoined after {joined_s * 1000:.0f} ms")  # noqa: T201
     assert owned_s < 1
     assert joined_s < 5
 
@@ -127,7 +127,9 @@ async def test_a_tab_that_hangs_loses_the_phone_to_the_tab_that_asks(
     (tab,) = await followers(rig, page_factory, 1)
     (leg,) = signalling.live
     # A script that never ends, as seen by every other tab: the lock is held and nobody answers.
-    hanging = asyncio.ensure_future(owner.evaluate("() => { const end = Date.now() + 6000; while (Date.now() < end); }"))
+    hanging = asyncio.ensure_future(
+        owner.evaluate("() => { const end = Date.now() + 4500; while (Date.now() < end); }")
+    )
     await until(lambda: tab.evaluate("document.visibilityState === 'visible'"), "the tab is visible")
     await tab.click("#hold")
     await shows(tab, "owner")
@@ -155,6 +157,33 @@ async def test_a_lost_server_is_said_and_found_again(rig: Rig, page_factory: Pag
     await context.set_offline(False)
     await shows(page, "stream-live")
     await page.wait_for_function("(id) => hubPhone.snapshot.after === id", arg=str(rig.event_ids))
+
+
+async def test_an_offer_rings_in_the_owning_tab_until_it_is_gone(rig: Rig, page_factory: PageFactory) -> None:
+    owner = await page_factory(f"{rig.url}/page/work")
+    await shows(owner, "line-ready")
+    (tab,) = await followers(rig, page_factory, 1)
+    rig.ringing = True
+    rig.emit(type="offer", id="offer-1")
+    await shows(owner, "ringing-offer")
+    await shows(tab, "ringing-offer")
+    # The next owner goes on ringing.
+    await owner.close()
+    await shows(tab, "owner")
+    await shows(tab, "ringing-offer")
+    rig.ringing = False
+    rig.emit(type="offer", id="offer-1")
+    await tab.wait_for_function("() => hubPhone.snapshot.ringing === false")
+
+
+async def test_whoever_has_no_phone_still_has_the_events(rig: Rig, page_factory: PageFactory) -> None:
+    rig.line = {"kind": "none", "code": "no_phone", "url": "ws://127.0.0.1/line"}
+    page = await page_factory(f"{rig.url}/page/work")
+    await shows(page, "stream-live")
+    await page.wait_for_function("() => hubPhone.snapshot.line.code === 'no_phone'")
+    rig.emit(type="note", text="to all")
+    await page.wait_for_function("(id) => hubPhone.snapshot.after === id", arg=str(rig.event_ids))
+    assert rig.count("GET /desk/phone/token") == 1
 
 
 async def kill(page: Page) -> None:

@@ -1,8 +1,10 @@
 /**
  * What the phone asks of the hub. All answers are JSON.
  *
- *   GET  /desk/phone/token             {token, line, identity, ttl_s}
- *   GET  /desk/phone/state             {call: null | {interaction_id, state, customer, since, muted, held, rejoin_params}}
+ *   GET  /desk/phone/token             {token, line, identity, ttl_s}; line: {kind: "twilio"} | {kind: "sandbox", url}
+ *                                      | {kind: "none", code} for whoever has no phone, and why
+ *   GET  /desk/phone/state             {ringing: bool, call: null | {interaction_id, state, customer, since, muted, held,
+ *                                      rejoin_params}}; ringing: an offer waits that should be heard
  *   POST /desk/offers/{id}/accept      {nonce, connect}
  *   POST /desk/calls         {to, …}   {connect}
  *   POST /desk/calls/{id}/hold {held}, /mute {muted}, /end
@@ -22,6 +24,7 @@ async function ask(path, { method = "GET", body } = {}) {
   const request = fetch(path, { method, headers, body: body && JSON.stringify(body), credentials: "same-origin" });
   const response = await withDeadline(request.catch(() => Promise.reject(new PhoneError("network"))), ANSWER_MS, "network");
   if (response.status === 401) throw new PhoneError("signed_out");
+  if (response.status === 403) throw new PhoneError("not_allowed");
   const answer = response.status === 204 ? {} : await response.json().catch(() => ({}));
   if (!response.ok) throw new PhoneError(answer.code ?? "server", answer.detail ?? "");
   return answer;

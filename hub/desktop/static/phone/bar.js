@@ -23,12 +23,13 @@ const COMMANDS = {
 };
 
 /** Everything that holds now: owner, follower, stream-…, line-…, call or idle, the call's line state, muted, held … */
-export function words({ owner, stream, line, call, soundBlocked, incoming }, error) {
+export function words({ owner, stream, line, call, soundBlocked, ringing, incoming }, error) {
   const all = [owner ? "owner" : "follower", `stream-${stream}`, `line-${line.state}`, call ? "call" : "idle"];
   if (call) all.push(call.line ?? "none", `quality-${call.quality ?? "good"}`);
   if (call?.muted) all.push("muted");
   if (call?.held) all.push("held");
   if (incoming) all.push("incoming");
+  if (ringing) all.push("ringing-offer");
   if (soundBlocked) all.push("sound-blocked");
   if (error) all.push("error");
   return all;

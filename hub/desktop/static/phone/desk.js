@@ -4,7 +4,7 @@
  *
  * Snapshot: {
  *   owner: bool (this tab), stream: "connecting" | "live" | "lost", line: {kind, state, code}, soundBlocked: bool,
- *   incoming: null | {params}, after: last event id,
+ *   ringing: bool, incoming: null | {params}, after: last event id,
  *   call: null | {interaction_id, state, customer, since, held, muted, direction, offer, quality,
  *                 line: "joining" | "ringing" | "incoming" | "live" | "rejoining" | "lost" | "none"}
  * }
@@ -16,7 +16,7 @@ import { plainError } from "./errors.js";
 import { Owner } from "./owner.js";
 import { Tabs } from "./tabs.js";
 
-const FIRST = { owner: false, stream: "connecting", line: { kind: "", state: "off", code: "" }, soundBlocked: false, incoming: null, after: "", call: null };
+const FIRST = { owner: false, stream: "connecting", line: { kind: "", state: "off", code: "" }, soundBlocked: false, ringing: false, incoming: null, after: "", call: null };
 const DEFAULTS = { scope: "", assets: "/static", events: "/desk/events", device: {} };
 
 /** Events: change (snapshot), error {code, detail}, event (one of the stream). */
@@ -115,7 +115,7 @@ export class Desk extends Emitter {
     }, { once: true });
     // What the last owner saw of the line is gone with it; the call stands until the server says otherwise.
     const { call } = this.#snapshot;
-    this.#set({ ...this.#snapshot, owner: true, line: FIRST.line, stream: "connecting", incoming: null, call: call && { ...call, line: "rejoining" } });
+    this.#set({ ...this.#snapshot, owner: true, line: FIRST.line, stream: "connecting", ringing: false, incoming: null, call: call && { ...call, line: "rejoining" } });
     owner.on("change", (part) => {
       const merged = part.call ? { ...this.#snapshot.call, ...part.call } : part.call;
       this.#set({ ...this.#snapshot, ...part, ...(part.call === undefined ? {} : { call: merged }) });

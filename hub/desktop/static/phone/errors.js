@@ -3,7 +3,8 @@
  * reader's language; the code picks one of them.
  *
  * microphone_refused, microphone_missing, insecure_context, token_invalid, token_expired, network, connect_timeout,
- * call_failed, hung_up, busy, no_call, not_ready, rejoin_failed, signed_out, server, owner_lost
+ * call_failed, hung_up, busy, no_call, not_ready, rejoin_failed, signed_out, not_allowed, server,
+ * owner_lost
  */
 export class PhoneError extends Error {
   constructor(code, detail = "") {

@@ -14,7 +14,8 @@ import { EventStream } from "./stream.js";
 
 const JOIN_MS = 15_000;
 const READY_MS = 5000;
-const REGISTER_RETRY_MS = [500, 1000, 2000, 5000];
+const REGISTER_RETRY_MS = [500, 1000, 2000, 5000, 15_000, 30_000];
+const WILL_NOT_HELP = new Set(["insecure_context", "signed_out", "not_allowed"]);
 // First pause: none after a failure. After a clean hang-up the customer has probably gone too, and the server is about
 // to hear of it; asking at once would join a conference that is just ending.
 const REJOIN_MS = { failed: [0, 500, 1000, 2000, 4000, 8000], remote: [700, 1000, 2000, 4000, 8000] };
@@ -45,7 +46,7 @@ export class Owner extends Emitter {
     this.#config = config;
     this.#signal = signal;
     this.#stream = new EventStream(config.events, last.after);
-    this.#ringer = new Ringer(`${config.assets}/phone/sounds/incoming.wav`, (blocked) => this.#change({ soundBlocked: blocked }));
+    this.#ringer = new Ringer(`${config.assets}/phone/sounds/incoming.wav`, (part) => this.#change(part));
     signal.addEventListener("abort", () => this.#stop(), { once: true });
   }
 
@@ -99,6 +100,10 @@ export class Owner extends Emitter {
       if (!window.isSecureContext) throw new PhoneError("insecure_context");
       const grant = await api.token();
       if (this.#signal.aborted) return;
+      if (grant.line.kind === "none") {
+        this.#change({ line: { kind: "none", state: "off", code: grant.line.code ?? "" } });
+        return;
+      }
       this.#change({ line: { kind: grant.line.kind, state: "registering", code: "" } });
       line = openLine(grant, { renew: api.token, assets: this.#config.assets, device: this.#config.device });
       this.#signal.addEventListener("abort", () => line.close(), { once: true });
@@ -112,7 +117,7 @@ export class Owner extends Emitter {
     } catch (error) {
       line?.close();
       this.#change({ line: { kind: "", state: "error", code: error.code ?? "not_ready" } });
-      if (this.#signal.aborted || error.code === "insecure_context" || error.code === "signed_out") return;
+      if (this.#signal.aborted || WILL_NOT_HELP.has(error.code)) return;
       await pause(REGISTER_RETRY_MS[Math.min(attempt, REGISTER_RETRY_MS.length - 1)]);
       this.#register(attempt + 1);
     }
@@ -257,7 +262,6 @@ export class Owner extends Emitter {
   // ---- the server's word
 
   #take(event) {
-    if (event.type === "offer") this.#ringer.ring(`offer ${event.id}`, event.ring === true);
     if (event.type === "call" || event.type === "offer" || event.type === "resync") this.#refresh();
     if (!this.#signal.aborted) this.emit("event", event);
     this.#change({});
@@ -288,6 +292,7 @@ export class Owner extends Emitter {
       return;
     }
     this.#server = answer.call;
+    if (!this.#signal.aborted && !this.#joining) this.#ringer.ring("offers", answer.ringing === true);
     if (this.#server) {
       const { rejoin_params: _, muted, ...shown } = this.#server;
       const idle = !this.#call && !this.#joining && !this.#rejoining;

@@ -12,26 +12,35 @@
  */
 import { Emitter } from "./emitter.js";
 
+/** The microphone, or null where there is none or it is refused. */
+export async function openMicrophone() {
+  try {
+    return await navigator.mediaDevices.getUserMedia({ audio: true });
+  } catch {
+    return null;
+  }
+}
+
 /** Events: state ("connecting" | "connected" | "listening" | "none"). */
 export class PeerSound extends Emitter {
   #send;
   #name = crypto.randomUUID();
   #other = null;
   #peer = null;
-  #stream = null;
   #microphone;
-  #muted = false;
   #closed = false;
   #work = Promise.resolve();
   #element = new Audio();
 
-  /** @param send function that carries one message to the other end */
-  constructor(send, { muted = false } = {}) {
+  /**
+   * @param send function that carries one message to the other end
+   * @param microphone promise of a stream or null; whoever opened it mutes and stops it
+   */
+  constructor(send, microphone = openMicrophone()) {
     super();
     this.#send = send;
-    this.#muted = muted;
+    this.#microphone = microphone;
     this.#element.autoplay = true;
-    this.#microphone = this.#openMicrophone();
   }
 
   /** Call once when the call is up. */
@@ -42,11 +51,6 @@ export class PeerSound extends Emitter {
   /** A message from the other end; they are worked through in the order in which they came. */
   receive(message) {
     this.#work = this.#work.then(() => this.#closed || this.#take(message)).catch(() => this.emit("state", "none"));
-  }
-
-  mute(muted) {
-    this.#muted = muted;
-    for (const track of this.#stream?.getAudioTracks() ?? []) track.enabled = !muted;
   }
 
   /** Bytes of sound that arrived, for tests and for a quality display. */
@@ -62,18 +66,6 @@ export class PeerSound extends Emitter {
     this.#closed = true;
     this.#peer?.close();
     this.#element.srcObject = null;
-    for (const track of this.#stream?.getTracks() ?? []) track.stop();
-  }
-
-  async #openMicrophone() {
-    try {
-      const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
-      if (this.#closed) stream.getTracks().forEach((track) => track.stop());
-      this.#stream = stream;
-      this.mute(this.#muted);
-    } catch {
-      this.#stream = null;
-    }
   }
 
   async #take(message) {
@@ -104,12 +96,12 @@ export class PeerSound extends Emitter {
   }
 
   async #renewPeer() {
-    await this.#microphone;
+    const stream = await this.#microphone;
     this.#peer?.close();
     const peer = new RTCPeerConnection({ iceServers: [] });
     this.#peer = peer;
-    const track = this.#stream?.getAudioTracks()[0];
-    if (track) peer.addTrack(track, this.#stream);
+    const track = stream?.getAudioTracks()[0];
+    if (track) peer.addTrack(track, stream);
     // Only the end that offers needs a place for what it will hear; the other gets it from the offer.
     else if (this.#name > this.#other) peer.addTransceiver("audio", { direction: "recvonly" });
     peer.addEventListener("icecandidate", ({ candidate }) => {

@@ -1,40 +1,51 @@
 /** Rings while any reason to ring is left. A browser that refuses sound before the first click is asked again on it. */
 export class Ringer {
-  #audio;
-  #reasons = new Set();
-  #onBlocked;
+  #audio = new Audio();
+  #reasons = new Map();
+  #say;
+  #waits = false;
 
-  constructor(url, onBlocked) {
-    this.#audio = new Audio();
+  /** @param say called with {ringing, soundBlocked} when either changes */
+  constructor(url, say) {
     this.#audio.preload = "auto";
     this.#audio.loop = true;
     this.#audio.src = url;
-    this.#onBlocked = onBlocked;
+    this.#say = say;
+  }
+
+  get #wanted() {
+    return [...this.#reasons.values()].some(Boolean);
   }
 
   ring(reason, wanted) {
-    if (wanted) this.#reasons.add(reason);
-    else this.#reasons.delete(reason);
-    if (this.#reasons.size > 0) this.#play();
-    else this.quiet();
-  }
-
-  get ringing() {
-    return this.#reasons.size > 0;
+    this.#reasons.set(reason, wanted);
+    if (!this.#wanted) this.quiet();
+    else if (this.#audio.paused) this.#play();
   }
 
   quiet() {
     this.#reasons.clear();
+    if (this.#audio.paused) return;
     this.#audio.pause();
     this.#audio.currentTime = 0;
+    this.#say({ ringing: false });
   }
 
-  #play() {
-    if (!this.#audio.paused) return;
-    this.#audio.play().then(() => this.#onBlocked(false), (error) => {
-      if (error.name !== "NotAllowedError") return; // AbortError: quiet() came while it was starting
-      this.#onBlocked(true);
-      document.addEventListener("pointerdown", () => this.ringing && this.#play(), { once: true });
-    });
+  async #play() {
+    try {
+      await this.#audio.play();
+      this.#say({ ringing: true, soundBlocked: false });
+    } catch (error) {
+      // AbortError: quiet() came while it was starting.
+      if (error.name !== "NotAllowedError" || this.#waits) return;
+      this.#waits = true;
+      this.#say({ soundBlocked: true });
+      const again = () => {
+        this.#waits = false;
+        if (this.#wanted) this.#play();
+        else this.#say({ soundBlocked: false });
+      };
+      document.addEventListener("pointerdown", again, { once: true });
+    }
   }
 }

@@ -1,24 +1,18 @@
 /**
- * The sandbox's line: a WebSocket to the local twin of the outside world, sound by WebRTC where both ends have it.
+ * The sandbox's line: a WebSocket to the local twin of the outside world (hub/sandbox/line.py holds the whole protocol),
+ * sound by WebRTC where both ends have it.
  *
- * One JSON object per message. To the twin:
- *   {type: "connect", params, ref} | {type: "accept" | "reject" | "hangup" | "resume", call}
- *   {type: "mute", call, muted} | {type: "digits", call, digits} | {type: "signal", call, data}
- * From the twin:
- *   {type: "registered"}
- *   {type: "ringing" | "accepted", call, ref?} | {type: "incoming", call, params}
- *   {type: "disconnected", call, reason?} | {type: "mute", call, muted}
- *   {type: "error", call?, ref?, code?, detail?} | {type: "signal", call, data}
- * `ref` names a connect whose call has no id yet. `signal` is carried between the two ends unread. After a lost socket
- * the line registers again and sends `resume` for its call; the twin answers `accepted` or `disconnected`.
- * A socket closed with code 4401 means that the token was refused.
+ * `ref` names a connect whose call has no id yet. `peers` says whom the call is connected with, `signal` is carried
+ * between them unread. After a lost socket the line registers again and sends `resume` for its call; the twin answers
+ * `accepted`, or error 31005 if the call is gone.
  */
 import { Emitter } from "./emitter.js";
 import { PhoneError, withDeadline } from "./errors.js";
-import { PeerSound } from "./peer_sound.js";
+import { openMicrophone, PeerSound } from "./peer_sound.js";
 
 const CONNECT_MS = 10_000;
-const TOKEN_REFUSED = 4401;
+const TOKEN_REFUSED = 4001;
+const NO_SUCH_CALL = 31005;
 const RETRY_FIRST_MS = 200;
 const RETRY_MAX_MS = 5000;
 
@@ -109,14 +103,15 @@ export class SandboxLine extends Emitter {
       return;
     }
     if (message.type === "incoming") {
-      const call = new SandboxCall(this, { id: message.call, direction: "in", params: message.params ?? {} });
+      const params = { From: message.from, To: message.to, ...message.params };
+      const call = new SandboxCall(this, { id: message.call, direction: "in", params });
       if (this.busy) call.reject();
       else this.emit("incoming", this.#take(call));
       return;
     }
     const call = [...this.#calls].find((one) => one.is(message));
     if (call) call.receive(message);
-    else if (message.type === "error") this.emit("error", { code: message.code ?? "server", detail: message.detail ?? "" });
+    else if (message.type === "error" && message.call === undefined) this.emit("error", { code: "call_failed", detail: "" });
   }
 
   #take(call) {
@@ -128,11 +123,12 @@ export class SandboxLine extends Emitter {
 
 class SandboxCall extends Emitter {
   #line;
-  #sound = null;
   #open = false;
   #over = false;
   #muted = false;
   #waiting = [];
+  #microphone = null;
+  #sounds = new Map();
 
   constructor(line, { id = null, ref = null, direction, params }) {
     super();
@@ -151,13 +147,8 @@ class SandboxCall extends Emitter {
     return this.#open && !this.#over;
   }
 
-  /** The sound of this call, for tests and a quality display; null before it is accepted. */
-  get sound() {
-    return this.#sound;
-  }
-
   is(message) {
-    return message.call === this.id || (this.ref !== null && message.ref === this.ref);
+    return this.id === null ? message.ref === this.ref : message.call === this.id;
   }
 
   accept() {
@@ -172,13 +163,13 @@ class SandboxCall extends Emitter {
   mute(muted) {
     if (muted === this.#muted) return;
     this.#muted = muted;
-    this.#sound?.mute(muted);
+    this.#microphone?.then((stream) => this.#silence(stream));
     this.#tell({ type: "mute", muted });
     this.emit("mute", muted);
   }
 
   digits(digits) {
-    if (!/^[0-9*#w]+$/.test(digits)) throw new PhoneError("call_failed", digits);
+    if (!/^[0-9*#w]+$/.test(digits)) throw new PhoneError("call_failed");
     this.#tell({ type: "digits", digits });
   }
 
@@ -209,22 +200,19 @@ class SandboxCall extends Emitter {
       case "accepted":
         this.#accepted();
         break;
-      case "mute":
-        if (message.muted !== this.#muted) {
-          this.#muted = message.muted;
-          this.#sound?.mute(message.muted);
-          this.emit("mute", message.muted);
-        }
+      case "peers":
+        this.#meet(message.peers.map(({ call }) => call));
         break;
       case "signal":
-        this.#sound?.receive(message.data);
+        this.#sound(message.from).receive(message.data);
         break;
       case "error":
-        this.emit("error", { code: message.code ?? "call_failed", detail: message.detail ?? "" });
-        if (!this.#open) this.#end("failed");
+        if (message.code === NO_SUCH_CALL) this.#end(this.#open ? "remote" : "failed");
+        else if (!this.#open) this.#end("failed");
+        else this.emit("error", { code: "call_failed", detail: "" });
         break;
       case "disconnected":
-        this.#end(message.reason === "cancelled" ? "cancelled" : "remote");
+        this.#end(this.direction === "in" && !this.#open ? "cancelled" : "remote");
         break;
     }
   }
@@ -235,11 +223,35 @@ class SandboxCall extends Emitter {
       return;
     }
     this.#open = true;
-    this.#sound = new PeerSound((data) => this.#tell({ type: "signal", data }), { muted: this.#muted });
-    // No sound is worth a sign, never the call: the twin's far end may be a test, or a page without a microphone.
-    this.#sound.on("state", (state) => this.emit("quality", { level: state === "none" ? "poor" : "good", name: `sound_${state}` }));
-    this.#sound.start();
     this.emit("accepted");
+  }
+
+  #silence(stream) {
+    for (const track of stream?.getAudioTracks() ?? []) track.enabled = !this.#muted;
+  }
+
+  /** One connection of sound to each of those that the call is connected with; no sound never ends the call. */
+  #meet(peers) {
+    for (const [peer, sound] of this.#sounds) {
+      if (peers.includes(peer)) continue;
+      sound.close();
+      this.#sounds.delete(peer);
+    }
+    for (const peer of peers) if (!this.#sounds.has(peer)) this.#sound(peer).start();
+  }
+
+  #sound(peer) {
+    const known = this.#sounds.get(peer);
+    if (known) return known;
+    this.#microphone ??= openMicrophone().then((stream) => {
+      if (this.#over) stream?.getTracks().forEach((track) => track.stop());
+      this.#silence(stream);
+      return stream;
+    });
+    const sound = new PeerSound((data) => this.#tell({ type: "signal", data, to: peer }), this.#microphone);
+    sound.on("state", (state) => this.emit("quality", { level: state === "none" ? "poor" : "good", name: `sound_${state}` }));
+    this.#sounds.set(peer, sound);
+    return sound;
   }
 
   #tell(message) {
@@ -250,7 +262,8 @@ class SandboxCall extends Emitter {
   #end(reason) {
     if (this.#over) return;
     this.#over = true;
-    this.#sound?.close();
+    for (const sound of this.#sounds.values()) sound.close();
+    this.#microphone?.then((stream) => stream?.getTracks().forEach((track) => track.stop()));
     this.emit("disconnected", { reason });
   }
 }
