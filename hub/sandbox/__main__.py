@@ -11,10 +11,10 @@ from hub.sandbox.config import BadConfig, config_from_file
 from hub.sandbox.twin import serve
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m hub.sandbox", description=__doc__)
     parser.add_argument("--config", required=True, type=Path, help="JSON file, see docs/sandbox.md")
-    arguments = parser.parse_args()
+    arguments = parser.parse_args(argv)
     try:
         asyncio.run(serve(config_from_file(arguments.config)))
     except BadConfig as exc:

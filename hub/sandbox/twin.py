@@ -10,6 +10,7 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import aiohttp
 from aiohttp import web
@@ -20,12 +21,16 @@ from hub.sandbox.clock import Clock
 from hub.sandbox.conferences import Rooms
 from hub.sandbox.config import SandboxConfig
 from hub.sandbox.dialing import dial_verb
+from hub.sandbox.imap import ImapServer
 from hub.sandbox.line import Lines
 from hub.sandbox.machine import Exchange
+from hub.sandbox.mailstore import MailStore
 from hub.sandbox.messages import Texts
 from hub.sandbox.outside import Outside, guard
+from hub.sandbox.outside_mail import OutsideMail
 from hub.sandbox.placing import dial_in
 from hub.sandbox.queues import Queues
+from hub.sandbox.smtp import PostOffice, SmtpServer
 from hub.sandbox.state import TwinFault
 from hub.sandbox.verbs import VERBS
 from hub.sandbox.world import World
@@ -63,6 +68,11 @@ class Sandbox:
         self.texts = Texts(self.world)
         self.lines = Lines(self.exchange)
         self.outside = Outside(self.exchange, self.texts, self.lines)
+        self.store = MailStore(config.data / "mail", clock)
+        self.imap = ImapServer(config.mailbox, config.data / "imap")
+        self.office = PostOffice(self.world, self.store, self.imap)
+        self.smtp = SmtpServer(self.office, config.mailbox.user, config.mailbox.password)
+        self.outside_mail = OutsideMail(self.world, self.office, self.store)
         self.base_url = ""
         self.smtp_url = ""
         self.imap_url = ""
@@ -76,6 +86,7 @@ class Sandbox:
         app.add_routes(rest_messages.routes(self.exchange, self.texts))
         app.add_routes(rest_account.routes(self.exchange))
         app.add_routes(self.outside.routes())
+        app.add_routes(self.outside_mail.routes())
         app.add_routes([web.get("/line", self.lines.handle), web.get("/healthz", self._health)])
         return app
 
@@ -92,8 +103,14 @@ class Sandbox:
         port = self._runner.addresses[0][1]
         self.base_url = f"http://{config.host}:{port}"
         self.world.base_url = self.base_url
+        self.store.load()
+        smtp = await self.smtp.start(config.host, config.smtp_port)
+        imap = await self.imap.start(config.host, config.imap_port)
+        login = f"{quote(config.mailbox.user, safe='')}:{quote(config.mailbox.password, safe='')}"
+        self.smtp_url = f"smtp://{login}@{config.host}:{smtp}"
+        self.imap_url = f"imap://{login}@{config.host}:{imap}"
         if config.ports_file:
-            self._write_ports({"http": port})
+            self._write_ports({"http": port, "smtp": smtp, "imap": imap})
 
     def _write_ports(self, ports: dict[str, int]) -> None:
         path = Path(self.config.ports_file)
@@ -102,6 +119,8 @@ class Sandbox:
         os.replace(part, path)
 
     async def stop(self) -> None:
+        await self.smtp.stop()
+        await self.imap.stop()
         await self.exchange.legs.close()
         await self.texts.close()
         await self.world.callbacks.close()
