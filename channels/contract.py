@@ -20,6 +20,18 @@ class RawRequest:
     headers: Mapping[str, str]
     body: bytes
     received_at: datetime
+    remote: str = ""  # the sender's address as the web layer saw it; only web forms use it
+
+
+@dataclass(frozen=True, slots=True)
+class AccountConfig:
+    """What a channel account's row says, secrets unsealed: all that `channels.registry.build` needs."""
+
+    kind: str
+    address: str  # E.164, mailbox address or form key
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    public_url: str = ""  # origin of the hub as the provider sees it
 
 
 # --- values in -------------------------------------------------------------------------------------------------------
@@ -67,6 +79,20 @@ class RoomEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordingReady:
+    """A recording's state: `status` is in-progress, completed, absent or failed; `url` needs the account's login."""
+
+    recording_id: str
+    call_id: str
+    room_id: str
+    status: str
+    url: str
+    duration_s: int | None
+    event_key: str
+    raw: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
 class MessageArrived:
     """A text message to one of our numbers."""
 
@@ -87,7 +113,9 @@ class DeliveryReport:
     external_id: str
     status: str
     error_code: str
-    error_class: str  # recipient_invalid, recipient_opted_out, content_rejected, unavailable, throttled, misconfigured, or empty
+    error_class: (
+        str  # recipient_invalid, recipient_opted_out, content_rejected, unavailable, throttled, misconfigured, or empty
+    )
     our_key: str  # the attempt key we put into the callback URL, or empty
     event_key: str
     raw: Mapping[str, str]
@@ -121,9 +149,21 @@ class MailArrived:
     text: str
     html: str
     files: Sequence[MailFile]
-    automatic: str  # why nobody may be answered automatically: auto-submitted, list, bounce, null-sender, own …; empty = a person wrote
+    # Why nobody may be answered automatically: auto-submitted, list, bounce, null-sender, own …; empty = a person wrote.
+    automatic: str
     headers: Mapping[str, str]
     raw: bytes
+    new_text: str = ""  # `text` without what they quoted; `text` itself is always whole
+
+
+@dataclass(frozen=True, slots=True)
+class MailUnreadable:
+    """A mail that could not be looked into: keep `raw` in quarantine and let a person see it."""
+
+    event_key: str
+    reason: str  # a sentence
+    size: int  # bytes on the server
+    raw: bytes  # whole, or the first 64 KiB when it was too large to fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +177,17 @@ class FormArrived:
     files: Sequence[MailFile] = ()
 
 
-Arrival = CallArrived | CallProgress | RoomEvent | MessageArrived | DeliveryReport | MailArrived | FormArrived
+Arrival = (
+    CallArrived
+    | CallProgress
+    | RoomEvent
+    | RecordingReady
+    | MessageArrived
+    | DeliveryReport
+    | MailArrived
+    | MailUnreadable
+    | FormArrived
+)
 
 
 # --- values out ------------------------------------------------------------------------------------------------------
@@ -187,6 +237,7 @@ class OutboundCall:
     status_url: str
     room_status_url: str
     timeout_s: int = 30
+    end_on_exit: bool = True  # the room ends when they leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +249,7 @@ class SendReceipt:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
-# --- protocols ---------------------------------------------------------------------------------------------------------
+# --- protocols -------------------------------------------------------------------------------------------------------
 
 
 class Channel(Protocol):
@@ -264,5 +315,9 @@ class Polls(Channel, Protocol):
     """Fetches what came in."""
 
     def poll(self, cursor: Mapping[str, Any]) -> AsyncIterator[tuple[Arrival, Mapping[str, Any]]]:
-        """Values newer than `cursor`, each with the cursor to store in the same transaction."""
+        """Values newer than `cursor`, each with the cursor to store in the same transaction; never ends by itself.
+
+        Asking for the next value confirms the one before: commit inside the loop body. Raises a ChannelError when
+        the connection is lost; the caller waits and polls again from its stored cursor.
+        """
         ...

@@ -48,5 +48,12 @@ class ContentRejected(ChannelError):
     """The provider refuses this content."""
 
 
+class Gone(ChannelError):
+    """This call or room is already over."""
+
+
 class AnswerUnreadable(ChannelError):
-    """The provider said something we do not understand."""
+    """The provider said something we do not understand.
+
+    `code` says why: too_large (answer 413), unknown_status (genuine, answer 200 and count it), or anything else (400).
+    """

@@ -1,4 +1,4 @@
-"""Call-flow steps as plain values. routing/flows.py yields them, channels/twiml.py alone renders them for the provider."""
+"""Call-flow steps as plain values: routing/flows.py yields them, channels/twiml.py alone renders them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Gather:
-    """Ask for keys or speech; the answer goes to `action`. `prompts` play meanwhile; without an answer the next step follows."""
+    """Ask for keys or speech: the answer goes to `action`, `prompts` play meanwhile; no answer: the next step follows."""
 
     action: str
     prompts: Sequence[Say | Play | Pause] = ()
@@ -45,7 +45,7 @@ class Gather:
 
 @dataclass(frozen=True, slots=True)
 class Enqueue:
-    """Put the caller into the provider's queue `name`; `wait_url` is asked for what they hear, `action` when they leave it."""
+    """Put the caller into the provider's queue `name`: `wait_url` says what they hear, `action` what follows."""
 
     name: str
     wait_url: str

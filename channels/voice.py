@@ -1,0 +1,335 @@
+"""Calls through Twilio: what its webhooks say about calls and rooms, and the commands that place, move and end them.
+
+Sources (Twilio docs, read 2026-11): "TwiML voice request parameters", "Call resource: statusCallback", "Conference
+participant resource", "Conference: statusCallback". Rendering of call-flow steps is in channels/twiml.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from channels.contract import (
+    AccountConfig,
+    Arrival,
+    CallArrived,
+    CallProgress,
+    OutboundCall,
+    RawRequest,
+    RecordingReady,
+    RoomEvent,
+    SendReceipt,
+)
+from channels.errors import AnswerUnreadable, Gone, Misconfigured, RecipientInvalid
+from channels.twilio_api import (
+    OWN_NAME,
+    TwilioApi,
+    TwilioSettings,
+    instant,
+    is_signed,
+    needed,
+    phone_token,
+    read_form,
+    settings_from,
+    whole,
+)
+
+# Twilio's word -> ours and its rank. Ranks only rise; all ends share one, so the first end stands.
+STATUSES: dict[str, tuple[str, int]] = {
+    "queued": ("initiated", 1),
+    "initiated": ("initiated", 1),
+    "ringing": ("ringing", 2),
+    "in-progress": ("answered", 3),
+    "answered": ("answered", 3),
+    "completed": ("completed", 4),
+    "busy": ("busy", 4),
+    "no-answer": ("no-answer", 4),
+    "failed": ("failed", 4),
+    "canceled": ("canceled", 4),
+}
+ENDS = frozenset(word for word, (_, rank) in STATUSES.items() if rank == 4)
+ROOM_EVENTS = {
+    "conference-start": "start",
+    "conference-end": "end",
+    "participant-join": "join",
+    "participant-leave": "leave",
+    "participant-hold": "hold",
+    "participant-unhold": "unhold",
+    "participant-mute": "mute",
+    "participant-unmute": "unmute",
+}
+# Of no consequence to us, but genuine: not asked for, and sent all the same when an account is set so.
+ROOM_NOISE = frozenset(
+    {
+        "participant-modify",
+        "participant-speech-start",
+        "participant-speech-stop",
+        "announcement-end",
+        "announcement-fail",
+    }
+)
+CALL_EVENTS = ("initiated", "ringing", "answered", "completed")
+ROOM_SUBSCRIPTIONS = ("start", "end", "join", "leave", "mute", "hold")
+PLAYABLE = re.compile(r"https?://[\x21-\x7e]{1,2000}")
+PARTY = re.compile(r"\+[1-9][0-9]{6,14}|client:[A-Za-z0-9_.-]{1,120}")
+ROOM_SID = re.compile(r"CF[0-9a-f]{32}")
+CALL_SID = re.compile(r"CA[0-9a-f]{32}")
+
+
+class VoiceChannel:
+    """Calls of one Twilio account. Receives and PlacesCalls."""
+
+    kind = "voice"
+
+    def __init__(self, settings: TwilioSettings, *, api: TwilioApi | None = None) -> None:
+        self.settings = settings
+        self._api = api or TwilioApi(settings)
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """Values that must never be logged."""
+        return self.settings.secrets
+
+    async def close(self) -> None:
+        """Close the connections to Twilio."""
+        await self._api.close()
+
+    # --- in ---
+
+    def verify(self, request: RawRequest) -> bool:
+        """True when Twilio signed it."""
+        return is_signed(request, self.settings)
+
+    def read(self, request: RawRequest) -> Mapping[str, str]:
+        """The fields of any voice webhook, checked one by one: for the hub's own step URLs. AnswerUnreadable."""
+        return read_form(request)
+
+    def parse(self, request: RawRequest) -> list[Arrival]:
+        """What the webhook says: an arriving call, a leg's progress, a room event or a recording; told by its fields.
+
+        Empty for a genuine event of no consequence. AnswerUnreadable; its code is unknown_status for a new word.
+        """
+        return self.parse_fields(read_form(request))
+
+    def parse_fields(self, fields: Mapping[str, str]) -> list[Arrival]:
+        """`parse` of fields already read."""
+        if fields.get("RecordingSid") and fields.get("RecordingStatus"):
+            return [recording_ready(fields)]
+        if fields.get("StatusCallbackEvent") and fields.get("ConferenceSid"):
+            event = room_event(fields)
+            return [event] if event else []
+        if is_progress(fields):
+            return [call_progress(fields)]
+        return [call_arrived(fields)]
+
+    def phone_token(self, identity: str, ttl_s: int = 3600) -> str:
+        """An access token for a browser phone; Misconfigured without an API key or TwiML App."""
+        return phone_token(self.settings, identity, ttl_s=ttl_s)
+
+    # --- out ---
+
+    async def place_call(self, call: OutboundCall) -> SendReceipt:
+        """Dial somebody into the room named `call.room`, which is made if need be. The receipt's id is the call's.
+
+        `detail["room_id"]` is the provider's id of the room. Raises a ChannelError; OutcomeUnknown means it may ring.
+        """
+        if not PARTY.fullmatch(call.to_address):
+            raise RecipientInvalid("This is not a number that can be dialled.", code="not_e164")
+        if not PARTY.fullmatch(call.from_address):
+            raise Misconfigured("Calls must come from one of our own numbers.", code="not_e164")
+        made = await self._api.call(
+            lambda client: client.conferences(call.room).participants.create_async(
+                from_=call.from_address,
+                to=call.to_address,
+                label=call.label,
+                timeout=max(5, min(call.timeout_s, 600)),
+                beep="false",
+                start_conference_on_enter=True,
+                end_conference_on_exit=call.end_on_exit,
+                early_media=True,
+                status_callback=self._absolute(call.status_url),
+                status_callback_method="POST",
+                status_callback_event=list(CALL_EVENTS),
+                conference_status_callback=self._absolute(call.room_status_url),
+                conference_status_callback_method="POST",
+                conference_status_callback_event=list(ROOM_SUBSCRIPTIONS),
+            ),
+            creates=True,
+        )
+        status = STATUSES.get(str(made.status), ("initiated", 1))[0]
+        return SendReceipt(str(made.call_sid), status, {"room_id": str(made.conference_sid or "")})
+
+    async def move_call(self, call_id: str, url: str) -> None:
+        """Have a live call go on with the steps of `url` (absolute, or a path of ours). Gone when it is over."""
+        target = self._absolute(url)
+        await self._api.call(lambda client: client.calls(_call(call_id)).update_async(url=target, method="POST"))
+
+    async def end_call(self, call_id: str) -> None:
+        """Hang a leg up; already gone is success."""
+        try:
+            await self._api.call(lambda client: client.calls(_call(call_id)).update_async(status="completed"))
+        except Gone:
+            return
+
+    async def hold(self, room_id: str, call_id: str, *, on: bool, music_url: str) -> None:
+        """Put one participant on hold (they hear `music_url`, fetched by GET; empty: Twilio's own) or back."""
+        music: dict[str, Any] = (
+            {"hold_url": self._absolute(music_url), "hold_method": "GET"} if on and music_url else {}
+        )
+        room = await self._room(room_id)
+        await self._api.call(
+            lambda client: client.conferences(room).participants(_call(call_id)).update_async(hold=on, **music)
+        )
+
+    async def mute(self, room_id: str, call_id: str, *, on: bool) -> None:
+        """Silence one participant, or let them speak again."""
+        room = await self._room(room_id)
+        await self._api.call(
+            lambda client: client.conferences(room).participants(_call(call_id)).update_async(muted=on)
+        )
+
+    async def announce(self, room_id: str, url: str, *, call_id: str = "") -> None:
+        """Play what `url` says to a whole room, or to one participant only."""
+        room, target = await self._room(room_id), self._absolute(url)
+        if call_id:
+            await self._api.call(
+                lambda client: (
+                    client.conferences(room)
+                    .participants(_call(call_id))
+                    .update_async(announce_url=target, announce_method="POST")
+                )
+            )
+        else:
+            await self._api.call(
+                lambda client: client.conferences(room).update_async(announce_url=target, announce_method="POST")
+            )
+
+    async def end_room(self, room_id: str) -> None:
+        """End a conference for everybody; already over, or never begun, is success."""
+        try:
+            room = await self._room(room_id)
+            await self._api.call(lambda client: client.conferences(room).update_async(status="completed"))
+        except Gone:
+            return
+
+    async def call_status(self, call_id: str) -> tuple[str, int]:
+        """What Twilio says of a leg now, as (our status, rank): heals a callback that never came. Gone if unknown."""
+        found = await self._api.call(lambda client: client.calls(_call(call_id)).fetch_async())
+        return _status(str(found.status))
+
+    async def _room(self, room_id: str) -> str:
+        """The provider's id of a running room, from that id or from our own name of it. Gone when none runs."""
+        if ROOM_SID.fullmatch(room_id):
+            return room_id
+        found = await self._api.call(
+            lambda client: client.conferences.list_async(friendly_name=room_id, limit=20, page_size=20)
+        )
+        for room in found:
+            if str(room.status) != "completed":
+                return str(room.sid)
+        raise Gone("This room is already over.", code="no_room")
+
+    def _absolute(self, url: str) -> str:
+        whole_url = self.settings.public_url + url if url.startswith("/") else url
+        if not PLAYABLE.fullmatch(whole_url):
+            raise Misconfigured("Twilio needs an absolute URL of the hub: set its public URL.", code="no_url")
+        return whole_url
+
+
+def _call(call_id: str) -> str:
+    """The id, for the path of a request: anything else could name another resource."""
+    if not CALL_SID.fullmatch(call_id):
+        raise Gone("There is no such call.", code="not_a_call")
+    return call_id
+
+
+def _status(word: str) -> tuple[str, int]:
+    if word not in STATUSES:
+        raise AnswerUnreadable("Twilio reports a call status that we do not know.", code="unknown_status")
+    return STATUSES[word]
+
+
+def is_progress(fields: Mapping[str, str]) -> bool:
+    """True for a status callback; the request for a call's first or next steps carries none of these marks."""
+    return bool(
+        fields.get("CallbackSource")
+        or fields.get("SequenceNumber")
+        or (fields.get("CallStatus") in ENDS and fields.get("CallDuration") and not fields.get("DialCallStatus"))
+    )
+
+
+def call_arrived(fields: Mapping[str, str]) -> CallArrived:
+    """A call that asks for its first steps; `params` are those of a browser's connect()."""
+    call_id, from_raw = needed(fields, "CallSid"), fields.get("From", "")
+    own = {name: value for name, value in fields.items() if OWN_NAME.fullmatch(name)}
+    return CallArrived(
+        call_id=call_id,
+        from_raw=from_raw,
+        to_raw=fields.get("To", ""),
+        event_key=f"{call_id}:arrived",
+        params=own if from_raw.startswith("client:") else {},
+        raw=fields,
+    )
+
+
+def call_progress(fields: Mapping[str, str]) -> CallProgress:
+    """One status of one leg. Keyed by call and sequence number, or by source and status when no number came."""
+    call_id, word = needed(fields, "CallSid"), needed(fields, "CallStatus")
+    status, rank = _status(word)
+    number = whole(fields, "SequenceNumber")
+    source = fields.get("CallbackSource", "")
+    key = f"{call_id}:{number}" if number is not None else f"{call_id}:{source}:{status}"
+    duration = whole(fields, "CallDuration")
+    return CallProgress(
+        call_id=call_id,
+        status=status,
+        rank=rank,
+        sequence=rank if number is None else number,
+        happened_at=instant(fields),
+        event_key=key,
+        duration_s=duration,
+        raw=fields,
+    )
+
+
+def room_event(fields: Mapping[str, str]) -> RoomEvent | None:
+    """Something in a conference; None for an event of no consequence."""
+    word, room_id = needed(fields, "StatusCallbackEvent"), needed(fields, "ConferenceSid")
+    if word in ROOM_NOISE:
+        return None
+    if word not in ROOM_EVENTS:
+        raise AnswerUnreadable("Twilio reports a room event that we do not know.", code="unknown_status")
+    number, call_id = whole(fields, "SequenceNumber"), fields.get("CallSid", "")
+    key = f"{room_id}:{number}" if number is not None else f"{room_id}:{word}:{call_id}:{fields.get('Timestamp', '')}"
+    return RoomEvent(
+        room=fields.get("FriendlyName", ""),
+        room_id=room_id,
+        call_id=call_id,
+        label=fields.get("ParticipantLabel", ""),
+        kind=ROOM_EVENTS[word],
+        sequence=number or 0,
+        happened_at=instant(fields),
+        event_key=key,
+        raw=fields,
+    )
+
+
+def recording_ready(fields: Mapping[str, str]) -> RecordingReady:
+    """A recording's new state. Its URL wants the account's login: fetch it server-side."""
+    recording_id, status = needed(fields, "RecordingSid"), needed(fields, "RecordingStatus")
+    return RecordingReady(
+        recording_id=recording_id,
+        call_id=fields.get("CallSid", ""),
+        room_id=fields.get("ConferenceSid", ""),
+        status=status,
+        url=fields.get("RecordingUrl", ""),
+        duration_s=whole(fields, "RecordingDuration"),
+        event_key=f"{recording_id}:{status}",
+        raw=fields,
+    )
+
+
+def build(config: AccountConfig) -> VoiceChannel:
+    """The voice channel of an account row. Misconfigured when credentials are missing."""
+    return VoiceChannel(settings_from(config))
