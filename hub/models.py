@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from campaigns import call_lists, campaigns, counts, deliveries, imports  # noqa: F401
 from crm_core import (  # noqa: F401
     accounts,
     audit,
