@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from aiohttp import web
-from twilio.jwt.access_token import AccessToken  # type: ignore[import-untyped]
-from twilio.jwt.access_token.grants import VoiceGrant  # type: ignore[import-untyped]
+from twilio.jwt.access_token import AccessToken
+from twilio.jwt.access_token.grants import VoiceGrant
 
 ROOT = Path(__file__).parents[2]
 PHONE = ROOT / "hub" / "desktop" / "static" / "phone"
@@ -59,6 +59,10 @@ class Rig:
 
     line: dict[str, str] = field(default_factory=lambda: {"kind": "twilio"})
     ttl_s: int = 3600
+    account_sid: str = "AC" + "0" * 32
+    key_sid: str = "SK" + "0" * 32
+    key_secret: str = SECRET
+    application_sid: str = "AP" + "0" * 32
     url: str = ""
     call: dict[str, Any] | None = None
     ringing: bool = False
@@ -163,8 +167,8 @@ class Rig:
         return web.FileResponse(VENDOR[request.match_info["name"]])
 
     async def _token(self, _request: web.Request) -> web.Response:
-        token = AccessToken("AC" + "0" * 32, "SK" + "0" * 32, SECRET, identity="agent_1", ttl=self.ttl_s)
-        token.add_grant(VoiceGrant(outgoing_application_sid="AP" + "0" * 32, incoming_allow=True))
+        token = AccessToken(self.account_sid, self.key_sid, self.key_secret, identity="agent_1", ttl=self.ttl_s)
+        token.add_grant(VoiceGrant(outgoing_application_sid=self.application_sid, incoming_allow=True))
         grant = {"token": token.to_jwt(), "line": self.line, "identity": "agent_1", "ttl_s": self.ttl_s}
         return web.json_response(grant)
 
