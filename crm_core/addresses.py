@@ -113,3 +113,12 @@ def shown(e164: str) -> str:
         return phonenumbers.format_number(phonenumbers.parse(e164, None), phonenumbers.PhoneNumberFormat.INTERNATIONAL)
     except phonenumbers.NumberParseException:
         return e164
+
+
+@lru_cache(maxsize=10_000)
+def national(e164: str) -> str:
+    """The digits people know by heart: without the country code. The whole number when it cannot be read."""
+    try:
+        return phonenumbers.national_significant_number(phonenumbers.parse(e164, None))
+    except phonenumbers.NumberParseException:
+        return e164.lstrip("+")

@@ -16,7 +16,7 @@ from sqlalchemy import Date, Index, Text, bindparam, delete, update
 from sqlmodel import Field, col, select
 
 from crm_core import events
-from crm_core.addresses import Address, PointKind
+from crm_core.addresses import Address, PointKind, national
 from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid, NotFound
 from crm_core.ids import new_id
@@ -277,9 +277,7 @@ async def reindex(tx: Tx, contact: Contact) -> None:
     terms = words_of(contact.name, organisation or "", *contact.tags)
     for point, _ in await list_points(tx, contact.id):
         if point.kind == PointKind.PHONE:
-            digits = point.value.lstrip("+")
-            # The whole number and its last nine digits, so that national notation finds it too.
-            terms |= {digits, digits[-9:]}
+            terms |= {point.value.lstrip("+"), national(point.value)}
         else:
             terms |= {point.value, *words_of(point.value.split("@")[0])}
     await tx.run(delete(ContactTerm).where(col(ContactTerm.contact_id) == contact.id))

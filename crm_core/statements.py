@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Dialect, Executable, insert
+from sqlalchemy import Column, Dialect, Executable, insert
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine.default import DefaultDialect
@@ -163,7 +163,7 @@ def _make_row_maker(compiled: Any, dialect: Dialect) -> RowMaker:
         if entity is not None:
             mapper: Mapper[Any] = entity.__mapper__  # type: ignore[attr-defined]
             width = len(mapper.column_attrs)
-            names = [columns[i].objects[0].key for i in range(start, start + width)]
+            names = [_column_name(columns[i]) for i in range(start, start + width)]
             parts.append(_entity_maker(entity, names, processors[start : start + width], start))
             start += width
         else:
@@ -174,6 +174,11 @@ def _make_row_maker(compiled: Any, dialect: Dialect) -> RowMaker:
     if len(parts) == 1:
         return parts[0]
     return lambda row: tuple(part(row) for part in parts)
+
+
+def _column_name(entry: Any) -> str:
+    # Where two tables share a name the first object is a label; the column itself is always among them.
+    return next(str(thing.key) for thing in entry.objects if isinstance(thing, Column))
 
 
 def _entities(statement: Any) -> list[type[Table] | None]:

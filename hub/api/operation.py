@@ -1,0 +1,296 @@
+"""How an operation of the JSON API is declared, checked, run and described.
+
+`@operation(...)` states method, path, scope, roles and the shapes of query, body and answer as pydantic models; from the same
+statement come the route, the validation with problem+json errors, and the OpenAPI 3.1 document.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any, Generic, TypeVar, cast
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, ValidationError
+from sqlalchemy import delete, update
+from sqlmodel import Field as Column
+from sqlmodel import col, select
+
+from crm_core.db import Tx
+from crm_core.errors import Conflict, HubError, Invalid
+from crm_core.tables import Table, at, text
+from crm_core.users import Role, User
+from hub.runtime import Runtime
+from hub.web import Route, now_of, runtime_of, user_of
+
+Q = TypeVar("Q", bound=BaseModel)
+B = TypeVar("B", bound=BaseModel)
+
+KEPT_FOR = timedelta(hours=24)
+
+
+class Strict(BaseModel):
+    """Input: nothing that the shape does not name."""
+
+    model_config = ConfigDict(extra="forbid", str_max_length=100_000)
+
+
+class Nothing(Strict):
+    """No query or body."""
+
+
+class Shown(BaseModel):
+    """Output."""
+
+
+class ApiReplay(Table, table=True):
+    """The answer to a POST with an `Idempotency-Key`: a repeat gets it again. `status` 0 = still running."""
+
+    __tablename__ = "api_replays"
+
+    key: str = Column(primary_key=True)  # user, path and the caller's key, hashed
+    request_hash: str = text()
+    status: int = 0
+    answer: str = text()
+    created_at: datetime = at(index=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[Q, B]):
+    """One request, checked."""
+
+    request: web.Request
+    runtime: Runtime
+    user: User
+    now: datetime
+    query: Q
+    body: B
+    path: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation, as declared."""
+
+    method: str
+    path: str
+    summary: str
+    scope: str
+    roles: frozenset[Role]
+    query: type[BaseModel]
+    body: type[BaseModel]
+    answer: type[BaseModel] | None
+    status: int
+    run: Callable[[Any], Awaitable[Any]]
+    tags: list[str] = field(default_factory=list)
+
+    def route(self) -> Route:
+        """The route of this operation."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            return await _answer(self, request)
+
+        return Route(self.method, self.path, handle, roles=self.roles, scope=self.scope)
+
+
+def operation(
+    method: str,
+    path: str,
+    summary: str,
+    *,
+    scope: str,
+    roles: frozenset[Role],
+    query: type[BaseModel] = Nothing,
+    body: type[BaseModel] = Nothing,
+    answer: type[BaseModel] | None,
+    status: int = 200,
+) -> Callable[[Callable[[Any], Awaitable[Any]]], Operation]:
+    """Declare an operation; the function gets a `Call` and returns the answer's model, or None for 204."""
+
+    def declare(run: Callable[[Any], Awaitable[Any]]) -> Operation:
+        tag = path.removeprefix("/api/v1/").split("/")[0]
+        code = status if answer is not None else 204
+        return Operation(method, path, summary, scope, roles, query, body, answer, code, run, [tag])
+
+    return declare
+
+
+async def _answer(op: Operation, request: web.Request) -> web.StreamResponse:
+    raw = await request.read()
+    call: Call[Any, Any] = Call(
+        request=request,
+        runtime=runtime_of(request),
+        user=user_of(request),
+        now=now_of(request),
+        query=_query(op, request),
+        body=_body(op, request, raw),
+        path=dict(request.match_info),
+    )
+    key = request.headers.get("Idempotency-Key", "") if op.method == "POST" else ""
+    if key:
+        return await _once(op, call, key, raw)
+    return _response(op.status, await _run(op, call))
+
+
+async def _run(op: Operation, call: Call[Any, Any]) -> str:
+    result = await op.run(call)
+    return "" if result is None else cast(BaseModel, result).model_dump_json()
+
+
+def _response(status: int, body: str) -> web.Response:
+    if not body:
+        return web.Response(status=204)
+    return web.Response(status=status, body=body.encode(), content_type="application/json")
+
+
+def _query(op: Operation, request: web.Request) -> BaseModel:
+    given = dict(request.query)
+    if len(given) != len(request.query):
+        raise Invalid("A query parameter is given twice.")
+    return _checked(op.query, given)
+
+
+def _body(op: Operation, request: web.Request, raw: bytes) -> BaseModel:
+    if op.body is Nothing:
+        return Nothing()
+    if request.content_type != "application/json":
+        raise Invalid("Send the body as application/json.")
+    try:
+        given = json.loads(raw or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise Invalid("The body is not JSON.") from error
+    return _checked(op.body, given)
+
+
+def _checked(shape: type[BaseModel], given: Any) -> BaseModel:
+    try:
+        return shape.model_validate(given)
+    except ValidationError as error:
+        fields = {".".join(str(part) for part in fault["loc"]) or "body": fault["msg"] for fault in error.errors()}
+        raise Invalid("What was sent does not fit.", fields=fields) from error
+
+
+async def _once(op: Operation, call: Call[Any, Any], key: str, raw: bytes) -> web.Response:
+    """Run once per key: the row is claimed before, so of two at the same time one is told to wait."""
+    if len(key) > 200:
+        raise Invalid("An Idempotency-Key has at most 200 characters.")
+    digest = hashlib.sha256(f"{call.user.id}\n{call.request.path}\n{key}".encode()).hexdigest()
+    asked = hashlib.sha256(raw).hexdigest()
+    row = ApiReplay(key=digest, request_hash=asked, created_at=call.now)
+
+    async def claim(tx: Tx) -> ApiReplay | None:
+        await tx.run(delete(ApiReplay).where(col(ApiReplay.created_at) < call.now - KEPT_FOR))
+        if await tx.add_new(row, unique=["key"]):
+            return None
+        known: ApiReplay | None = await tx.one(select(ApiReplay).where(ApiReplay.key == digest))
+        return known
+
+    known = await call.runtime.db.write(claim)
+    if known is not None:
+        if known.request_hash != asked:
+            raise Invalid("This Idempotency-Key was used for another request.")
+        if known.status == 0:
+            raise Conflict("The first request with this Idempotency-Key is still running.")
+        return _response(known.status, known.answer)
+    mine = col(ApiReplay.key) == digest
+    try:
+        body = await _run(op, call)
+    except HubError:
+        # It did not happen: the same key may try again.
+        await call.runtime.db.write(lambda tx: tx.run(delete(ApiReplay).where(mine)))
+        raise
+    done = update(ApiReplay).where(mine).values(status=op.status, answer=body)
+    await call.runtime.db.write(lambda tx: tx.run(done))
+    return _response(op.status, body)
+
+
+def openapi(operations: list[Operation], *, server: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document of these operations."""
+    schemas: dict[str, Any] = {"Problem": _PROBLEM}
+    paths: dict[str, Any] = {}
+    for op in operations:
+        described: dict[str, Any] = {
+            "summary": op.summary,
+            "description": (op.run.__doc__ or "").strip(),
+            "operationId": op.run.__name__,
+            "tags": op.tags,
+            "security": [{"token": [op.scope]}],
+            "parameters": [*_path_parameters(op), *_query_parameters(op)],
+            "responses": _responses(op, schemas),
+        }
+        if op.method == "POST":
+            described["parameters"].append(
+                {
+                    "name": "Idempotency-Key",
+                    "in": "header",
+                    "required": False,
+                    "schema": {"type": "string", "maxLength": 200, "pattern": "^[ -~]+$"},
+                }
+            )
+        if op.body is not Nothing:
+            content = {"application/json": {"schema": _schema(op.body, schemas)}}
+            described["requestBody"] = {"required": True, "content": content}
+        paths.setdefault(op.path, {})[op.method.lower()] = described
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "Hub API", "version": "1", "description": "Everything the desktop can do, by the same functions."},
+        "servers": [{"url": server}],
+        "paths": paths,
+        "components": {
+            "schemas": schemas,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "An API token of an administrator's page."}},
+        },
+    }  # fmt: skip
+
+
+_PROBLEM = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "fields": {"type": "object", "additionalProperties": {"type": "string"}},
+        "rule": {"type": "string"},
+    },
+}
+_PROBLEMS = {"401": "No valid token", "403": "Not allowed", "404": "No such record", "409": "Conflict, or refused by a rule",
+             "422": "Does not fit", "503": "Data out of reach"}  # fmt: skip
+
+
+def _responses(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if op.answer is None:
+        told["204"] = {"description": "Done"}
+    else:
+        schema = _schema(op.answer, schemas, mode="serialization")
+        told[str(op.status)] = {"description": "Answer", "content": {"application/json": {"schema": schema}}}
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for status, words in _PROBLEMS.items():
+        told[status] = {"description": words, "content": content}
+    return told
+
+
+def _schema(shape: type[BaseModel], schemas: dict[str, Any], *, mode: Any = "validation") -> dict[str, Any]:
+    described = shape.model_json_schema(ref_template="#/components/schemas/{model}", mode=mode)
+    schemas.update(described.pop("$defs", {}))
+    schemas[shape.__name__] = described
+    return {"$ref": f"#/components/schemas/{shape.__name__}"}
+
+
+def _path_parameters(op: Operation) -> list[dict[str, Any]]:
+    names = [part[1:-1] for part in op.path.split("/") if part.startswith("{")]
+    return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
+
+
+def _query_parameters(op: Operation) -> list[dict[str, Any]]:
+    described = op.query.model_json_schema()
+    required = described.get("required", [])
+    return [
+        {"name": name, "in": "query", "required": name in required, "schema": schema}
+        for name, schema in described.get("properties", {}).items()
+    ]
