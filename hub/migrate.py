@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 
 from hub.database_probe import DatabaseUnusable, probe_database
@@ -18,7 +17,19 @@ async def run_migrate(settings: Settings) -> int:
         return 1
     from hub.migrations import migrate
 
-    done = migrate(settings.database_url)
-    if inspect.isawaitable(done):
-        await done
+    migrate(settings.database_url)
+    if settings.sandbox:
+        await _make_demo(settings)
     return 0
+
+
+async def _make_demo(settings: Settings) -> None:
+    from crm_core.clock import SystemClock
+    from crm_core.db import open_database
+    from hub.demo import seed_demo
+
+    db = await open_database(settings.database_url)
+    try:
+        await seed_demo(db, settings, now=SystemClock().now())
+    finally:
+        await db.close()
