@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Index, bindparam, update
 from sqlalchemy import text as sql_text
-from sqlmodel import col, select
+from sqlmodel import col, func, or_, select
 
 from crm_core.db import Tx
 from crm_core.ids import new_id
@@ -27,6 +27,9 @@ class ReceiptState(StrEnum):
     FAILED = "failed"  # its effects failed; swept again
     QUARANTINED = "quarantined"  # five tries: a person looks at it
     DISCARDED = "discarded"  # with a reason
+
+
+OPEN = (ReceiptState.NEW, ReceiptState.FAILED)
 
 
 class WebhookReceipt(Table, table=True):
@@ -62,14 +65,15 @@ async def store(
     event_key: str,
     kind: str,
     url: str,
-    headers: dict[str, str],
+    headers: dict[str, Any],
     body: bytes,
     now: datetime,
 ) -> WebhookReceipt | None:
     """Store one receipt; None when this delivery was here before."""
     receipt = WebhookReceipt(
-        id=new_id(now), provider=provider, event_key=event_key, kind=kind, url=url, headers=headers, body=body, received_at=now
-    )
+        id=new_id(now), provider=provider, event_key=event_key, kind=kind, url=url, headers=headers, body=body,
+        received_at=now,
+    )  # fmt: skip
     return receipt if await tx.add_new(receipt, unique=["provider", "event_key"]) else None
 
 
@@ -85,6 +89,11 @@ _DONE = fixed(
 )
 
 
+async def get(tx: Tx, receipt_id: str) -> WebhookReceipt | None:
+    """The receipt with this id."""
+    return await tx.one(select(WebhookReceipt).where(WebhookReceipt.id == receipt_id))
+
+
 async def find(tx: Tx, provider: str, event_key: str) -> WebhookReceipt | None:
     """The receipt of this delivery."""
     found: WebhookReceipt | None = await tx.one(_BY_KEY, provider=provider, event_key=event_key)
@@ -94,6 +103,21 @@ async def find(tx: Tx, provider: str, event_key: str) -> WebhookReceipt | None:
 async def close(tx: Tx, receipt_id: str, *, now: datetime, answer: str | None = None) -> None:
     """Its effects are committed with this transaction."""
     await tx.run(_DONE, receipt_id=receipt_id, reply=answer, now=now)
+
+
+_LOCK = fixed(select(WebhookReceipt).where(WebhookReceipt.id == bindparam("receipt_id")).with_for_update())
+
+
+async def lock_unfinished(tx: Tx, receipt_id: str) -> WebhookReceipt | None:
+    """The receipt, held against everybody else until the commit; None when its effects are not owed (any more)."""
+    found: WebhookReceipt | None = await tx.one(_LOCK, receipt_id=receipt_id)
+    return found if found is not None and found.state in OPEN else None
+
+
+async def discard(tx: Tx, receipt_id: str, *, reason: str, now: datetime, answer: str | None = None) -> None:
+    """Nothing is to be made of it, and why: unknown number, unreadable, spam. It stays to be looked at."""
+    guard = update(WebhookReceipt).where(col(WebhookReceipt.id) == receipt_id)
+    await tx.run(guard.values(state=ReceiptState.DISCARDED, error=reason[:1000], answer=answer, done_at=now))
 
 
 async def fail(tx: Tx, receipt_id: str, *, error: str, now: datetime) -> None:
@@ -109,6 +133,15 @@ async def fail(tx: Tx, receipt_id: str, *, error: str, now: datetime) -> None:
 
 async def list_unfinished(tx: Tx, *, now: datetime, limit: int = 50) -> list[WebhookReceipt]:
     """Receipts whose effects are still owed, oldest first."""
-    waiting = col(WebhookReceipt.state).in_([ReceiptState.NEW, ReceiptState.FAILED])
-    statement = select(WebhookReceipt).where(waiting, col(WebhookReceipt.received_at) < now - SWEEP_AFTER)
-    return await tx.all(statement.order_by(col(WebhookReceipt.received_at)).limit(limit).with_for_update(skip_locked=True))
+    waiting = col(WebhookReceipt.state).in_(OPEN)
+    # A failed one rests after each try, so that five tries are not over within seconds of a short outage.
+    rested = or_(col(WebhookReceipt.done_at).is_(None), col(WebhookReceipt.done_at) < now - SWEEP_AFTER)
+    statement = select(WebhookReceipt).where(waiting, rested, col(WebhookReceipt.received_at) < now - SWEEP_AFTER)
+    return await tx.all(statement.order_by(col(WebhookReceipt.received_at), col(WebhookReceipt.id)).limit(limit))
+
+
+async def count_states(tx: Tx) -> dict[str, int]:
+    """How many receipts are owed or quarantined, by state: read each minute."""
+    watched = [ReceiptState.NEW, ReceiptState.FAILED, ReceiptState.QUARANTINED]
+    statement = select(WebhookReceipt.state, func.count()).where(col(WebhookReceipt.state).in_(watched))
+    return {str(state): number for state, number in await tx.all(statement.group_by(col(WebhookReceipt.state)))}

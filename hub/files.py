@@ -1,0 +1,185 @@
+"""The object store: attachments, recordings, raw mails, imports and exports, under random names, served only by the hub.
+
+`file:///…` (written beside, flushed to disk, renamed into place) or `s3://bucket/prefix` and what else obstore reads. Bytes
+are kept before any row names them, so a row never names what is not there; bytes without a row are harmless.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import secrets
+from collections.abc import AsyncIterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import unquote, urlsplit
+
+from crm_core.errors import HubError, NotFound
+
+CALL_S = 30.0
+CHUNK = 256 * 1024
+FOLDER = re.compile(r"[a-z][a-z0-9_-]{0,30}")
+KEY = re.compile(r"[a-z][a-z0-9_-]{0,30}/[0-9]{4}/[0-9]{2}/[0-9]{2}/[A-Za-z0-9_-]{43}")
+
+
+class FileMissing(NotFound):
+    """This file is not in the store."""
+
+
+class FilesUnavailable(HubError):
+    """The file store does not answer."""
+
+
+class _Store(Protocol):
+    async def write(self, key: str, content: bytes) -> None: ...
+
+    async def read(self, key: str) -> bytes: ...
+
+    def chunks(self, key: str) -> AsyncIterator[bytes]: ...
+
+    async def remove(self, key: str) -> None: ...
+
+
+class Files:
+    """See the module. Made from HUB_FILES_URL; touches nothing before it is used."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._store: _Store = _Folder(Path(unquote(parts.path))) if parts.scheme == "file" else _Objects(url)
+
+    async def put(self, content: bytes, *, folder: str, now: datetime) -> str:
+        """Keep the bytes for good; their key, `folder/year/month/day/random`. FilesUnavailable when they are not kept."""
+        if not FOLDER.fullmatch(folder):
+            raise ValueError(f"not a folder: {folder!r}")
+        key = f"{folder}/{now:%Y/%m/%d}/{secrets.token_urlsafe(32)}"
+        await self._store.write(key, content)
+        return key
+
+    async def get(self, key: str) -> bytes:
+        """The bytes; FileMissing, FilesUnavailable."""
+        return await self._store.read(_checked(key))
+
+    async def stream(self, key: str) -> AsyncIterator[bytes]:
+        """The bytes in pieces; FileMissing before the first, FilesUnavailable."""
+        async for chunk in self._store.chunks(_checked(key)):
+            yield chunk
+
+    async def delete(self, key: str) -> None:
+        """Remove it; not there is success."""
+        await self._store.remove(_checked(key))
+
+
+def _checked(key: str) -> str:
+    if not KEY.fullmatch(key):
+        raise FileMissing
+    return key
+
+
+class _Folder:
+    """Files in a folder of this machine."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    async def write(self, key: str, content: bytes) -> None:
+        try:
+            await asyncio.to_thread(self._write, self._root / key, content)
+        except OSError as error:
+            raise FilesUnavailable(f"The file store cannot be written: {error.strerror}.") from error
+
+    def _write(self, path: Path, content: bytes) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = path.with_name(f".{path.name}.part")
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as handle:
+                handle.write(content)
+                handle.flush()
+                os.fsync(handle.fileno())
+            fresh.rename(path)
+        except OSError:
+            fresh.unlink(missing_ok=True)
+            raise
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    async def read(self, key: str) -> bytes:
+        try:
+            return await asyncio.to_thread((self._root / key).read_bytes)
+        except FileNotFoundError as error:
+            raise FileMissing from error
+        except OSError as error:
+            raise FilesUnavailable(f"The file store cannot be read: {error.strerror}.") from error
+
+    async def chunks(self, key: str) -> AsyncIterator[bytes]:
+        try:
+            handle = await asyncio.to_thread((self._root / key).open, "rb")
+        except FileNotFoundError as error:
+            raise FileMissing from error
+        except OSError as error:
+            raise FilesUnavailable(f"The file store cannot be read: {error.strerror}.") from error
+        try:
+            while chunk := await asyncio.to_thread(handle.read, CHUNK):
+                yield chunk
+        finally:
+            handle.close()
+
+    async def remove(self, key: str) -> None:
+        await asyncio.to_thread((self._root / key).unlink, missing_ok=True)
+
+
+class _Objects:
+    """Objects in S3 or another store that obstore knows; credentials from its own usual places."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._opened: Any = None
+
+    @property
+    def _bucket(self) -> Any:
+        if self._opened is None:
+            from obstore.store import from_url
+
+            self._opened = from_url(self._url)
+        return self._opened
+
+    async def write(self, key: str, content: bytes) -> None:
+        import obstore
+
+        await self._call(obstore.put_async(self._bucket, key, content))
+
+    async def read(self, key: str) -> bytes:
+        import obstore
+
+        found = await self._call(obstore.get_async(self._bucket, key))
+        return bytes(await self._call(found.bytes_async()))
+
+    async def chunks(self, key: str) -> AsyncIterator[bytes]:
+        import obstore
+
+        found = await self._call(obstore.get_async(self._bucket, key))
+        async for chunk in found.stream(min_chunk_size=CHUNK):
+            yield bytes(chunk)
+
+    async def remove(self, key: str) -> None:
+        import obstore
+
+        try:
+            await self._call(obstore.delete_async(self._bucket, key))
+        except FileMissing:
+            return
+
+    async def _call(self, asked: Any) -> Any:
+        from obstore.exceptions import BaseError, NotFoundError
+
+        try:
+            return await asyncio.wait_for(asked, CALL_S)
+        except (FileNotFoundError, NotFoundError) as error:
+            raise FileMissing from error
+        except (BaseError, OSError, TimeoutError) as error:
+            raise FilesUnavailable(f"The file store does not answer: {type(error).__name__}.") from error

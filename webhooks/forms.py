@@ -1,0 +1,416 @@
+"""Public web forms: JSON, urlencoded and multipart posts, and the hosted form. Size, rate, shape, signature, then the unit.
+
+Nothing is sent to anybody because of a post here, and no answer repeats what was typed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Protocol
+from urllib.parse import parse_qsl, urlsplit
+
+from aiohttp import web
+from sqlmodel import select
+
+from channels.contract import Arrival, FormArrived, MailFile, RawRequest
+from crm_core.accounts import ChannelAccount, Form
+from crm_core.addresses import find_email, find_phone
+from crm_core.db import DatabaseUnavailable, Tx
+from crm_core.errors import NotFound
+from crm_core.ids import new_id
+from crm_core.interactions import Attachment
+from routing import router
+from webhooks import receipts
+from webhooks.body import Misshapen, TooLarge, TooSlow, read_body, read_multipart
+from webhooks.intake import Answer, Deps, Kind, Post, Unreadable, store_and_run
+
+PROVIDER = "form"
+HONEYPOT = "contact_me_by_fax_only"  # hidden from people; a machine that fills everything in gives itself away
+KEY_FIELD = "_key"  # hosted form: one per rendering, so that a second click is the same post
+KEY_HEADER = "idempotency-key"
+SIGNATURE_HEADER = "x-hub-signature-256"
+READ_HEADER = "x-hub-read"  # multipart: its fields and stored files, so that the effects can be made again
+RAW_HEADER = "x-hub-raw"  # object-store key of a body too large for a row
+BODY_BYTES = 64 * 1024
+UPLOAD_BYTES = 10 * 1024 * 1024
+MAX_FIELDS = 100
+VALUE_CHARS = 10_000
+BUCKET_S = 300
+PER_ADDRESS, PER_FORM, WINDOW_S = 20, 600, 60
+
+
+class Attempts(Protocol):
+    """Counts tries of strangers, shared by all processes where it can."""
+
+    async def allow(self, name: str, *, limit: int, window_s: int, now: datetime) -> int:
+        """0 when this try is within `limit` per window, else the seconds to wait."""
+        ...
+
+
+class FileStore(Protocol):
+    """The object store."""
+
+    async def put(self, content: bytes, *, folder: str, now: datetime) -> str:
+        """Keep the bytes; their key."""
+        ...
+
+
+class FormPage(Protocol):
+    """Shows a hosted form: to be filled in, to be corrected, or thanked for (`done`)."""
+
+    def __call__(
+        self, request: web.Request, form: Form, *, values: Mapping[str, str], errors: Mapping[str, str], key: str,
+        done: bool, sentence: str, status: int,
+    ) -> Awaitable[web.StreamResponse]: ...  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class FormDeps:
+    """What forms need beyond webhooks in general."""
+
+    intake: Deps
+    files: FileStore
+    attempts: Attempts
+    page: FormPage
+    secret_of: Callable[[ChannelAccount], str] = lambda account: ""  # set: posts must be signed with it
+    remote_of: Callable[[web.Request], str] = lambda request: request.remote or ""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A post, read."""
+
+    fields: dict[str, str]
+    files: Sequence[tuple[str, MailFile]]
+    machine: bool  # JSON in, JSON out
+
+
+class Rejected(Exception):
+    """The post is answered with a status and a sentence, and leads to nothing."""
+
+    def __init__(self, status: int, sentence: str, *, fields: Mapping[str, str] | None = None, retry_s: int = 0) -> None:
+        super().__init__(sentence)
+        self.status, self.sentence, self.fields, self.retry_s = status, sentence, fields or {}, retry_s
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_sent(content_type: str, body: bytes) -> Sent:
+    """Fields and files of a post; Rejected with the reason."""
+    kind = content_type.partition(";")[0].strip().lower()
+    if kind == "application/json":
+        return Sent(_json_fields(body), (), machine=True)
+    if kind == "application/x-www-form-urlencoded":
+        try:
+            pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+        except ValueError as error:
+            raise Rejected(400, "The body is not a form in UTF-8.") from error
+        return Sent(_once(pairs), (), machine=False)
+    if kind == "multipart/form-data":
+        try:
+            parts = read_multipart(content_type, body)
+        except Misshapen as error:
+            raise Rejected(400, str(error)) from error
+        return Sent(_once(parts.fields), parts.files, machine=False)
+    raise Rejected(415, "Send application/json, application/x-www-form-urlencoded or multipart/form-data.")
+
+
+def _json_fields(body: bytes) -> dict[str, str]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise Rejected(400, "The body is not JSON.") from error
+    if not isinstance(found, dict) or len(found) > MAX_FIELDS:
+        raise Rejected(400, f"The body must be one JSON object with at most {MAX_FIELDS} fields.")
+    fields: dict[str, str] = {}
+    for name, value in found.items():
+        if isinstance(value, dict | list):
+            raise Rejected(422, "A field must be text, a number or a truth value.", fields={name[:100]: "Must be text."})
+        fields[name] = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return _clean(fields)
+
+
+def _once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
+    # Several values of one name (a group of checkboxes) are one field.
+    fields: dict[str, str] = {}
+    for name, value in pairs:
+        fields[name] = f"{fields[name]}, {value}" if fields.get(name) else value
+    return _clean(fields)
+
+
+def _clean(fields: dict[str, str]) -> dict[str, str]:
+    errors = {name[:100]: f"At most {VALUE_CHARS} characters." for name, v in fields.items() if len(v) > VALUE_CHARS}
+    if errors or any(len(name) > 100 for name in fields):
+        raise Rejected(422, "A field is too long.", fields=errors)
+    # NUL and lone surrogates can be stored by no database.
+    return {
+        name.replace("\x00", ""): value.replace("\x00", "").encode("utf-8", "replace").decode().strip()
+        for name, value in fields.items()
+    }
+
+
+def check_fields(form: Form, fields: Mapping[str, str]) -> dict[str, str]:
+    """A sentence for every field that cannot stay as it is."""
+    errors: dict[str, str] = {}
+    for wanted in form.fields:
+        name, kind, value = wanted.get("name", ""), wanted.get("kind", "text"), fields.get(wanted.get("name", ""), "")
+        if not value:
+            if wanted.get("required"):
+                errors[name] = "Please fill this in."
+        elif kind == "email" and find_email(value) is None:
+            errors[name] = "This is not an e-mail address."
+        elif kind == "phone" and find_phone(value, country=str(wanted.get("country") or "GB")) is None:
+            errors[name] = "This is not a phone number; begin with + and the country code."
+        elif kind == "select" and value not in [str(option) for option in wanted.get("options", [])]:
+            errors[name] = "Please choose one of the list."
+    return errors
+
+
+# --- effects ---------------------------------------------------------------------------------------------------------
+
+
+def slug_of(url: str) -> str:
+    """The form's key in its address."""
+    return urlsplit(url).path.rstrip("/").rpartition("/")[2]
+
+
+def read_stored(request: RawRequest) -> Post:
+    """A stored post taken apart again."""
+    kept = request.headers.get(READ_HEADER)
+    if kept is not None:
+        fields = dict(json.loads(kept)["fields"])
+    else:
+        try:
+            fields = read_sent(request.headers.get("content-type", ""), request.body).fields
+        except Rejected as error:
+            raise Unreadable(error.sentence) from error
+    return Post(request, fields, {})
+
+
+_BY_SLUG = select(Form)
+
+
+async def find_form(tx: Tx, slug: str) -> tuple[Form, ChannelAccount] | None:
+    """An open form and its account."""
+    form = await tx.one(_BY_SLUG.where(Form.slug == slug))
+    if form is None:
+        return None
+    account = await tx.one(select(ChannelAccount).where(ChannelAccount.id == form.account_id))
+    return (form, account) if account is not None and account.enabled else None
+
+
+async def _apply(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now: datetime) -> str:
+    found = await find_form(tx, slug_of(post.request.url))
+    if found is None:
+        raise NotFound("There is no such form.")
+    form, _ = found
+    fields = {name: value for name, value in post.fields.items() if not name.startswith("_") and name != HONEYPOT}
+    key = hashlib.sha256(post.request.url.encode() + post.request.body).hexdigest()
+    event = FormArrived(form.slug, fields, key, post.request.headers.get("x-hub-remote", ""))
+    lead = await router.form_arrived(tx, event, form=form, now=now)
+    kept = post.request.headers.get(READ_HEADER)
+    for name, content_type, size, file_key in json.loads(kept)["files"] if kept and lead.interaction_id else ():
+        await tx.add(
+            Attachment(
+                id=new_id(now), interaction_id=lead.interaction_id, name=name, content_type=content_type, size=size,
+                file_key=file_key,
+            )
+        )  # fmt: skip
+    return json.dumps({"status": "received", "lead": lead.id})
+
+
+def _key(post: Post) -> str:
+    raise Unreadable("A form's key is given by its view.")
+
+
+KIND = Kind(
+    "form", "webform", _key, _apply, content_type="application/json", empty='{"status":"received"}', parsed=False,
+    provider=PROVIDER, read=read_stored,
+)  # fmt: skip
+KINDS = (KIND,)
+
+
+# --- views -----------------------------------------------------------------------------------------------------------
+
+
+def handlers(deps: FormDeps) -> tuple[Callable[[web.Request], Awaitable[web.StreamResponse]], ...]:
+    """The views: machine post, hosted form, hosted post."""
+
+    async def post(request: web.Request) -> web.StreamResponse:
+        try:
+            answer, _ = await _receive(deps, request)
+        except Rejected as error:
+            return told(error)
+        if answer.status != 200:
+            return told(Rejected(answer.status, answer.body, fields=answer.fields))
+        return web.Response(text=answer.body, content_type="application/json")
+
+    async def show(request: web.Request) -> web.StreamResponse:
+        form = await _known(deps, request.match_info["key"])
+        if form is None:
+            raise web.HTTPNotFound(text="There is no such form.")
+        key = new_id(deps.intake.clock.now())
+        return await deps.page(request, form, values={}, errors={}, key=key, done=False, sentence="", status=200)
+
+    async def hosted(request: web.Request) -> web.StreamResponse:
+        form = await _known(deps, request.match_info["key"])
+        if form is None:
+            raise web.HTTPNotFound(text="There is no such form.")
+        values: dict[str, str] = {}
+        try:
+            answer, values = await _receive(deps, request, hosted=values)
+            if answer.status != 200:
+                raise Rejected(answer.status, answer.body, fields=answer.fields)
+        except Rejected as error:
+            key = values.get(KEY_FIELD) or new_id(deps.intake.clock.now())
+            page = await deps.page(
+                request, form, values=values, errors=error.fields, key=key, done=False, sentence=error.sentence,
+                status=error.status,
+            )  # fmt: skip
+            if error.retry_s:
+                page.headers["Retry-After"] = str(error.retry_s)
+            return page
+        return await deps.page(request, form, values={}, errors={}, key="", done=True, sentence="", status=200)
+
+    return post, show, hosted
+
+
+def told(error: Rejected) -> web.Response:
+    """A refusal as problem+json (RFC 9457)."""
+    body: dict[str, Any] = {"title": "The form was not taken", "status": error.status, "detail": error.sentence}
+    if error.fields:
+        body["fields"] = dict(error.fields)
+    response = web.json_response(body, status=error.status, content_type="application/problem+json")
+    if error.retry_s:
+        response.headers["Retry-After"] = str(error.retry_s)
+    if error.status in (408, 413):
+        response.force_close()
+    return response
+
+
+async def _known(deps: FormDeps, slug: str) -> Form | None:
+    async with deps.intake.db.reading() as tx:
+        found = await find_form(tx, slug)
+    return found[0] if found else None
+
+
+async def _receive(
+    deps: FormDeps, request: web.Request, *, hosted: dict[str, str] | None = None
+) -> tuple[Answer, dict[str, str]]:
+    """The whole way of one post. `hosted` is filled with what was typed, for showing the form again."""
+    now = deps.intake.clock.now()
+    slug = request.match_info["key"]
+    remote = deps.remote_of(request)
+    await _within_rate(deps, f"form-from:{remote}", PER_ADDRESS, now)
+    await _within_rate(deps, f"form:{slug[:100]}", PER_FORM, now)
+    content_type = request.headers.get("Content-Type", "")
+    uploads = content_type.lower().startswith("multipart/")
+    try:
+        body = await read_body(request, limit=UPLOAD_BYTES if uploads else BODY_BYTES)
+    except TooLarge as error:
+        limit = f"{UPLOAD_BYTES // 2**20} MiB" if uploads else f"{BODY_BYTES // 1024} KiB"
+        raise Rejected(413, f"The form may not be larger than {limit}.") from error
+    except TooSlow as error:
+        raise Rejected(408, "The form took too long to arrive.") from error
+    except Misshapen as error:
+        raise Rejected(415, str(error)) from error
+    sent = read_sent(content_type, body)
+    if hosted is not None:
+        hosted.update(sent.fields)
+    url = deps.intake.public_url + f"/webhooks/forms/{slug}"
+    headers = {"content-type": content_type, "x-hub-remote": remote}
+    raw = RawRequest(url, "POST", headers, body, now)
+    try:
+        answer = await _store(deps, request, sent, raw, slug, now)
+    except (DatabaseUnavailable, TimeoutError) as error:
+        raise Rejected(503, "The form could not be stored just now; please send it again.", retry_s=10) from error
+    deps.intake.count("webform", answer.outcome)
+    return answer, sent.fields
+
+
+async def _within_rate(deps: FormDeps, name: str, limit: int, now: datetime) -> None:
+    wait_s = await deps.attempts.allow(name, limit=limit, window_s=WINDOW_S, now=now)
+    if wait_s:
+        deps.intake.count("webform", "throttled")
+        raise Rejected(429, "Too many forms from here; please wait a minute.", retry_s=wait_s)
+
+
+async def _store(
+    deps: FormDeps, request: web.Request, sent: Sent, raw: RawRequest, slug: str, now: datetime
+) -> Answer:
+    async with deps.intake.db.reading() as tx:
+        found = await find_form(tx, slug)
+    if found is None:
+        deps.intake.count("webform", "unknown")
+        raise Rejected(404, "There is no such form.")
+    form, account = found
+    secret = deps.secret_of(account)
+    if secret and not _signed(secret, request.headers.get(SIGNATURE_HEADER, ""), raw.body):
+        deps.intake.count("webform", "forged")
+        raise Rejected(403, "The signature is missing or wrong.")
+    digest = hashlib.sha256(raw.url.encode() + b"\n" + raw.body).hexdigest()
+    given = (request.headers.get(KEY_HEADER) or sent.fields.get(KEY_FIELD, ""))[:200]
+    errors = check_fields(form, sent.fields)
+    if errors or sent.fields.get(HONEYPOT):
+        await _discard(deps, raw, f"{slug}:refused:{digest}", "honeypot" if not errors else json.dumps(errors), now)
+        if errors:
+            deps.intake.count("webform", "invalid")
+            raise Rejected(422, "Some fields need another look.", fields=errors)
+        return Answer(200, "spam", KIND.empty)
+    key = f"{slug}:key:{given}" if given else await _bucket(deps, slug, digest, now)
+    extra, raw = await _keep_files(deps, sent, raw, key, now)
+    extra["x-hub-remote"] = raw.headers.get("x-hub-remote", "")
+    post = Post(replace(raw, headers={**raw.headers, **extra}), sent.fields, {})
+    return await store_and_run(deps.intake, KIND, post, key=key, headers=extra)
+
+
+async def _bucket(deps: FormDeps, slug: str, digest: str, now: datetime) -> str:
+    """Without a key of the sender's, the same bytes within five to ten minutes are the same post."""
+    bucket = int(now.timestamp()) // BUCKET_S
+    before = f"{slug}:body:{digest}:{bucket - 1}"
+    async with deps.intake.db.reading() as tx:
+        known = await receipts.find(tx, PROVIDER, before)
+    return before if known is not None else f"{slug}:body:{digest}:{bucket}"
+
+
+async def _keep_files(
+    deps: FormDeps, sent: Sent, raw: RawRequest, key: str, now: datetime
+) -> tuple[dict[str, str], RawRequest]:
+    """Files into the object store before any row names them; a repeat finds its row and stores nothing."""
+    if not raw.headers["content-type"].lower().startswith("multipart/"):
+        return {}, raw
+    async with deps.intake.db.reading() as tx:
+        if await receipts.find(tx, PROVIDER, key) is not None:
+            return {}, raw
+    extra: dict[str, str] = {}
+    if len(raw.body) > BODY_BYTES:
+        extra[RAW_HEADER] = await deps.files.put(raw.body, folder="raw", now=now)
+    files = [
+        (file.name, file.content_type, len(file.content), await deps.files.put(file.content, folder="forms", now=now))
+        for _, file in sent.files
+    ]
+    extra[READ_HEADER] = json.dumps({"fields": sent.fields, "files": files})
+    return extra, replace(raw, body=b"") if RAW_HEADER in extra else raw
+
+
+async def _discard(deps: FormDeps, raw: RawRequest, key: str, reason: str, now: datetime) -> None:
+    async def unit(tx: Tx) -> None:
+        receipt = await receipts.store(
+            tx, provider=PROVIDER, event_key=key, kind=KIND.name, url=raw.url, headers=dict(raw.headers),
+            body=raw.body[:BODY_BYTES], now=now,
+        )  # fmt: skip
+        if receipt is not None:
+            await receipts.discard(tx, receipt.id, reason=reason, now=now)
+
+    await deps.intake.db.write(unit)
+
+
+def _signed(secret: str, given: str, body: bytes) -> bool:
+    ours = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return hmac.compare_digest(ours.encode(), given.encode("utf-8", "replace"))

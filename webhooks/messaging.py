@@ -1,0 +1,41 @@
+"""Endpoints of text messages: those that come in, and what became of those we sent."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from campaigns import deliveries
+from channels.contract import Arrival, DeliveryReport, MessageArrived
+from crm_core.db import Tx
+from crm_core.errors import NotFound
+from routing import router
+from webhooks.intake import Deps, Kind, Post, one
+
+NOTHING = '<?xml version="1.0" encoding="UTF-8"?><Response/>'
+
+
+async def _arrived(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now: datetime) -> None:
+    for event in arrivals:
+        if isinstance(event, MessageArrived):
+            await router.message_arrived(tx, event, now=now)
+
+
+async def _reported(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now: datetime) -> None:
+    for event in arrivals:
+        if not isinstance(event, DeliveryReport):
+            continue
+        known = await router.delivery_reported(tx, event, now=now)
+        if not known and not await deliveries.apply_report(tx, event, now=now):
+            raise NotFound("No message of ours has this id.")
+
+
+ARRIVED = Kind("sms", "sms", lambda post: one(post, "MessageSid"), _arrived, empty=NOTHING)
+# A message passes several states, and the same state with another error code is news.
+REPORTED = Kind(
+    "sms_status",
+    "sms",
+    lambda post: f"{one(post, 'MessageSid')}:{one(post, 'MessageStatus')}:{post.fields.get('ErrorCode', '')[:10]}",
+    _reported,
+    content_type="text/plain",
+)
+KINDS = (ARRIVED, REPORTED)
