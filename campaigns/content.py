@@ -161,10 +161,11 @@ def check(source: Source, *, kind: PointKind, marketing: bool, fields: frozenset
 class Template:
     """One content version, compiled once and rendered for many."""
 
-    __slots__ = ("_body", "_html", "_subject", "source")
+    __slots__ = ("_body", "_html", "_subject", "fields", "source")
 
     def __init__(self, source: Source) -> None:
         self.source = source
+        self.fields = fields_used(source.subject) | fields_used(source.body) | fields_used(source.html)
         self._subject = _compile(source.subject, _PLAIN)
         self._body = _compile(source.body, _PLAIN)
         self._html = _compile(source.html, _HTML)
