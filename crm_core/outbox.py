@@ -105,7 +105,6 @@ _DUE = fixed(
     )
     .order_by(col(OutboxTask.due_at), col(OutboxTask.id))
     .limit(200)
-    .with_for_update(skip_locked=True)
 )
 
 
@@ -113,7 +112,8 @@ async def claim(tx: Tx, *, lane: str, now: datetime, limit: int = 20) -> tuple[l
     """Claim due tasks of a lane for one minute.
 
     Returns (to execute, doubtful): doubtful tasks were claimed by somebody whose lease ran out in the middle of the call;
-    the executor decides by kind whether to repeat (idempotent calls) or to mark `unknown`.
+    the executor decides by kind whether to repeat (idempotent calls) or to mark `unknown`. Rows are not locked while they
+    are looked at: the guarded update decides, and whoever loses it has still seen that the ordering is busy.
     """
     ready: list[OutboxTask] = []
     doubtful: list[OutboxTask] = []

@@ -116,7 +116,9 @@ async def create(
     """A new user. Conflict when the login is taken, Invalid when it is not one word of 2 to 64 characters."""
     login = login.strip().casefold()
     if not LOGIN.fullmatch(login):
-        raise Invalid("A login is 2 to 64 letters, digits, dots, dashes, underscores or @.", fields={"login": "Change the login."})
+        raise Invalid(
+            "A login is 2 to 64 letters, digits, dots, dashes, underscores or @.", fields={"login": "Change the login."}
+        )
     words = sorted({Role(role) for role in roles})
     if not words:
         raise Invalid("A user needs at least one role.", fields={"roles": "Choose a role."})
@@ -126,13 +128,17 @@ async def create(
     )  # fmt: skip
     if not await tx.add_new(user, unique=["login"]):
         raise Conflict(f"The login “{login}” is taken.")
-    await audit.record(tx, actor=actor, action="user.created", subject=f"user:{user.id}", now=now, login=login, roles=user.roles)
+    await audit.record(
+        tx, actor=actor, action="user.created", subject=f"user:{user.id}", now=now, login=login, roles=user.roles
+    )
     return user
 
 
 _GET = fixed(select(User).where(User.id == bindparam("id")))
 _BY_LOGIN = fixed(select(User).where(User.login == bindparam("login")))
-_SESSION = fixed(select(Session, User).join(User, col(User.id) == col(Session.user_id)).where(Session.id == bindparam("id")))
+_SESSION = fixed(
+    select(Session, User).join(User, col(User.id) == col(Session.user_id)).where(Session.id == bindparam("id"))
+)
 _TOKEN = fixed(
     select(ApiToken, User)
     .join(User, col(User.id) == col(ApiToken.user_id))
@@ -169,7 +175,9 @@ async def change(tx: Tx, user: User, *, actor: str, now: datetime, **changes: An
         await tx.run(delete(Session).where(col(Session.user_id) == user.id))
     told = {name: value for name, value in changes.items() if name in {"roles", "team_id", "name", "email", "login"}}
     fields = sorted(changes)
-    await audit.record(tx, actor=actor, action="user.changed", subject=f"user:{user.id}", now=now, fields=fields, **told)
+    await audit.record(
+        tx, actor=actor, action="user.changed", subject=f"user:{user.id}", now=now, fields=fields, **told
+    )
 
 
 async def open_session(
@@ -209,7 +217,14 @@ async def drop_expired_sessions(tx: Tx, *, now: datetime) -> int:
 
 
 async def create_token(
-    tx: Tx, *, user_id: str, name: str, scopes: Iterable[str], actor: str, now: datetime, expires_at: datetime | None = None
+    tx: Tx,
+    *,
+    user_id: str,
+    name: str,
+    scopes: Iterable[str],
+    actor: str,
+    now: datetime,
+    expires_at: datetime | None = None,
 ) -> tuple[ApiToken, str]:
     """A new API token and its secret, which is shown once and never again."""
     secret = "hub_" + new_secret()
@@ -218,7 +233,9 @@ async def create_token(
         created_at=now, expires_at=expires_at,
     )  # fmt: skip
     await tx.add(token)
-    await audit.record(tx, actor=actor, action="token.created", subject=f"token:{token.id}", now=now, scopes=token.scopes)
+    await audit.record(
+        tx, actor=actor, action="token.created", subject=f"token:{token.id}", now=now, scopes=token.scopes
+    )
     return token, secret
 
 
