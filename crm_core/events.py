@@ -89,6 +89,19 @@ async def number_new(tx: Tx) -> list[Event]:
     return fresh
 
 
+_ANY = fixed(select(Event.id).where(col(Event.seq).is_(None)).limit(1))
+
+
+async def any_unnumbered(tx: Tx) -> bool:
+    """True when `number_new` has something to do: a read that keeps the writer free."""
+    return await tx.one(_ANY) is not None
+
+
+async def last_number(tx: Tx) -> int:
+    """The highest number given so far; 0 before the first."""
+    return await tx.one(_LAST) or 0
+
+
 async def list_since(tx: Tx, seq: int, *, limit: int = 1000) -> list[Event]:
     """Numbered events after `seq`, oldest first."""
     return await tx.all(select(Event).where(col(Event.seq) > seq).order_by(col(Event.seq)).limit(limit))

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import Index, bindparam, update
 from sqlalchemy import text as sql_text
-from sqlmodel import col, select
+from sqlmodel import col, or_, select
 
 from crm_core.db import Tx
 from crm_core.ids import new_id
@@ -33,6 +33,10 @@ class OutboxState(StrEnum):
     UNKNOWN = "unknown"
 
 
+_OPEN = sql_text("state IN ('pending','claimed')")
+_ORDERED = sql_text("state IN ('pending','claimed') AND ordering <> ''")
+
+
 class OutboxTask(Table, table=True):
     """One effect to make. Tasks of one `ordering` run one after another, in id order."""
 
@@ -43,9 +47,10 @@ class OutboxTask(Table, table=True):
             "ix_outbox_due",
             "lane",
             "due_at",
-            sqlite_where=sql_text("state IN ('pending','claimed')"),
-            postgresql_where=sql_text("state IN ('pending','claimed')"),
+            sqlite_where=_OPEN,
+            postgresql_where=_OPEN,
         ),
+        Index("ix_outbox_ordering", "ordering", "id", sqlite_where=_ORDERED, postgresql_where=_ORDERED),
     )
 
     id: str = key()
@@ -108,6 +113,32 @@ _DUE = fixed(
 )
 
 
+_BEFORE = fixed(
+    select(OutboxTask.id)
+    .where(
+        OutboxTask.ordering == bindparam("ordering"),
+        OutboxTask.id < bindparam("before"),
+        col(OutboxTask.state).in_([OutboxState.PENDING, OutboxState.CLAIMED]),
+    )
+    .limit(1)
+)
+_ANY = fixed(
+    select(OutboxTask.id)
+    .where(
+        OutboxTask.lane == bindparam("lane"),
+        col(OutboxTask.state).in_([OutboxState.PENDING, OutboxState.CLAIMED]),
+        OutboxTask.due_at <= bindparam("now"),
+        or_(OutboxTask.state == OutboxState.PENDING, col(OutboxTask.lease_until) <= bindparam("now")),
+    )
+    .limit(1)
+)
+
+
+async def any_due(tx: Tx, *, lane: str, now: datetime) -> bool:
+    """True when `claim` may find something: a read that keeps the writer free."""
+    return await tx.one(_ANY, lane=lane, now=now) is not None
+
+
 async def claim(tx: Tx, *, lane: str, now: datetime, limit: int = 20) -> tuple[list[OutboxTask], list[OutboxTask]]:
     """Claim due tasks of a lane for one minute.
 
@@ -122,7 +153,8 @@ async def claim(tx: Tx, *, lane: str, now: datetime, limit: int = 20) -> tuple[l
         if task.state == OutboxState.CLAIMED and task.lease_until is not None and task.lease_until > now:
             busy.add(task.ordering)
             continue
-        if task.ordering and task.ordering in busy:
+        if task.ordering and (task.ordering in busy or await tx.one(_BEFORE, ordering=task.ordering, before=task.id)):
+            # An older one is under way, or rests until its next try: this one does not overtake it.
             continue
         busy.add(task.ordering)
         if len(ready) + len(doubtful) >= limit:

@@ -1,0 +1,241 @@
+"""How each kind of outbox row is executed: which channel is called with what, and what is written afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from sqlmodel import col, select
+
+from channels.contract import OutboundCall, OutboundMail, OutboundText, SendReceipt
+from channels.errors import ChannelError, Misconfigured, RecipientOptedOut
+from crm_core import accounts, consent, contacts, conversations, interactions, outbox
+from crm_core.accounts import ChannelAccount
+from crm_core.addresses import Address, find_email, find_phone
+from crm_core.clock import Clock
+from crm_core.consent import Purpose, SuppressionReason
+from crm_core.db import Tx
+from crm_core.interactions import Interaction
+from crm_core.outbox import OutboxState, OutboxTask
+from hub.channel_set import ChannelSet
+from hub.relay import Done, Executor
+from routing import rooms, router
+
+EXAMINE = "text.examine"
+EXAMINE_EVERY_S = 20
+EXAMINE_FOR = timedelta(minutes=10)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A message ready to go, and whose it is."""
+
+    interaction: Interaction
+    account: ChannelAccount
+    message: Any
+
+
+def executors(channels: ChannelSet, clock: Clock) -> Mapping[str, Executor]:
+    """Every kind the relay knows."""
+    made = _Executors(channels, clock)
+    return {
+        "call.move": Executor("voice", made.move, repeatable=True),
+        "call.end": Executor("voice", made.end, repeatable=True),
+        "call.hold": Executor("voice", made.hold, repeatable=True),
+        "room.end": Executor("voice", made.end_room, repeatable=True),
+        "call.place": Executor("voice", made.place, repeatable=False, record=made.placed),
+        "text.send": Executor("sms", made.send_text, repeatable=False, prepare=made.text, record=made.sent),
+        EXAMINE: Executor("sms", made.examine, repeatable=True, prepare=made.text_again, record=made.examined),
+        "mail.send": Executor("email", made.send_mail, repeatable=False, prepare=made.mail, record=made.sent),
+    }
+
+
+class _Executors:
+    """The functions of the table above, with what they share."""
+
+    def __init__(self, channels: ChannelSet, clock: Clock) -> None:
+        self._channels = channels
+        self._clock = clock
+
+    # --- calls ---
+
+    async def move(self, task: OutboxTask, _: Any) -> None:
+        await self._channels.voice().move_call(task.payload["call_id"], task.payload["path"])
+
+    async def end(self, task: OutboxTask, _: Any) -> None:
+        await self._channels.voice().end_call(task.payload["call_id"])
+
+    async def hold(self, task: OutboxTask, _: Any) -> None:
+        asked = task.payload
+        await self._channels.voice().hold(
+            asked["room_id"], asked["call_id"], on=bool(asked["on"]), music_url=asked.get("music") or rooms.HOLD_MUSIC
+        )
+
+    async def end_room(self, task: OutboxTask, _: Any) -> None:
+        await self._channels.voice().end_room(task.payload["room_id"])
+
+    async def place(self, task: OutboxTask, _: Any) -> SendReceipt:
+        asked = task.payload
+        interaction_id = asked.get("interaction_id") or task.subject_id
+        call = OutboundCall(
+            from_address=asked["from"],
+            to_address=asked["to"],
+            room=asked["room"],
+            label=asked["label"],
+            status_url="/webhooks/twilio/voice/status",
+            room_status_url=rooms.event_path(interaction_id),
+            timeout_s=int(asked.get("timeout_s") or 30),
+        )
+        placed: SendReceipt = await self._channels.voice().place_call(call)
+        return placed
+
+    async def placed(self, tx: Tx, task: OutboxTask, _: Any, done: Done) -> None:
+        interaction_id = task.payload.get("interaction_id") or task.subject_id
+        call_id = done.value.external_id if isinstance(done.value, SendReceipt) else ""
+        error = "" if call_id else (done.error or "The call was not placed.")
+        await router.call_placed(tx, interaction_id, call_id=call_id, error=error, now=self._clock.now())
+
+    # --- messages ---
+
+    async def text(self, tx: Tx, task: OutboxTask) -> Prepared | Done:
+        interaction, account = await _load(tx, task)
+        address = find_phone(interaction.to_address)
+        refused = await self._gate(tx, interaction, account, address)
+        if refused is not None or address is None:
+            return refused or Done(OutboxState.FAILED, error="This is not a phone number.")
+        return _text(interaction, account, address)
+
+    async def text_again(self, tx: Tx, task: OutboxTask) -> Prepared | Done:
+        interaction, account = await _load(tx, task)
+        address = find_phone(interaction.to_address)
+        if address is None or interaction.delivery != "unknown":
+            return Done(OutboxState.DONE, error="settled meanwhile")
+        return _text(interaction, account, address)
+
+    async def mail(self, tx: Tx, task: OutboxTask) -> Prepared | Done:
+        interaction, account = await _load(tx, task)
+        address = find_email(interaction.to_address)
+        refused = await self._gate(tx, interaction, account, address)
+        if refused is not None or address is None:
+            return refused or Done(OutboxState.FAILED, error="This is not an e-mail address.")
+        conversation = await conversations.get(tx, interaction.conversation_id)
+        data = interaction.data
+        message = OutboundMail(
+            from_address=account.address,
+            from_name=str(account.settings.get("from_name") or account.name),
+            to_address=address.value,
+            to_name=str(data.get("to_name", "")),
+            subject=interaction.subject or conversation.subject,
+            text=interaction.body,
+            html=str(data.get("html", "")),
+            message_id=interaction.external_id,
+            in_reply_to=str(data.get("in_reply_to", "")),
+            references=tuple(data.get("references", ())),
+            reply_to=str(data.get("reply_to", "")),
+            headers=dict(data.get("headers", {})),
+        )
+        return Prepared(interaction, account, message)
+
+    async def _gate(
+        self, tx: Tx, interaction: Interaction, account: ChannelAccount, address: Address | None
+    ) -> Done | None:
+        """The binding look at the gate: in the transaction of the claim, so that a STOP committed before always wins."""
+        if address is None:
+            return None
+        contact = await contacts.find(tx, interaction.contact_id) if interaction.contact_id else None
+        purpose = Purpose(interaction.data.get("purpose", Purpose.REPLY))
+        verdict = await consent.may_contact(
+            tx, purpose=purpose, channel=interaction.channel, address=address, contact=contact, sender=account.id,
+            now=self._clock.now(),
+        )  # fmt: skip
+        return None if verdict.allowed else Done(OutboxState.FAILED, error=f"{verdict.rule}: {verdict.reason}")
+
+    async def send_text(self, task: OutboxTask, prepared: Prepared) -> SendReceipt:
+        receipt: SendReceipt = await self._channels.sms().send(prepared.message)
+        return receipt
+
+    async def send_mail(self, task: OutboxTask, prepared: Prepared) -> SendReceipt:
+        receipt: SendReceipt = await self._channels.mail(prepared.account).send(prepared.message)
+        return receipt
+
+    async def sent(self, tx: Tx, task: OutboxTask, prepared: Prepared | None, done: Done) -> None:
+        """What became of the attempt, on the interaction's delivery."""
+        now = self._clock.now()
+        if isinstance(done.value, SendReceipt):
+            external_id = "" if task.kind == "mail.send" else done.value.external_id
+            status = "sent" if task.kind == "mail.send" else done.value.status
+            await interactions.note_delivery(tx, task.subject_id, status, now=now, external_id=external_id)
+        elif done.state is OutboxState.UNKNOWN:
+            await interactions.note_delivery(tx, task.subject_id, "unknown", now=now, error=done.error)
+            if task.kind == "text.send":
+                await self._ask_examination(tx, task.subject_id)
+        else:
+            await interactions.note_delivery(tx, task.subject_id, "failed", now=now, error=done.error)
+            if isinstance(done.value, RecipientOptedOut) and prepared is not None:
+                await self._suppress(tx, prepared)
+
+    async def _suppress(self, tx: Tx, prepared: Prepared) -> None:
+        address = find_phone(prepared.interaction.to_address) or find_email(prepared.interaction.to_address)
+        if address is not None:
+            await consent.opt_out(
+                tx, address, channel=prepared.interaction.channel, sender=prepared.account.id,
+                reason=SuppressionReason.SENDER_STOP, source="provider",
+                evidence={"interaction": prepared.interaction.id}, actor="system", now=self._clock.now(),
+            )  # fmt: skip
+
+    # --- doubtful texts ---
+
+    async def _ask_examination(self, tx: Tx, interaction_id: str) -> None:
+        now = self._clock.now()
+        due_at = now + timedelta(seconds=EXAMINE_EVERY_S)
+        await outbox.ask(tx, EXAMINE, interaction_id, lane="notice", now=now, due_at=due_at)
+
+    async def examine(self, task: OutboxTask, prepared: Prepared) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = await self._channels.sms().find_sent(prepared.message)
+        return found
+
+    async def examined(self, tx: Tx, task: OutboxTask, prepared: Prepared | None, done: Done) -> None:
+        """The provider's list shows it, or shows it not for ten minutes; then it did not go, and a person is told."""
+        now = self._clock.now()
+        if prepared is None or done.state is not OutboxState.DONE:
+            return
+        for external_id, status in done.value or ():
+            known = await interactions.find_external(tx, prepared.account.id, external_id)
+            if known is None or known.id == task.subject_id:
+                rises = status if interactions.DELIVERY_RANK.get(status, 0) > interactions.DELIVERY_RANK["unknown"] else "sent"
+                await interactions.note_delivery(tx, task.subject_id, rises, now=now, external_id=external_id)
+                return
+        if now - prepared.interaction.created_at < EXAMINE_FOR:
+            await self._ask_examination(tx, task.subject_id)
+        else:
+            error = "The provider shows no such message after ten minutes: it was not sent."
+            await interactions.note_delivery(tx, task.subject_id, "failed", now=now, error=error)
+
+
+def _text(interaction: Interaction, account: ChannelAccount, address: Address) -> Prepared:
+    message = OutboundText(
+        from_address=account.address,
+        to_address=address.value,
+        body=interaction.body,
+        our_key=interaction.id,
+        status_url="/webhooks/twilio/sms/status",
+    )
+    return Prepared(interaction, account, message)
+
+
+async def _load(tx: Tx, task: OutboxTask) -> tuple[Interaction, ChannelAccount]:
+    interaction = await interactions.get(tx, task.subject_id)
+    account = await accounts.get(tx, interaction.account_id)
+    if not account.enabled:
+        raise Misconfigured(account.off_reason or "This channel is switched off.", code="off")
+    return interaction, account
+
+
+def doubts() -> Any:
+    """Statement: interactions whose delivery is unknown, oldest first, for the screen that lists them by name."""
+    return select(Interaction).where(col(Interaction.delivery) == "unknown").order_by(col(Interaction.id)).limit(200)
+
+
+__all__ = ["ChannelError", "doubts", "executors"]
