@@ -112,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     verb = VERBS[arguments.verb]
 
+    os.umask(0o077)  # whatever the hub writes holds people's data: for this user alone
     from hub.settings import SettingsFault, read_settings
 
     try:
@@ -120,12 +121,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("".join(f"{sentence}\n" for sentence in fault.faults))
         return 2
 
-    from crm_core.failpoints import arm
     from hub.children import hold_leash
     from hub.log import configure_logging
 
     hold_leash(os.environ)
-    arm(settings.failpoints)
     name = getattr(arguments, "queue", arguments.verb)
     level = "WARNING" if verb.quiet and settings.log_level == "INFO" else settings.log_level
     configure_logging(process=name, level=level, form=settings.log_format, secrets=settings.secrets)

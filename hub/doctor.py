@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 from crm_core.clock import Clock, SystemClock
 from hub import twin
 from hub.database_probe import DatabaseUnusable, probe_database
+from hub.migrate import schema_state
 from hub.settings import Settings, parsed_url, read_settings
 from hub.valkey import ValkeyUnavailable, answers, reachable, socket_path, without_password
 
@@ -91,7 +92,9 @@ async def with_running_twin(settings: Settings) -> Settings:
     except OSError:
         return settings
     writer.close()
-    environ = {**os.environ, **twin.environment(twin.credentials(settings.data_dir), ports)}
+    made = twin.credentials(settings.data_dir)
+    app_sid = await asyncio.to_thread(twin.register_app, made, ports, hub_url=settings.public_url)
+    environ = {**os.environ, **twin.environment(made, ports, app_sid=app_sid)}
     return read_settings({**environ, "HUB_DATA_DIR": str(settings.data_dir)})
 
 
@@ -127,12 +130,11 @@ async def look_at_database(settings: Settings) -> Finding:
 
 
 async def look_at_migrations(settings: Settings) -> Finding:
-    from hub.migrations import pending
-
-    waiting = await pending(settings.database_url)
-    if waiting:
-        return Finding("tables", Verdict.FAULT, f"{len(waiting)} steps behind this version: run `hub migrate`")
-    return Finding("tables", Verdict.OK, "as this version wants them")
+    current, newest = await schema_state(settings.database_url)
+    if current == newest:
+        return Finding("tables", Verdict.OK, f"as this version wants them (revision {newest})")
+    state = "there are none yet" if current is None else f"revision {current}, this version wants {newest}"
+    return Finding("tables", Verdict.FAULT, f"{state}: run `hub migrate`")
 
 
 async def look_at_redis(settings: Settings) -> Finding:

@@ -207,7 +207,7 @@ class _Reader:
     def data_dir(self) -> Path:
         path = Path(self.values.get("HUB_DATA_DIR", "var")).expanduser().absolute()
         try:
-            path.mkdir(parents=True, exist_ok=True, mode=0o750)
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
             writable = path.is_dir() and os.access(path, os.W_OK | os.X_OK)
             reason = "this user may not write there"
         except OSError as error:

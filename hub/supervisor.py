@@ -190,7 +190,8 @@ def start(settings: Settings, leash: Leash, stopping: list[int]) -> Serving:
         if made is not None and (sandbox := serving.sandbox) is not None:
             ports = twin.wait_for_ports(settings.data_dir, alive=lambda: sandbox.running)
             twin.write_config(settings, made, ports)  # after a crash it must come back on the same ports
-            environ |= twin.environment(made, ports)
+            app_sid = twin.register_app(made, ports, hub_url=settings.public_url)
+            environ |= twin.environment(made, ports, app_sid=app_sid)
         hub = tuple(
             Child(name, [sys.executable, "-m", "hub", *words], environ, leash, nice=nice)
             for name, words, nice in (

@@ -6,21 +6,25 @@ would set for real providers. Credentials are made once and kept in the data fol
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import secrets
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from hub.settings import Settings
 
 NUMBERS = ("+442079460000", "+442079460001")
 MAILBOX = "support@hub.example.test"
+APP_NAME = "Contact hub"
+APP_VOICE_PATH = "/webhooks/twilio/client"
 PORTS_FILE = "sandbox-ports.json"
 LOGINS_FILE = "demo-logins.json"
 FORM_KEY = "website"
@@ -45,7 +49,6 @@ class TwinCredentials:
     auth_token: str
     api_key_sid: str
     api_key_secret: str
-    app_sid: str
     mailbox_password: str
 
 
@@ -69,7 +72,6 @@ def credentials(data_dir: Path) -> TwinCredentials:
             auth_token=secrets.token_hex(16),
             api_key_sid="SK" + secrets.token_hex(16),
             api_key_secret=secrets.token_hex(16),
-            app_sid="AP" + secrets.token_hex(16),
             mailbox_password=secrets.token_urlsafe(16),
         )
         write_private(path, asdict(made))
@@ -144,7 +146,34 @@ def wait_for_ports(data_dir: Path, *, alive: Callable[[], bool], within_s: float
     raise TwinFailed(f"The sandbox did not start within {within_s:.0f} s.")
 
 
-def environment(made: TwinCredentials, ports: TwinPorts) -> dict[str, str]:
+def register_app(made: TwinCredentials, ports: TwinPorts, *, hub_url: str) -> str:
+    """The SID of the TwiML App that agents' browsers call, made or corrected by REST as `hub twilio setup` does it."""
+    apps = f"/2010-04-01/Accounts/{made.account_sid}/Applications"
+    fields = {"FriendlyName": APP_NAME, "VoiceUrl": f"{hub_url}{APP_VOICE_PATH}", "VoiceMethod": "POST"}
+    found = rest(made, ports, "GET", f"{apps}.json?{urlencode({'FriendlyName': APP_NAME})}")["applications"]
+    path = f"{apps}/{found[0]['sid']}.json" if found else f"{apps}.json"
+    return str(rest(made, ports, "POST", path, urlencode(fields))["sid"])
+
+
+def rest(made: TwinCredentials, ports: TwinPorts, method: str, path: str, form: str | None = None) -> Any:
+    """One call to the twin's REST API, by what every Python has: this process stays small."""
+    login = b64encode(f"{made.account_sid}:{made.auth_token}".encode()).decode()
+    headers = {"Authorization": f"Basic {login}", "Content-Type": "application/x-www-form-urlencoded"}
+    connection = http.client.HTTPConnection("127.0.0.1", ports.http, timeout=5)
+    try:
+        connection.request(method, path, body=form, headers=headers)
+        response = connection.getresponse()
+        text = response.read()
+        if response.status not in {200, 201}:
+            raise TwinFailed(f"The sandbox answered {response.status} when the hub introduced itself.")
+        return json.loads(text)
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise TwinFailed(f"The sandbox does not answer ({type(error).__name__}).") from error
+    finally:
+        connection.close()
+
+
+def environment(made: TwinCredentials, ports: TwinPorts, *, app_sid: str) -> dict[str, str]:
     """What tells the hub's processes of the twin, in the words an operator would use for the real providers."""
     user = f"{quote(MAILBOX, safe='')}:{quote(made.mailbox_password, safe='')}"
     return {
@@ -154,7 +183,7 @@ def environment(made: TwinCredentials, ports: TwinPorts) -> dict[str, str]:
         "TWILIO_AUTH_TOKEN": made.auth_token,
         "TWILIO_API_KEY_SID": made.api_key_sid,
         "TWILIO_API_KEY_SECRET": made.api_key_secret,
-        "TWILIO_APP_SID": made.app_sid,
+        "TWILIO_APP_SID": app_sid,
         "HUB_SMTP_URL": f"smtp://{user}@127.0.0.1:{ports.smtp}",
         "HUB_IMAP_URL": f"imap://{user}@127.0.0.1:{ports.imap}",
     }

@@ -180,6 +180,12 @@ def test_a_data_folder_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> No
     assert "HUB_DATA_DIR" in found[0]
 
 
+def test_a_data_folder_without_permission_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # the suite may run as root, whom nothing stops
+    (found,) = faults(tmp_path)
+    assert found.startswith(f"Cannot write to the data folder {tmp_path}/var (this user may not write there)")
+
+
 def test_a_misspelt_variable_is_told(tmp_path: Path) -> None:
     settings = read(tmp_path, HUB_DATABSE_URL="postgresql://127.0.0.1/hub", TWILIO_REGION="ie1", HUB_TEST_X="1")
     assert settings.warnings == (
