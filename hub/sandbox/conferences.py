@@ -164,17 +164,17 @@ class Rooms:
 
     def never_came(self, room: Room, seat: Seat) -> None:
         """The called participant did not answer: leave event with the call's status (changelog of 2023-10-25)."""
-        room.coming.pop(seat.leg.call.sid, None)
-        seat.status = "failed"
-        self._event(
-            room,
-            "participant-leave",
-            seat,
-            [("ParticipantCallStatus", seat.leg.call.status), ("ReasonParticipantLeft", "participant_add_failed")],
-        )
+        if room.coming.pop(seat.leg.call.sid, None) is None:
+            return
+        self._failed(room, seat, seat.leg.call.status)
         if not room.seats and not room.coming:
             self.end(room, "last-participant-left", by=None)
         self.changed(room)
+
+    def _failed(self, room: Room, seat: Seat, status: str) -> None:
+        seat.status = "failed"
+        why = [("ParticipantCallStatus", status), ("ReasonParticipantLeft", "participant_add_failed")]
+        self._event(room, "participant-leave", seat, why)
 
     def end(self, room: Room, reason: str, *, by: Seat | None) -> None:
         """Everybody out, then the end."""
@@ -189,6 +189,8 @@ class Rooms:
             room.seats.pop(seat.leg.call.sid)
             self._gone(room, seat, why, "")
         for seat in list(room.coming.values()):
+            room.coming.pop(seat.leg.call.sid)
+            self._failed(room, seat, "canceled")
             seat.leg.interrupt(Hangup("api", "canceled"))
         if room.recording is not None:
             recordings.stop(self.world, room.courier, room.recording)

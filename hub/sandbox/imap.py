@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from proxyprotocol.reader import ProxyProtocolReader
+from proxyprotocol.sock import SocketInfo
 from pymap.backend.dict import Config, Login
 from pymap.backend.dict.filter import FilterSet
 from pymap.backend.dict.mailbox import MailboxData, MailboxSet, Message
@@ -27,8 +27,9 @@ from pymap.interfaces.message import CachedMessage
 from pymap.mime import MessageContent
 from pymap.parsing.message import AppendMessage
 from pymap.parsing.specials import ObjectId
-from pymap.parsing.specials.flag import Flag
+from pymap.parsing.specials.flag import Flag, Wildcard
 from pymap.user import Passwords, UserMetadata
+from pysasl.hashing import BuiltinHash
 
 from hub.sandbox.config import MailboxConfig
 
@@ -69,6 +70,11 @@ class FiledMailbox(MailboxData):
             thread_id=self._thread_cache.add(content),
             content=content,
         )
+
+    @property
+    def permanent_flags(self) -> frozenset[Flag]:
+        """The system flags and any keyword of the client's."""
+        return super().permanent_flags | {Wildcard}
 
     def path_of(self, uid: int) -> Path:
         return self.folder / f"{uid:08d}.eml"
@@ -193,6 +199,7 @@ class ImapServer:
             secure_auth=False,
             reject_dnsbl=False,
             invalid_user_sleep=0.1,
+            hash_context=BuiltinHash(rounds=1000),  # one made-up password; the default costs half a second
         )
         config.apply_context()
         login = Login(config)
@@ -200,7 +207,7 @@ class ImapServer:
         login.users_dict[self.mailbox.user] = UserMetadata(config, self.mailbox.user, password=hashed)
         self.folders = FiledMailboxes(self.root)
         config.set_cache[self.mailbox.user] = (self.folders, FilterSet())
-        serve = ProxyProtocolReader(config.proxy_protocol).get_callback(IMAPServer(login, config))
+        serve = IMAPServer(login, config)
 
         async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
@@ -208,7 +215,7 @@ class ImapServer:
             self._connections.add(task)
             try:
                 with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
-                    await serve(reader, writer)
+                    await serve(reader, writer, SocketInfo.get(writer, None, unique_id=os.urandom(16)))
             finally:
                 self._connections.discard(task)
                 writer.close()

@@ -39,6 +39,7 @@ class ScriptHub:
     url: str = ""
     replies: dict[str, Reply] = field(default_factory=dict)
     statuses: dict[str, list[int]] = field(default_factory=dict)
+    held: dict[str, asyncio.Event] = field(default_factory=dict)
     seen: list[Seen] = field(default_factory=list)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -50,6 +51,8 @@ class ScriptHub:
         params = dict(parse_qsl(body or request.query_string, keep_blank_values=True))
         self.seen.append(Seen(request.path, request.method, params, dict(request.headers), body, request.query_string))
         self.arrived.set()
+        if request.path in self.held:
+            await self.held[request.path].wait()
         planned = self.statuses.get(request.path)
         if planned and (status := planned.pop(0)) != 200:
             return web.Response(status=status, text="planned")

@@ -132,6 +132,7 @@ async def test_uids_flags_and_validity_survive_a_restart(config):
         assert (await reader.uid_search("UNSEEN")).lines[0].split() == uids[1:]
         assert (await reader.status("INBOX", "(UIDVALIDITY UIDNEXT)")).lines[0] == validity
         await second.request("POST", "/outside/mails", {"from": "ana@example.com", "subject": "three"})
+        await reader.noop()
         assert int((await reader.uid_search("ALL")).lines[0].split()[-1]) == int(uids[-1]) + 1
         await hang_up(reader)
 
