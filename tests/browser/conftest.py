@@ -18,7 +18,7 @@ from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, 
 
 from tests.browser import phone_rig, phone_signalling
 from tests.browser.phone_rig import Rig
-from tests.browser.phone_signalling import FAR_END, Signalling
+from tests.browser.phone_signalling import Signalling
 
 HERE = Path(__file__).parent
 LOOPBACK = {"127.0.0.1", "localhost", ""}
@@ -126,6 +126,7 @@ async def browser(chromium_path: str, signalling_server: Signalling) -> AsyncIte
     rules = f"--host-resolver-rules=MAP *.twilio.com 127.0.0.1:{signalling_server.port}"
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(executable_path=chromium_path, args=[*FLAGS, rules])
+        await phone_signalling.open_far_end(signalling_server, browser)
         yield browser
         await browser.close()
 
@@ -140,11 +141,10 @@ async def page_factory(browser: Browser) -> AsyncIterator[PageFactory]:
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def signalling(signalling_server: Signalling) -> AsyncIterator[Signalling]:
+async def signalling(browser: Browser, signalling_server: Signalling) -> AsyncIterator[Signalling]:
     """The signalling server, fresh."""
-    signalling_server.reset()
+    await signalling_server.reset()
     yield signalling_server
-    signalling_server.reset()
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -152,10 +152,6 @@ async def rig(signalling: Signalling, page_factory: PageFactory) -> AsyncIterato
     """A desk with a Twilio line and a far end that answers."""
     rig = Rig()
     runner = await phone_rig.serve(rig)
-    far_context = await page_factory.browser.new_context(permissions=["microphone"])
-    signalling.far = await far_context.new_page()
-    await signalling.far.goto(f"{rig.url}/blank")
-    await signalling.far.evaluate(FAR_END)
 
     async def invited(leg: phone_signalling.Leg) -> bool:
         return rig.joined(leg.params)
@@ -163,5 +159,4 @@ async def rig(signalling: Signalling, page_factory: PageFactory) -> AsyncIterato
     signalling.on_invite = invited
     yield rig
     await page_factory.close()
-    await far_context.close()
     await runner.cleanup()

@@ -128,7 +128,6 @@ class Rig:
         """The desk's web application."""
         app = web.Application(middlewares=[self._guard])
         app.router.add_get("/page/{name}", self._page)
-        app.router.add_get("/blank", self._blank)
         app.router.add_get("/static/vendor/{name}", self._vendor)
         app.router.add_static("/static/phone", PHONE)
         app.router.add_get("/desk/phone/token", self._token)
@@ -159,9 +158,6 @@ class Rig:
         )
         config = html.escape(json.dumps({"scope": "agent-1"}), quote=True)
         return web.Response(text=PAGE.format(name=name, links=links, config=config), content_type="text/html")
-
-    async def _blank(self, _request: web.Request) -> web.Response:
-        return web.Response(text="<!doctype html><title>far end</title>", content_type="text/html")
 
     async def _vendor(self, request: web.Request) -> web.FileResponse:
         return web.FileResponse(VENDOR[request.match_info["name"]])

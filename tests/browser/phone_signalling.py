@@ -24,17 +24,22 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from playwright.async_api import Page
+from playwright.async_api import Browser, Page
 
 # The far end of a call, in a page of its own: one peer connection per call id.
 FAR_END = """() => {
 globalThis.ends = {};
+globalThis.voice = null;
 globalThis.end = async (id) => {
   const peer = new RTCPeerConnection();
   globalThis.ends[id] = peer;
-  const stream = await navigator.mediaDevices.getUserMedia({audio: true});
-  stream.getTracks().forEach((track) => peer.addTrack(track, stream));
+  globalThis.voice ??= await navigator.mediaDevices.getUserMedia({audio: true});
+  globalThis.voice.getTracks().forEach((track) => peer.addTrack(track, globalThis.voice));
   return peer;
+};
+globalThis.forget = () => {
+  Object.values(globalThis.ends).forEach((peer) => peer.close());
+  globalThis.ends = {};
 };
 globalThis.gathered = (peer) => new Promise((resolve) => {
   const look = () => peer.iceGatheringState === 'complete' && resolve(peer.localDescription.sdp);
@@ -84,15 +89,18 @@ class Signalling:
     registered: int = 0
     tokens: list[str] = field(default_factory=list)
     dtmf: list[str] = field(default_factory=list)
+    refuse_tokens: int = 0
     on_invite: Callable[[Leg], Awaitable[bool]] | None = None
     on_over: Callable[[Leg], None] | None = None
     _calls: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def reset(self) -> None:
+    async def reset(self) -> None:
         """Forget everything of the last test."""
-        self.far = self.on_invite = self.on_over = None
-        self.legs, self.tokens, self.dtmf, self.registered = [], [], [], 0
+        if self.far is not None:
+            await self.far.evaluate("forget")
+        self.on_invite = self.on_over = None
+        self.legs, self.tokens, self.dtmf, self.registered, self.refuse_tokens = [], [], [], 0, 0
 
     @property
     def live(self) -> list[Leg]:
@@ -127,6 +135,10 @@ class Signalling:
         match message["type"]:
             case "listen":
                 self.tokens.append(payload["token"])
+                if self.refuse_tokens > 0:
+                    self.refuse_tokens -= 1
+                    await _send(socket, "error", error={"code": 31204, "message": "JWT is invalid"})
+                    return
                 token = {"identity": "agent_1", "ttl": 3600}
                 await _send(socket, "connected", gateway="gw", region="us1", home="us1", edge="roaming", token=token)
             case "register":
@@ -154,7 +166,7 @@ class Signalling:
             leg.over = True
             await _send(socket, "hangup", callsid=leg.callsid)
             return
-        assert self.far is not None, "set signalling.far to a page that plays the far end"
+        assert self.far is not None, "call open_far_end first"
         sdp = await self.far.evaluate("answer", [leg.callsid, payload["sdp"]])
         if not socket.closed:
             await _send(socket, "answer", callsid=leg.callsid, sdp=sdp)
@@ -200,10 +212,23 @@ async def _send(socket: web.WebSocketResponse, kind: str, **payload: Any) -> Non
     await socket.send_str(json.dumps({"type": kind, "version": "1.6", "payload": payload}))
 
 
+async def open_far_end(signalling: Signalling, browser: Browser) -> None:
+    """The page that plays the far end of every call; it lives as long as the browser."""
+    context = await browser.new_context(permissions=["microphone"])
+    signalling.far = await context.new_page()
+    await signalling.far.goto(f"https://127.0.0.1:{signalling.port}/far")
+    await signalling.far.evaluate(FAR_END)
+
+
+async def _far(_request: web.Request) -> web.Response:
+    return web.Response(text='<!doctype html><link rel="icon" href="data:,">', content_type="text/html")
+
+
 async def serve(signalling: Signalling) -> web.AppRunner:
     """Start the server on a free loopback port; its number is then in `signalling.port`."""
     app = web.Application()
     app.router.add_get("/signal", signalling.handle)
+    app.router.add_get("/far", _far)
     runner = web.AppRunner(app, shutdown_timeout=0.5)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=_own_certificate())

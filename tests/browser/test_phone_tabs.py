@@ -88,7 +88,7 @@ async def test_another_tab_takes_over_within_a_second_and_rejoins(
     rig: Rig, signalling: Signalling, page_factory: PageFactory, end: str
 ) -> None:
     owner = await in_call(rig, page_factory)
-    tabs = await followers(rig, page_factory, 3)
+    tabs = await followers(rig, page_factory, 2)
     (leg,) = signalling.live
     before = rig.event_ids
 

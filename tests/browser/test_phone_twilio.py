@@ -200,6 +200,31 @@ async def test_the_token_is_renewed_before_it_expires_but_not_during_a_call(
     await until(lambda: rig.count("GET /desk/phone/token") > asked, "a fresh token after the call")
 
 
+async def test_a_refused_token_is_replaced_once(rig: Rig, signalling: Signalling, page_factory: PageFactory) -> None:
+    signalling.refuse_tokens = 1
+    page = await page_factory(f"{rig.url}/page/work")
+    await shows(page, "line-ready")
+    assert rig.count("GET /desk/phone/token") == 2
+    assert len(signalling.tokens) == 2
+    # A token that is refused although it is fresh: said, and not asked for again and again.
+    signalling.refuse_tokens = 99
+    await page.reload()
+    await page.wait_for_function("() => hubPhone.snapshot.line.code === 'token_invalid'")
+    await until(lambda: len(signalling.tokens) == 4, "the second try of the reloaded page")
+    await shows(page, "line-error")
+    assert rig.count("GET /desk/phone/token") == 4
+
+
+async def test_a_double_click_takes_the_offer_once(rig: Rig, signalling: Signalling, page_factory: PageFactory) -> None:
+    page = await page_factory(f"{rig.url}/page/work")
+    await shows(page, "line-ready")
+    await page.dblclick("#accept")
+    await expect(page.locator("#live")).to_be_visible()
+    assert await page.evaluate("document.querySelector('[data-phone-message]:not([hidden])')") is None
+    assert rig.count("POST /desk/offers/offer-1/accept") == 1
+    assert len(signalling.legs) == 1
+
+
 async def test_a_refused_microphone_is_said_before_the_offer_is_taken(
     rig: Rig, page_factory: PageFactory, signalling: Signalling
 ) -> None:

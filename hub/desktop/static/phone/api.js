@@ -9,14 +9,30 @@
  *   POST /desk/calls         {to, …}   {connect}
  *   POST /desk/calls/{id}/hold {held}, /mute {muted}, /end
  *
+ * Every request carries X-Phone-Device, a random name of this browser profile: an agent signed in on two machines has one
+ * call, and only the machine that had it on its line may take it up again while that leg is still there.
+ *
  * A refusal is a problem document (RFC 9457): its `code` and `detail` become those of the PhoneError.
  */
 import { PhoneError, withDeadline } from "./errors.js";
 
 const ANSWER_MS = 8000;
 
+let device = null;
+
+function thisDevice() {
+  try {
+    device ??= localStorage.getItem("hub-phone-device");
+    device ??= crypto.randomUUID();
+    localStorage.setItem("hub-phone-device", device);
+  } catch {
+    device ??= crypto.randomUUID(); // storage is switched off: the name lasts as long as the page
+  }
+  return device;
+}
+
 async function ask(path, { method = "GET", body } = {}) {
-  const headers = { Accept: "application/json" };
+  const headers = { Accept: "application/json", "X-Phone-Device": thisDevice() };
   if (method !== "GET") {
     headers["Content-Type"] = "application/json";
     headers["X-CSRF-Token"] = document.querySelector('meta[name="csrf-token"]')?.content ?? "";

@@ -37,7 +37,7 @@ export class Owner extends Emitter {
   #refreshing = null;
   #again = false;
   #rejoining = false;
-  #joining = false;
+  #joining = null;
   #ended = new Set();
 
   /** @param last the snapshot that this tab had as a follower: where the stream stood, whether it was muted */
@@ -192,19 +192,29 @@ export class Owner extends Emitter {
 
   // ---- commands
 
-  async #accept(offer) {
-    await this.#place(() => api.accept(offer), { offer, direction: "in" });
+  #accept(offer) {
+    return this.#once(`accept ${offer}`, () => this.#place(() => api.accept(offer), { offer, direction: "in" }));
   }
 
-  async #dial(request) {
-    await this.#place(() => api.dial(request), { direction: "out" });
+  #dial(request) {
+    return this.#once(`dial ${request.to}`, () => this.#place(() => api.dial(request), { direction: "out" }));
+  }
+
+  /** The second click of a double click, and the same click in another tab, share the first one's fate. */
+  #once(key, place) {
+    if (this.#joining?.key === key) return this.#joining.promise;
+    if (this.#call || this.#joining) return Promise.reject(new PhoneError("busy"));
+    const promise = place().finally(() => {
+      this.#joining = null;
+      this.#refresh();
+    });
+    this.#joining = { key, promise };
+    return promise;
   }
 
   async #place(ask, shown) {
-    if (this.#call || this.#joining) throw new PhoneError("busy");
     await withDeadline(this.#lineReady.promise, READY_MS, "not_ready");
     await this.#microphone();
-    this.#joining = true;
     this.#ringer.quiet();
     this.#show({ ...shown, line: "joining", customer: null, muted: false, held: false });
     try {
@@ -214,9 +224,6 @@ export class Owner extends Emitter {
     } catch (error) {
       if (!this.#server) this.#change({ call: null });
       if (error.code !== "hung_up") throw error;
-    } finally {
-      this.#joining = false;
-      this.#refresh();
     }
   }
 
@@ -288,7 +295,7 @@ export class Owner extends Emitter {
     try {
       answer = await api.state();
     } catch (error) {
-      if (error.code === "signed_out") this.#change({ line: { kind: "", state: "off", code: "signed_out" } });
+      if (error.code === "signed_out") this.#signedOut(error);
       return;
     }
     this.#server = answer.call;
@@ -302,6 +309,12 @@ export class Owner extends Emitter {
     } else if (!this.#call && !this.#joining) {
       this.#change({ call: null });
     }
+  }
+
+  #signedOut(error) {
+    this.#stream.close();
+    this.#change({ stream: "lost", line: { kind: "", state: "off", code: "signed_out" } });
+    this.#say(error);
   }
 
   /** Joins the call that the server has for this agent and the line has not. */

@@ -19,6 +19,7 @@ const CONNECT_MS = 10_000;
 const REGISTER_MS = 15_000;
 // A token is renewed when a tenth of its life is left, but never later than a minute and never earlier than five.
 const RENEW_LEFT = 0.1;
+const REFUSED_AGAIN_MS = 30_000;
 
 /** SDK error codes (twilio.com/docs/voice/sdks/javascript/errors) to ours; what is missing here is `call_failed`. */
 const CODES = new Map([
@@ -71,6 +72,7 @@ export class TwilioLine extends Emitter {
   #device = null;
   #expiresAt = 0;
   #renewTimer = null;
+  #renewedAt = 0;
   #renewWaits = false;
   #closed = false;
   #call = null;
@@ -152,12 +154,17 @@ export class TwilioLine extends Emitter {
 
   #failed(error) {
     const code = codeOf(error);
-    if (code.startsWith("token_")) {
-      // The line is down until the token is fresh, so there is no call whose sound could suffer.
-      this.#renew().then(() => this.#registerAgain(), (cause) => this.#report(cause));
-    }
+    // The line is down until the token is fresh, so there is no call whose sound could suffer.
+    if (code.startsWith("token_")) this.#renewRefused();
     if (this.#device?.state !== "registered") this.emit("state", { state: "error", code });
     this.emit("error", { code, detail: "" });
+  }
+
+  /** A fresh token at once; if that is refused too, the fault is not its age, and asking on would be a storm. */
+  #renewRefused() {
+    const wait = Date.now() - this.#renewedAt < REFUSED_AGAIN_MS ? REFUSED_AGAIN_MS : 0;
+    clearTimeout(this.#renewTimer);
+    this.#renewTimer = setTimeout(() => this.#renewalDue(), wait);
   }
 
   #report(cause) {
@@ -190,6 +197,7 @@ export class TwilioLine extends Emitter {
   }
 
   async #renew() {
+    this.#renewedAt = Date.now();
     const grant = await this.#options.renew();
     if (this.#closed) return;
     this.#renewWaits = false;
