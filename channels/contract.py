@@ -149,7 +149,7 @@ class MailArrived:
     text: str
     html: str
     files: Sequence[MailFile]
-    # Why nobody may be answered automatically: auto-submitted, list, bounce, null-sender, own …; empty = a person wrote.
+    # Why no automatic answer may go out: auto-submitted, list, bounce, null-sender, own …; empty = a person wrote.
     automatic: str
     headers: Mapping[str, str]
     raw: bytes

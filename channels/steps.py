@@ -32,7 +32,7 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Gather:
-    """Ask for keys or speech: the answer goes to `action`, `prompts` play meanwhile; no answer: the next step follows."""
+    """Ask for keys or speech; the answer goes to `action`, `prompts` play. Without one the next step follows."""
 
     action: str
     prompts: Sequence[Say | Play | Pause] = ()

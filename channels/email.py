@@ -1,0 +1,210 @@
+"""Mail: a mailbox read over IMAP and answered over SMTP. Parsing happens in child processes (channels/mail_pool.py).
+
+Duplicates are told by folder, UIDVALIDITY and UID (the event key), and after a change of UIDVALIDITY by the hash of the
+raw mail, which is the caller's to keep; never by Message-ID, which a stranger chooses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import ssl
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from channels.contract import AccountConfig, Arrival, MailArrived, MailUnreadable, OutboundMail, SendReceipt
+from channels.errors import Misconfigured
+from channels.imap import BYTES_PER_FETCH, MAX_SIZE, UIDS_PER_FETCH, UIDS_PER_SIZES, ImapSettings, Mailbox
+from channels.mail_child import split_reply
+from channels.mail_compose import compose, envelope
+from channels.mail_html import has_remote_images, sanitise
+from channels.mail_pool import MailPool
+from channels.smtp import SmtpLine, SmtpSettings
+from crm_core.clock import Clock, SystemClock
+
+__all__ = ["EmailChannel", "EmailSettings", "build", "compose", "has_remote_images", "sanitise", "split_reply"]
+
+# What the SMTP server's answers become. IMAP has no statuses.
+STATUSES = {"250": "sent"}
+
+
+@dataclass(frozen=True, slots=True)
+class EmailSettings:
+    """One mailbox. Either half may be missing: a mailbox only read, or an address only sent from."""
+
+    address: str
+    imap: ImapSettings | None = None
+    smtp: SmtpSettings | None = None
+    own_addresses: frozenset[str] = frozenset()  # of all our mailboxes: mail from these is never answered by itself
+
+
+class EmailChannel:
+    """Mail of one mailbox. Sends and Polls."""
+
+    kind = "email"
+
+    def __init__(
+        self,
+        settings: EmailSettings,
+        *,
+        clock: Clock | None = None,
+        tls: ssl.SSLContext | None = None,
+        pool: MailPool | None = None,
+    ) -> None:
+        self.settings = settings
+        self._clock = clock or SystemClock()
+        self._tls = tls
+        self._pool = pool
+
+    @property
+    def secrets(self) -> Sequence[str]:
+        """Values that must never be logged."""
+        halves = (self.settings.imap, self.settings.smtp)
+        return tuple({half.password for half in halves if half is not None and half.password})
+
+    async def close(self) -> None:
+        """End the parsing children."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            await pool.close()
+
+    # --- out ---
+
+    async def send(self, message: OutboundMail) -> SendReceipt:
+        """Hand one mail over, once, on a connection of its own. The receipt's id is our Message-ID. ChannelError."""
+        async with self.line() as line:
+            return await self.send_on(line, message)
+
+    def line(self) -> SmtpLine:
+        """A connection for many mails, opened with the first: `async with channel.line() as line: send_on(line, …)`."""
+        if self.settings.smtp is None:
+            raise Misconfigured("No mail server for sending is set.", code="no_smtp")
+        return SmtpLine(self.settings.smtp, tls=self._tls)
+
+    async def send_on(self, line: SmtpLine, message: OutboundMail) -> SendReceipt:
+        """`send` on a kept connection."""
+        raw = compose(message, now=self._clock.now())
+        sender, recipients = envelope(message)
+        answer = await line.send(raw, sender=sender, recipients=recipients)
+        return SendReceipt(message.message_id, STATUSES["250"], {"answer": answer, "size": len(raw)})
+
+    # --- in ---
+
+    async def poll(self, cursor: Mapping[str, Any]) -> AsyncIterator[tuple[Arrival, Mapping[str, Any]]]:
+        """New mails for ever, each with the cursor {"uidvalidity", "last_uid"} to store in the same transaction.
+
+        Asking for the next one says that this one is committed; only then is it marked seen. Raises a ChannelError when
+        the connection is lost. A changed UIDVALIDITY starts from the first mail again, under new event keys.
+        """
+        async for one in self._read(cursor, stay=True):
+            yield one
+
+    async def drain(self, cursor: Mapping[str, Any]) -> AsyncIterator[tuple[Arrival, Mapping[str, Any]]]:
+        """`poll`, but it ends when there is nothing new."""
+        async for one in self._read(cursor, stay=False):
+            yield one
+
+    async def _read(self, cursor: Mapping[str, Any], *, stay: bool) -> AsyncIterator[tuple[Arrival, Mapping[str, Any]]]:
+        if self.settings.imap is None:
+            raise Misconfigured("No mailbox for reading is set.", code="no_imap")
+        mailbox = Mailbox(self.settings.imap, tls=self._tls)
+        try:
+            await mailbox.open()
+            same = cursor.get("uidvalidity") == mailbox.uidvalidity
+            last = int(cursor.get("last_uid") or 0) if same else 0
+            while True:
+                uids = await mailbox.uids_after(last)
+                for start in range(0, len(uids), UIDS_PER_SIZES):
+                    wanted = uids[start : start + UIDS_PER_SIZES]
+                    for batch in batches(await mailbox.sizes(wanted)):
+                        confirmed: list[int] = []
+                        for uid, arrival in await self._fetch(mailbox, batch):
+                            yield arrival, {"uidvalidity": mailbox.uidvalidity, "last_uid": uid}
+                            confirmed.append(uid)
+                        await mailbox.mark_seen(confirmed)
+                    last = wanted[-1]
+                if not uids:
+                    if not stay:
+                        return
+                    await mailbox.wait()
+        finally:
+            await mailbox.close()
+
+    async def _fetch(self, mailbox: Mailbox, batch: Mapping[int, int]) -> list[tuple[int, Arrival]]:
+        """Mails by UID, in order, parsed side by side."""
+        if self._pool is None:
+            self._pool = MailPool()
+        pool = self._pool
+        if len(batch) == 1 and (large := next(iter(batch.items())))[1] > MAX_SIZE:
+            uid, size = large
+            key = self.event_key(mailbox.uidvalidity, uid)
+            reason = f"It is larger than {MAX_SIZE // 2**20} MiB."
+            return [(uid, MailUnreadable(key, reason, size, await mailbox.head(uid)))]
+        raws = await mailbox.bodies(list(batch), bytes_expected=sum(batch.values()))
+        keys = {uid: self.event_key(mailbox.uidvalidity, uid) for uid in raws}
+        found = await asyncio.gather(*(pool.read(raws[uid], event_key=keys[uid]) for uid in sorted(raws)))
+        return [(uid, self._judged(one)) for uid, one in zip(sorted(raws), found, strict=True)]
+
+    def event_key(self, uidvalidity: int, uid: int) -> str:
+        """What tells one mail of this mailbox from all others."""
+        folder = self.settings.imap.folder if self.settings.imap else ""
+        return f"mail:{self.settings.address}:{folder}:{uidvalidity}:{uid}"
+
+    def _judged(self, mail: MailArrived | MailUnreadable) -> MailArrived | MailUnreadable:
+        """Mail from ourselves is never answered by itself, whatever it says."""
+        own = self.settings.own_addresses | {self.settings.address.lower()}
+        if isinstance(mail, MailArrived) and not mail.automatic and mail.from_address in own:
+            return dataclasses.replace(mail, automatic="own")
+        return mail
+
+
+def batches(sizes: Mapping[int, int]) -> list[dict[int, int]]:
+    """UIDs to fetch together, in order: at most 50 and 4 MiB; one that is too large stands alone."""
+    found: list[dict[int, int]] = []
+    now: dict[int, int] = {}
+    for uid, size in sorted(sizes.items()):
+        if now and (len(now) >= UIDS_PER_FETCH or sum(now.values()) + size > BYTES_PER_FETCH):
+            found.append(now)
+            now = {}
+        now[uid] = size
+    return [*found, now] if now else found
+
+
+def imap_from_url(url: str, *, folder: str = "INBOX") -> ImapSettings:
+    """imaps://user:password@host:993 as settings; imap:// is for this machine only. Misconfigured."""
+    scheme, host, port, user, password = _parts(url, {"imaps": 993, "imap": 143})
+    return ImapSettings(host, port, user, password, "tls" if scheme == "imaps" else "none", folder)
+
+
+def smtp_from_url(url: str) -> SmtpSettings:
+    """smtps://user:password@host:465 (TLS at once) or smtp://…:587 (STARTTLS, demanded when there is a password)."""
+    scheme, host, port, user, password = _parts(url, {"smtps": 465, "smtp": 587})
+    return SmtpSettings(host, port, "tls" if scheme == "smtps" else "auto", user, password)
+
+
+def _parts(url: str, ports: Mapping[str, int]) -> tuple[str, str, int, str, str]:
+    parts = urlsplit(url)
+    if parts.scheme not in ports or not parts.hostname:
+        raise Misconfigured("The mail server's address cannot be read.", code="url")
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    return parts.scheme, parts.hostname, parts.port or ports[parts.scheme], user, password
+
+
+def build(config: AccountConfig) -> EmailChannel:
+    """The mail channel of an account row: secrets `imap_url` and `smtp_url`, settings `folder` and `own_addresses`."""
+    imap_url = str(config.secrets.get("imap_url") or config.settings.get("imap_url") or "")
+    smtp_url = str(config.secrets.get("smtp_url") or config.settings.get("smtp_url") or "")
+    if not imap_url and not smtp_url:
+        raise Misconfigured("The mailbox has no server to read from or to send by.", code="incomplete")
+    own = frozenset(str(one).lower() for one in config.settings.get("own_addresses", ()))
+    folder = str(config.settings.get("folder") or "INBOX")
+    return EmailChannel(
+        EmailSettings(
+            address=config.address,
+            imap=imap_from_url(imap_url, folder=folder) if imap_url else None,
+            smtp=smtp_from_url(smtp_url) if smtp_url else None,
+            own_addresses=own,
+        )
+    )

@@ -1,0 +1,405 @@
+"""The child process that looks into strangers' mails: raw bytes in by stdin, plain values out by stdout, killed at will.
+
+It is started with an empty environment and `python -I`, so it imports nothing of the hub and holds no secret. It limits
+itself to 512 MB of memory and, for each mail, to 2 s of processor time (a little more for a large one);
+channels/mail_pool.py watches from outside.
+
+Frames: 4 bytes length and the mail in; 4 bytes length, JSON, and the contents of its files one after another out.
+Headers are read as compat32 (raw text) and decoded here: the standard library's structured parser raises on a dozen kinds
+of broken header.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import email
+import email.message
+import email.policy
+import json
+import os
+import quopri
+import re
+import resource
+import signal
+import struct
+import sys
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from types import FrameType
+from typing import Any, BinaryIO
+
+CPU_S = 2.0
+CPU_S_PER_MIB = 0.1  # on top: an honest attachment of 25 MiB needs its time
+MEMORY = 512 * 1024 * 1024
+MAX_PARTS = 50
+MAX_DEPTH = 20
+MAX_HEADER = 4_000  # characters of one header's value that are looked at
+MAX_HEADERS = 200
+MAX_ADDRESSES = 500
+MAX_TEXT = 1_000_000
+MAX_HTML = 512 * 1024
+MAX_SPLIT = 64 * 1024
+MAX_NAME = 200
+LANGUAGES = ["en", "de", "es", "fr", "it", "nl", "pl", "sv", "zh", "ja"]
+
+ENCODED = re.compile(r"=\?([A-Za-z0-9_.:*-]{1,40})\?([BbQq])\?([^?\s]{0,1000})\?=")
+BETWEEN_ENCODED = re.compile(r"(\?=)[ \t\r\n]+(=\?)")
+ANGLE = re.compile(r"<\s*([^<>\s@]{1,64}@[^<>\s@\[\]]{1,255})\s*>")
+BARE = re.compile(r"[^\s<>@,;:\"()\[\]]{1,64}@[^\s<>@,;:\"()\[\]]{1,255}")
+MESSAGE_ID = re.compile(r"<[^<>\s]{1,500}>")
+CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
+TURNING = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")
+LINE_BREAKS = re.compile(r"[\r\n\t]+ *")
+TAGS = re.compile(
+    r"<(?:script|style|head|title)\b.*?</(?:script|style|head|title)\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL
+)
+QUOTE_LINE = re.compile(r"^\s*>")
+PARAMETER = re.compile(r';\s*([\w*-]{1,40})\s*=\s*(?:"((?:[^"\\]|\\.){0,500})"|([^\s;"]{1,500}))')
+
+
+# --- text ------------------------------------------------------------------------------------------------------------
+
+
+def clean(text: str) -> str:
+    """Text that any database and terminal can hold: no control characters, no half characters."""
+    return CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def decode(data: bytes, charset: str) -> str:
+    """Bytes as text, whatever the charset claims to be."""
+    for name in (charset or "utf-8", "utf-8"):
+        try:
+            if name.lower() not in ("unicode_escape", "raw_unicode_escape", "undefined", "idna", "punycode", "utf-7"):
+                return data.decode(name)
+        except (LookupError, UnicodeError, ValueError):
+            continue
+    return data.decode("latin-1")
+
+
+def _encoded_word(found: re.Match[str]) -> str:
+    charset, how, word = found[1].partition("*")[0], found[2].upper(), found[3].encode("ascii", "replace")
+    try:
+        if how == "B":
+            data = base64.b64decode(word + b"=" * (-len(word) % 4))
+        else:
+            data = quopri.decodestring(word.replace(b"_", b" "))
+    except (binascii.Error, ValueError):
+        return found[0]
+    return decode(data, charset)
+
+
+def header_text(value: Any) -> str:
+    """A header's value as people read it: RFC 2047 decoded, one line, nothing that turns text around."""
+    text = str(value)[:MAX_HEADER]
+    if any("\udc80" <= char <= "\udcff" for char in text):  # raw bytes, as compat32 hands them over
+        text = decode(text.encode("ascii", "surrogateescape"), "utf-8")
+    text = ENCODED.sub(_encoded_word, BETWEEN_ENCODED.sub(r"\1\2", text))
+    return TURNING.sub("", CONTROL.sub("", LINE_BREAKS.sub(" ", text))).strip()
+
+
+def one_address(text: str) -> tuple[str, str]:
+    """(address, name) of the first mailbox in a header; the name is a stranger's word."""
+    found = ANGLE.search(text)
+    if found is not None:
+        name = text[: found.start()].strip().strip('"').replace('\\"', '"').strip()
+        return found[1].lower(), name[:MAX_NAME]
+    bare = BARE.search(text)
+    return (bare[0].lower(), "") if bare else ("", text[:MAX_NAME])
+
+
+def addresses(text: str) -> list[str]:
+    """All addresses of a header, in order, once each; linear in its length."""
+    found = [one.lower() for one in BARE.findall(text)]
+    return list(dict.fromkeys(found))[:MAX_ADDRESSES]
+
+
+def sent_at(text: str) -> str:
+    """The Date header in ISO 8601, UTC, or empty."""
+    try:
+        found = parsedate_to_datetime(text)
+        found = found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return ""
+    return found.isoformat() if datetime(1980, 1, 1, tzinfo=UTC) < found < datetime(2200, 1, 1, tzinfo=UTC) else ""
+
+
+def html_text(html: str) -> str:
+    """The words of an HTML mail."""
+    html = html[:MAX_HTML]
+    try:
+        from inscriptis import get_text
+
+        return clean(get_text(html)).strip()
+    except (ValueError, RecursionError, AttributeError, TypeError, IndexError, ImportError):
+        return clean(re.sub(r"\s+", " ", TAGS.sub(" ", html))).strip()
+
+
+class TooSlow(Exception):
+    """The helper library got lost in this text."""
+
+
+def _too_slow(number: int, frame: FrameType | None) -> None:
+    raise TooSlow
+
+
+def split_reply(text: str) -> tuple[str, str]:
+    """(what they wrote, what they quoted). Both together are always the whole text; without a mark, all is new."""
+    if len(text) > MAX_SPLIT:
+        return _split_by_marks(text)
+    previous = signal.signal(signal.SIGVTALRM, _too_slow) if _in_main_thread() else None
+    try:
+        if previous is not None:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0.5)
+        from mailparser_reply import EmailReplyParser
+
+        new = EmailReplyParser(languages=LANGUAGES).parse_reply(text=text) or ""
+    except (TooSlow, RecursionError, ValueError, IndexError, AttributeError, TypeError, ImportError):
+        return _split_by_marks(text)
+    finally:
+        if previous is not None:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            signal.signal(signal.SIGVTALRM, previous)
+    start = text.find(new.strip()[:200]) if new.strip() else -1
+    if start < 0:
+        return _split_by_marks(text)
+    end = start + len(new.strip())
+    if text[start:end] != new.strip():
+        return _split_by_marks(text)
+    return text[:end].strip("\n"), text[end:].strip("\n")
+
+
+def _in_main_thread() -> bool:
+    import threading
+
+    return threading.current_thread() is threading.main_thread()
+
+
+def _split_by_marks(text: str) -> tuple[str, str]:
+    lines = text.split("\n")
+    for at, line in enumerate(lines):
+        if QUOTE_LINE.match(line) and all(QUOTE_LINE.match(rest) or not rest.strip() for rest in lines[at : at + 5]):
+            return "\n".join(lines[:at]).rstrip(), "\n".join(lines[at:])
+    return text, ""
+
+
+# --- structure -------------------------------------------------------------------------------------------------------
+
+
+class Found:
+    """What a walk through the parts gathers."""
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.html: list[str] = []
+        self.files: list[dict[str, str]] = []
+        self.contents: list[bytes] = []
+        self.parts = 0
+        self.left_out = 0
+
+
+def _parameters(value: str) -> dict[str, str]:
+    """The parameters of a Content-Type or Content-Disposition, linear in its length; RFC 2231 joined and decoded."""
+    found: dict[str, str] = {}
+    for name, quoted, plain in PARAMETER.findall(value[:MAX_HEADER])[:50]:
+        found.setdefault(name.lower(), re.sub(r"\\(.)", r"\1", quoted) if quoted else plain)
+    for base in ("filename", "name"):
+        pieces = [found[key] for n in range(20) for key in (f"{base}*{n}", f"{base}*{n}*") if key in found]
+        raw = "".join(pieces) or found.get(f"{base}*", "")
+        if raw and base not in found:
+            charset, _, rest = raw.partition("'")
+            found[base] = _percent(rest.partition("'")[2], charset) if "'" in raw else raw
+    return found
+
+
+def _percent(text: str, charset: str) -> str:
+    data = re.sub(rb"%([0-9A-Fa-f]{2})", lambda hit: bytes([int(hit[1], 16)]), text.encode("utf-8", "replace"))
+    return decode(data, charset)
+
+
+def _raw_header(part: email.message.Message, name: str) -> str:
+    """A header as compat32 holds it, cut; never through the library's own header objects."""
+    for key, value in part._headers[:1000]:  # type: ignore[attr-defined]
+        if key.lower() == name:
+            text = str(value)[: MAX_HEADER * 2]
+            if any("\udc80" <= char <= "\udcff" for char in text):
+                text = decode(text.encode("ascii", "surrogateescape"), "utf-8")
+            return LINE_BREAKS.sub(" ", text).strip()
+    return ""
+
+
+def _body(part: email.message.Message) -> bytes:
+    """A leaf's content, its transfer encoding undone as far as it can be."""
+    held = part._payload  # type: ignore[attr-defined]
+    if not isinstance(held, str):
+        return b""
+    data = held.encode("ascii", "surrogateescape") if held.isascii() or _escaped(held) else held.encode("utf-8")
+    how = _raw_header(part, "content-transfer-encoding").lower().strip()
+    if how == "base64":
+        kept = re.sub(rb"[^A-Za-z0-9+/]", b"", data.partition(b"=")[0] if data.find(b"=") > len(data) - 80 else data)
+        with contextlib.suppress(binascii.Error, ValueError):
+            return base64.b64decode(kept + b"=" * (-len(kept) % 4) if len(kept) % 4 != 1 else kept[:-1])
+        return data
+    return quopri.decodestring(data) if how in ("quoted-printable", "quopri") else data
+
+
+def _escaped(text: str) -> bool:
+    try:
+        text.encode("ascii", "surrogateescape")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _walk(part: email.message.Message, found: Found, *, depth: int, inside: str) -> None:
+    kind_value = _raw_header(part, "content-type") or "text/plain"
+    kind = kind_value.partition(";")[0].strip().lower()[:100] or "text/plain"
+    held = part._payload  # type: ignore[attr-defined]
+    found.parts += 1
+    if found.parts > MAX_PARTS or depth > MAX_DEPTH:
+        found.left_out += 1
+        return
+    if isinstance(held, list) and kind.startswith("multipart/"):
+        for child in held:
+            if isinstance(child, email.message.Message):
+                _walk(child, found, depth=depth + 1, inside=kind)
+        return
+    disposition = _raw_header(part, "content-disposition")
+    parameters = {**_parameters(kind_value), **_parameters(disposition)}
+    name = header_text(parameters.get("filename") or parameters.get("name") or "")
+    attached = disposition.lower().startswith("attachment") or bool(name)
+    if isinstance(held, list):  # message/rfc822, message/delivery-status
+        content = b"\r\n\r\n".join(one.as_bytes() for one in held[:20] if isinstance(one, email.message.Message))
+        ending = "eml" if kind == "message/rfc822" else "txt"
+        _keep(found, part, name or f"message.{ending}", kind, content)
+    elif kind in ("text/plain", "text/html") and not attached:
+        text = clean(decode(_body(part), parameters.get("charset", "")))[:MAX_TEXT]
+        (found.html if kind == "text/html" else found.text).append(text)
+    else:
+        _keep(found, part, name or "file", kind, _body(part))
+
+
+def _keep(found: Found, part: email.message.Message, name: str, kind: str, content: bytes) -> None:
+    plain = name.replace("\\", "/").rpartition("/")[2].strip(" .")[:120] or "file"
+    kind = kind if re.fullmatch(r"[\w.+-]{1,60}/[\w.+-]{1,60}", kind, re.ASCII) else "application/octet-stream"
+    content_id = _raw_header(part, "content-id").strip("<> ")[:200]
+    found.files.append({"name": plain, "type": kind, "id": clean(content_id)})
+    found.contents.append(content)
+
+
+# --- who may be answered ---------------------------------------------------------------------------------------------
+
+
+def automatic(headers: dict[str, str], kind: str, from_address: str) -> str:
+    """Why nobody may be answered automatically, or empty when a person seems to have written (RFC 3834 and custom)."""
+    local = from_address.partition("@")[0]
+    if headers.get("auto-submitted", "no").partition(";")[0].strip().lower() not in ("no", ""):
+        return "auto-submitted"
+    if kind in ("multipart/report", "message/delivery-status") or local in ("mailer-daemon", "postmaster"):
+        return "bounce"
+    return_path = headers.get("return-path")
+    if return_path is not None and return_path.replace(" ", "") in ("<>", ""):
+        return "null-sender"
+    if return_path is not None and "mailer-daemon@" in return_path.lower():
+        return "bounce"
+    if headers.get("precedence", "").strip().lower() in ("bulk", "junk", "list", "auto_reply"):
+        return "bulk"
+    if "list-id" in headers or "list-unsubscribe" in headers or "list-post" in headers:
+        return "list"
+    if headers.get("x-auto-response-suppress", "none").strip().lower() not in ("none", ""):
+        return "suppressed"
+    if "x-loop" in headers or "x-autoreply" in headers or "x-autorespond" in headers:
+        return "loop"
+    if re.fullmatch(r"(no-?reply|do-?not-?reply|noreply.*|bounces?[+-].*)", local):
+        return "no-reply"
+    return ""
+
+
+def parse(raw: bytes) -> tuple[dict[str, Any], list[bytes]]:
+    """All that the hub wants to know of a mail: values, and the contents of its files in the order of `files`."""
+    message = email.message_from_bytes(raw, policy=email.policy.compat32)
+    headers: dict[str, str] = {}
+    for key, value in message._headers[:MAX_HEADERS]:  # type: ignore[attr-defined]
+        name = clean(str(key)).lower()[:80]
+        if name.isascii() and name not in headers:
+            headers[name] = header_text(value)
+    found = Found()
+    _walk(message, found, depth=0, inside="")
+    html = "\n<hr>\n".join(found.html)
+    text = "\n\n".join(one.strip("\n") for one in found.text)
+    if not text.strip() and html:
+        text = html_text(html)
+    kind = _raw_header(message, "content-type").partition(";")[0].strip().lower()
+    raw_from = _raw_header(message, "from")
+    from_address, from_name = one_address(header_text(raw_from))
+    reply_to = one_address(headers.get("reply-to", ""))[0]
+    ids = MESSAGE_ID.findall(headers.get("message-id", ""))
+    if found.left_out:
+        headers["x-hub-parts-left-out"] = str(found.left_out)
+    return {
+        "message_id": ids[0] if ids else "",
+        "from_address": from_address,
+        "from_name": from_name,
+        "to": addresses(_raw_header_long(message, "to")),
+        "cc": addresses(_raw_header_long(message, "cc")),
+        "reply_to": reply_to,
+        "subject": headers.get("subject", "")[:1000],
+        "sent_at": sent_at(headers.get("date", "")[:100]),
+        "in_reply_to": next(iter(MESSAGE_ID.findall(headers.get("in-reply-to", ""))), ""),
+        "references": MESSAGE_ID.findall(_raw_header_long(message, "references"))[-100:],
+        "text": text[:MAX_TEXT],
+        "html": html[: MAX_TEXT * 2],
+        "new_text": split_reply(text[:MAX_TEXT])[0],
+        "automatic": automatic(headers, kind, from_address),
+        "headers": headers,
+        "files": found.files,
+    }, found.contents
+
+
+def _raw_header_long(message: email.message.Message, name: str) -> str:
+    """All headers of this name, joined and cut at 400,000 characters: ten thousand recipients are read, not refused."""
+    values = [str(value) for key, value in message._headers[:1000] if key.lower() == name]  # type: ignore[attr-defined]
+    return clean(LINE_BREAKS.sub(" ", ", ".join(values)[:400_000]))
+
+
+# --- process ---------------------------------------------------------------------------------------------------------
+
+
+def serve(source: BinaryIO, sink: BinaryIO) -> None:
+    """Answer mails until stdin ends. An error is answered by its name alone, and ends the child: nothing leaks over."""
+    while len(head := source.read(4)) == 4:
+        raw = source.read(struct.unpack(">I", head)[0])
+        signal.setitimer(
+            signal.ITIMER_PROF, CPU_S + CPU_S_PER_MIB * len(raw) / 2**20
+        )  # its default action ends the process
+        try:
+            values, contents = parse(raw)
+            values["sizes"] = [len(one) for one in contents]
+            answer = json.dumps(values).encode("ascii")
+        except Exception as error:  # whatever a stranger's mail does to the parser is told, not raised
+            answer, contents = json.dumps({"error": type(error).__name__}).encode("ascii"), []
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        sink.write(struct.pack(">I", len(answer)))
+        sink.write(answer)
+        for content in contents:
+            sink.write(content)
+        sink.flush()
+        if answer.startswith(b'{"error"'):
+            return
+
+
+def main() -> None:
+    """Limit ourselves, warm up, serve."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if os.getuid():
+        resource.setrlimit(resource.RLIMIT_NPROC, (0, 0))  # it starts nothing; for root the limit does not hold
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides when we end
+    html_text("<p>warm</p>")
+    split_reply("warm\n\nOn 1 May, A wrote:\n> b")
+    serve(sys.stdin.buffer, sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()
