@@ -14,7 +14,7 @@ from sqlalchemy import Index, bindparam, update
 from sqlalchemy import text as sql_text
 from sqlmodel import Field, col, select
 
-from campaigns import content, counts, deliveries
+from campaigns import brakes, content, counts, deliveries
 from campaigns.deliveries import IN_FLIGHT, WAITING, DeliveryState
 from crm_core import accounts, events
 from crm_core.addresses import PointKind
@@ -351,6 +351,20 @@ async def pause(tx: Tx, campaign_id: str, *, now: datetime, reason: str, brake: 
         return campaign
     await advance(tx, campaign, CampaignState.PAUSING, now=now, reason=reason, brake=brake, due_at=now)
     return await settle(tx, campaign, now=now)
+
+
+async def look_at_brakes(tx: Tx, campaign_id: str, *, now: datetime) -> str:
+    """Pause a running campaign when a brake is pulled; the sentence, or empty."""
+    campaign = await get(tx, campaign_id)
+    if campaign.state != CampaignState.RUNNING:
+        return ""
+    found = {**await counts.read(tx, campaign_id), **await counts.read(tx, campaign_id, kind=counts.EVENT)}
+    verdict = brakes.pulled(found, campaign.brake_base)
+    if verdict is None:
+        return ""
+    name, sentence = verdict
+    await pause(tx, campaign_id, now=now, reason=sentence, brake=name)
+    return sentence
 
 
 async def resume(tx: Tx, campaign_id: str, *, now: datetime) -> Campaign:

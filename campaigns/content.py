@@ -203,3 +203,11 @@ def _render(template: Any, fields: Mapping[str, str]) -> str:
 def clean(fields: Mapping[str, Any]) -> dict[str, str]:
     """Only plain strings of bounded length get into a template."""
     return {name: str(value)[:MAX_FIELD] for name, value in fields.items()}
+
+
+def check_length(made: Rendered, *, kind: PointKind) -> None:
+    """ContentError when nothing is left to send, or a text message is longer than providers take."""
+    if not made.body.strip() and not made.html.strip():
+        raise ContentError("Nothing is left of the text for this recipient.")
+    if kind == PointKind.PHONE and len(made.body) > MAX_TEXT_MESSAGE:
+        raise ContentError(f"The text has {len(made.body)} characters; {MAX_TEXT_MESSAGE} are possible.")

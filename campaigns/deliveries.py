@@ -184,6 +184,17 @@ async def move(tx: Tx, delivery: Delivery, to: DeliveryState, *, now: datetime, 
     return True
 
 
+def copy(row: Delivery) -> Delivery:
+    """The row as a value of its own: a unit of work may run twice, and a moved row would not move again."""
+    made = object.__new__(Delivery)
+    object.__setattr__(made, "__dict__", {name: row.__dict__[name] for name in _NAMES})
+    object.__setattr__(made, "__pydantic_fields_set__", _NAMES)
+    object.__setattr__(made, "__pydantic_extra__", None)
+    object.__setattr__(made, "__pydantic_private__", None)
+    return made
+
+
+_NAMES = frozenset(Delivery.model_fields)
 _DUE = fixed(
     select(Delivery)
     .where(

@@ -7,15 +7,19 @@ it may add a grant that carries its evidence, and never anything else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Index, bindparam, update
 from sqlmodel import Field, col, select
 
-from crm_core import events
-from crm_core.addresses import PointKind
+from campaigns import csv_files
+from campaigns.csv_files import Row
+from crm_core import addresses, consent, contacts, events
+from crm_core.addresses import Address, PointKind
+from crm_core.consent import ConsentAction, Purpose
+from crm_core.contacts import Contact
 from crm_core.db import Tx
 from crm_core.errors import Invalid, NotFound
 from crm_core.ids import new_id
@@ -23,6 +27,9 @@ from crm_core.statements import fixed
 from crm_core.tables import Table, at, doc, docs, key, one_of, ref, text, word
 
 MAX_FAULTS = 1_000  # listed; all are counted
+YES = frozenset({"yes", "y", "true", "1", "x", "ja", "si", "sí", "是"})
+NO = frozenset({"", "no", "n", "false", "0", "nein", "否"})
+CHANNEL_OF = {PointKind.PHONE: "sms", PointKind.EMAIL: "email"}  # what a consent column speaks of
 
 
 class ImportState(StrEnum):
@@ -179,3 +186,190 @@ async def list_due(tx: Tx, *, now: datetime) -> list[str]:
         RecipientImport.state == ImportState.READING, col(RecipientImport.due_at) <= now
     )
     return await tx.all(statement.limit(100))
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class _Counted:
+    """What one batch adds to the import's figures."""
+
+    __slots__ = ("consents", "created", "duplicates", "faults", "good", "rows")
+
+    def __init__(self) -> None:
+        self.rows = self.good = self.duplicates = self.faults = self.created = self.consents = 0
+
+
+async def take_rows(tx: Tx, import_id: str, rows: Sequence[Row], *, now: datetime, last: bool) -> RecipientImport:
+    """Take rows behind the cursor, all in this transaction; `last` ends the import.
+
+    Rows at or before the cursor were taken by a worker that died after its commit: they are left out. Conflict when another
+    worker took these rows meanwhile.
+    """
+    found = await get(tx, import_id)
+    if found.state != ImportState.READING:
+        return found
+    fresh = [row for row in rows if row.number > found.cursor]
+    counted = _Counted()
+    uses = [found.mapping.get(header, "") for header in found.headers]
+    for row in fresh:
+        counted.rows += 1
+        fault, column = row.fault, ""
+        if not fault:
+            fault, column = await _take(tx, found, dict(zip(uses, row.cells, strict=False)), row, counted, now=now)
+        if fault:
+            counted.faults += 1
+            await _note(tx, found, row, column, fault, taken=False, listed=found.fault_count + counted.faults)
+    values: dict[str, Any] = {
+        "cursor": fresh[-1].number if fresh else found.cursor,
+        "rows_count": found.rows_count + counted.rows,
+        "good_count": found.good_count + counted.good,
+        "duplicate_count": found.duplicate_count + counted.duplicates,
+        "fault_count": found.fault_count + counted.faults,
+        "created_count": found.created_count + counted.created,
+        "consent_count": found.consent_count + counted.consents,
+        "version": found.version + 1,
+    }
+    if last:
+        values |= {"state": ImportState.READ, "ended_at": now, "due_at": None}
+    guard = update(RecipientImport).where(
+        col(RecipientImport.id) == import_id, col(RecipientImport.version) == found.version
+    )
+    await tx.hit(guard.values(**values))
+    found.__dict__.update(values)
+    if last or fresh:
+        await events.emit(tx, "import.changed", import_id, now=now, version=found.version, state=found.state)
+    return found
+
+
+async def fail(tx: Tx, import_id: str, *, error: str, now: datetime) -> None:
+    """The whole file cannot be read."""
+    found = await get(tx, import_id)
+    guard = update(RecipientImport).where(
+        col(RecipientImport.id) == import_id, col(RecipientImport.version) == found.version
+    )
+    await tx.hit(
+        guard.values(state=ImportState.FAILED, error=error, ended_at=now, due_at=None, version=found.version + 1)
+    )
+    await events.emit(tx, "import.changed", import_id, now=now, version=found.version + 1, state=ImportState.FAILED)
+
+
+async def _note(
+    tx: Tx, found: RecipientImport, row: Row, column: str, message: str, *, taken: bool, listed: int
+) -> None:
+    if listed <= MAX_FAULTS:
+        fault = RecipientFault(import_id=found.id, row=row.line, column=column, message=message[:500], taken=taken)
+        await tx.add_new(fault, unique=["import_id", "row"])
+
+
+async def _take(
+    tx: Tx, found: RecipientImport, cells: dict[str, str], row: Row, counted: _Counted, *, now: datetime
+) -> tuple[str, str]:
+    """Make one row a recipient; (why not, column) or empty."""
+    country = cells.get(csv_files.COUNTRY, "").strip().upper()
+    country = country if len(country) == 2 else found.country
+    try:
+        address = addresses.address(found.kind, cells.get(csv_files.ADDRESS, ""), country=country)
+    except Invalid as error:
+        return error.message, csv_files.ADDRESS
+    first, last = cells.get(csv_files.FIRST, ""), cells.get(csv_files.LAST, "")
+    name = (cells.get(csv_files.NAME, "") or f"{first} {last}".strip())[:200]
+    fields = {use: value for use, value in cells.items() if use and use not in csv_files.RESERVED}
+    if first:
+        fields["first_name"] = first
+    if last:
+        fields["last_name"] = last
+    recipient = Recipient(
+        id=new_id(now),
+        import_id=found.id,
+        row=row.number,
+        kind=address.kind,
+        value=address.value,
+        name=name,
+        fields=fields,
+    )
+    if not await tx.add_new(recipient, unique=["import_id", "kind", "value"]):
+        counted.duplicates += 1
+        return "", ""
+    counted.good += 1
+    contact = await _match(tx, found, address, name, country, counted, now=now)
+    if contact is not None:
+        await tx.run(
+            update(Recipient)
+            .where(col(Recipient.id) == recipient.id)
+            .values(contact_id=contact.id, name=name or contact.name)
+        )
+    remark = await _consent(tx, found, address, cells, counted, contact=contact, now=now)
+    if remark:
+        await _note(
+            tx, found, row, csv_files.CONSENT, remark, taken=True, listed=found.fault_count + counted.faults + 1
+        )
+    return "", ""
+
+
+async def _match(
+    tx: Tx, found: RecipientImport, address: Address, name: str, country: str, counted: _Counted, *, now: datetime
+) -> Contact | None:
+    """The person with this address, made if nobody has it; of several only the one with the same name, else nobody."""
+    owners = [contact for contact, _ in await contacts.list_owners(tx, address)]
+    if len(owners) == 1:
+        return owners[0]
+    if owners:
+        same = [contact for contact in owners if contact.name.casefold() == name.casefold()]
+        return same[0] if len(same) == 1 else None
+    counted.created += 1
+    return await contacts.create(
+        tx, name=name or address.value, now=now, source=f"import:{found.id}", points=[address], country=country
+    )
+
+
+async def _consent(
+    tx: Tx,
+    found: RecipientImport,
+    address: Address,
+    cells: dict[str, str],
+    counted: _Counted,
+    *,
+    contact: Contact | None,
+    now: datetime,
+) -> str:
+    """Record a grant that carries its evidence; a remark when it does not, or when they said no since. Never more."""
+    word = cells.get(csv_files.CONSENT, "").strip().casefold()
+    if word in NO:
+        return ""
+    if word not in YES:
+        return f"“{word[:40]}” is neither yes nor no; taken as no."
+    source, wording = cells.get(csv_files.CONSENT_SOURCE, "").strip(), cells.get(csv_files.CONSENT_TEXT, "").strip()
+    given = _instant(cells.get(csv_files.CONSENT_AT, ""))
+    missing = [
+        name for name, there in (("when", given), ("where", source), ("what they agreed to", wording)) if not there
+    ]
+    if missing or given is None:
+        return f"Consent without proof is not recorded: the row does not say {', '.join(missing)}."
+    if given > now:
+        return "The date of consent lies in the future; it is not recorded."
+    channel = CHANNEL_OF[address.kind]
+    suppressed, ledger = await consent.list_for(tx, address)
+    if suppressed:
+        return "This address was stopped; an import cannot undo that."
+    if any(
+        entry.action == ConsentAction.WITHDRAWN and entry.channel in ("*", channel) and entry.at >= given
+        for entry in ledger
+    ):
+        return "They withdrew after that date; the consent is not recorded."
+    evidence = {"given_at": given.isoformat(), "source": source[:500], "text": wording[:2000], "file": found.file_name}
+    await consent.grant(
+        tx, address, channel=channel, purpose=Purpose.MARKETING, source=f"import:{found.id}", evidence=evidence,
+        actor=found.created_by, now=now, contact_id=contact.id if contact else None,
+    )  # fmt: skip
+    counted.consents += 1
+    return ""
+
+
+def _instant(written: str) -> datetime | None:
+    """A date or time in ISO form, taken as UTC where it names no zone; None for anything else, because 3/4 has two readings."""
+    try:
+        given = datetime.fromisoformat(written.strip())
+    except ValueError:
+        return None
+    return given.astimezone(UTC) if given.tzinfo else given.replace(tzinfo=UTC)

@@ -200,7 +200,10 @@ async def check(tx: Tx, row: CallList, entry: ListEntry, *, now: datetime) -> Ve
     if today >= row.max_per_day:
         oldest: datetime = await tx.one(_OLDEST_TODAY, value=entry.value, since=now - DAY)
         return Verdict(
-            False, "attempts_per_day", f"Tried {today} times in 24 hours; the list allows {row.max_per_day}.", oldest + DAY
+            False,
+            "attempts_per_day",
+            f"Tried {today} times in 24 hours; the list allows {row.max_per_day}.",
+            oldest + DAY,
         )
     contact = await contacts.find(tx, entry.contact_id) if entry.contact_id else None
     return await consent.may_contact(
@@ -248,7 +251,9 @@ async def before_dial(tx: Tx, entry_id: str, *, user_id: str, now: datetime) -> 
     return row, entry
 
 
-async def refused(tx: Tx, entry_id: str, *, user_id: str, rule: str, reason: str, until: datetime | None, now: datetime) -> None:
+async def refused(
+    tx: Tx, entry_id: str, *, user_id: str, rule: str, reason: str, until: datetime | None, now: datetime
+) -> None:
     """The gate said no at the moment of dialling: the entry is blocked, or comes back at `until`."""
     entry = await _held(tx, entry_id, user_id=user_id)
     await _unlock_number(tx, entry, now=now)
@@ -314,7 +319,11 @@ def _after(
     row: CallList, entry: ListEntry, flags: dict[str, Any], *, user_id: str, now: datetime, callback_at: datetime | None
 ) -> tuple[EntryState, dict[str, Any]]:
     if flags.get("do_not_call"):
-        return EntryState.BLOCKED, {"rule": "do_not_call", "reason": "They asked never to be called again.", "user_id": None}
+        return EntryState.BLOCKED, {
+            "rule": "do_not_call",
+            "reason": "They asked never to be called again.",
+            "user_id": None,
+        }
     if flags.get("wrong_number"):
         return EntryState.DONE, {"user_id": None}
     if flags.get("callback"):
@@ -369,7 +378,13 @@ async def release_expired(tx: Tx, *, now: datetime) -> int:
             row = await get(tx, entry.list_id)
             due = now + timedelta(seconds=row.retry_s)
             await _move(
-                tx, entry, EntryState.CALLED, now=now, due_at=due, user_id=None, reason="The agent left without an outcome."
+                tx,
+                entry,
+                EntryState.CALLED,
+                now=now,
+                due_at=due,
+                user_id=None,
+                reason="The agent left without an outcome.",
             )
         else:
             owner = entry.user_id if entry.before == EntryState.CALLBACK else None
