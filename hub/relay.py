@@ -32,6 +32,7 @@ CALL_S = 25.0
 # A process that slept between its claim and its call may have been overtaken: past this it does not call any more.
 FRESH_S = outbox.LEASE_S / 2
 MAX_ATTEMPTS = 8
+CRASHES = 3  # then the task itself is what ends its processes
 BACKOFF_S = (1, 2, 4, 8, 15, 30, 60)
 
 
@@ -173,6 +174,8 @@ class Relay:
     ) -> None:
         if doubtful and not executor.repeatable:
             done = Done(OutboxState.UNKNOWN, error="its process ended in the middle of the call")
+        elif doubtful and task.attempts > CRASHES:
+            done = Done(OutboxState.FAILED, error=f"its process ended {CRASHES} times in the middle of it")
         elif time.monotonic() - claimed_at > FRESH_S:
             return
         else:
