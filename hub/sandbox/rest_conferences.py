@@ -109,14 +109,13 @@ LIST_FIELDS = (
 
 def room_json(exchange: Exchange, room: Room) -> dict[str, Any]:
     uri = account_uri(exchange, f"/Conferences/{room.sid}")
-    return {
+    shown = {
         "sid": room.sid,
         "account_sid": exchange.world.config.account_sid,
         "api_version": API_VERSION,
         "friendly_name": room.name,
         "status": room.status,
         "region": "us1",
-        "reason_conference_ended": room.reason,
         "call_sid_ending_conference": room.ended_by,
         "date_created": rfc2822(room.created_at),
         "date_updated": rfc2822(room.updated_at),
@@ -126,6 +125,9 @@ def room_json(exchange: Exchange, room: Room) -> dict[str, Any]:
             "recordings": f"{uri}/Recordings.json",
         },
     }
+    if room.reason:  # the description allows no null here, so a running conference does not have it
+        shown["reason_conference_ended"] = room.reason
+    return shown
 
 
 def find_room(exchange: Exchange, request: web.Request) -> Room:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import aiohttp
 from aiohttp import web
 
-from hub.sandbox import rest_account, rest_calls, rest_conferences, rest_messages
+from hub.sandbox import page, rest_account, rest_calls, rest_conferences, rest_messages
 from hub.sandbox.calls import Leg, Legs
 from hub.sandbox.clock import Clock
 from hub.sandbox.conferences import Rooms
@@ -87,6 +87,7 @@ class Sandbox:
         app.add_routes(rest_account.routes(self.exchange))
         app.add_routes(self.outside.routes())
         app.add_routes(self.outside_mail.routes())
+        app.add_routes(page.routes(self.store))
         app.add_routes([web.get("/line", self.lines.handle), web.get("/healthz", self._health)])
         return app
 
