@@ -66,6 +66,7 @@ class Rig:
     url: str = ""
     call: dict[str, Any] | None = None
     ringing: bool = False
+    config: dict[str, Any] = field(default_factory=lambda: {"scope": "agent-1"})
     nonces: dict[str, str] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     joins: list[dict[str, str]] = field(default_factory=list)
@@ -156,7 +157,7 @@ class Rig:
             f'hx-swap="outerHTML" hx-push-url="true">{page}</a> '
             for page in ("work", "people", "lists")
         )
-        config = html.escape(json.dumps({"scope": "agent-1"}), quote=True)
+        config = html.escape(json.dumps(self.config), quote=True)
         return web.Response(text=PAGE.format(name=name, links=links, config=config), content_type="text/html")
 
     async def _vendor(self, request: web.Request) -> web.FileResponse:

@@ -80,7 +80,7 @@ async def test_seven_tabs_share_one_stream_and_one_line(
     await tabs[0].click("#mute")
     assert await tabs[0].evaluate("hubPhone.mute(true).catch((error) => error.code)") == "no_call"
     await tabs[2].click("#accept")
-    await expect(tabs[4].locator("#live")).to_be_visible()
+    await expect(tabs[4].locator("#live")).to_be_visible(timeout=10_000)
 
 
 @pytest.mark.parametrize("end", ["closed", "killed"])
@@ -123,12 +123,13 @@ async def test_another_tab_takes_over_within_a_second_and_rejoins(
 async def test_a_tab_that_hangs_loses_the_phone_to_the_tab_that_asks(
     rig: Rig, signalling: Signalling, page_factory: PageFactory
 ) -> None:
+    rig.config["answerMs"] = 1000
     owner = await in_call(rig, page_factory)
     (tab,) = await followers(rig, page_factory, 1)
     (leg,) = signalling.live
     # A script that never ends, as seen by every other tab: the lock is held and nobody answers.
     hanging = asyncio.ensure_future(
-        owner.evaluate("() => { const end = Date.now() + 4500; while (Date.now() < end); }")
+        owner.evaluate("() => { const end = Date.now() + 3500; while (Date.now() < end); }")
     )
     await until(lambda: tab.evaluate("document.visibilityState === 'visible'"), "the tab is visible")
     await tab.click("#hold")

@@ -17,7 +17,7 @@ import { Owner } from "./owner.js";
 import { Tabs } from "./tabs.js";
 
 const FIRST = { owner: false, stream: "connecting", line: { kind: "", state: "off", code: "" }, soundBlocked: false, ringing: false, incoming: null, after: "", call: null };
-const DEFAULTS = { scope: "", assets: "/static", events: "/desk/events", device: {} };
+const DEFAULTS = { scope: "", assets: "/static", events: "/desk/events", device: {}, answerMs: 4000 };
 
 /** Events: change (snapshot), error {code, detail}, event (one of the stream). */
 export class Desk extends Emitter {
@@ -98,7 +98,7 @@ export class Desk extends Emitter {
   #open() {
     this.stop();
     const name = this.#config.scope ? `hub-phone ${this.#config.scope}` : "hub-phone";
-    this.#tabs = new Tabs(name);
+    this.#tabs = new Tabs(name, this.#config);
     this.#tabs.on("owner", (signal) => this.#own(signal));
     this.#tabs.on("hello", () => this.#publish());
     this.#tabs.on("message", (message) => this.#hear(message));

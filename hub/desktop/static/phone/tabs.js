@@ -18,7 +18,6 @@
 import { Emitter } from "./emitter.js";
 import { PhoneError, plainError } from "./errors.js";
 
-const ACK_MS = 2500;
 
 /**
  * Events: owner (AbortSignal: fires when the ownership ends), hello (owner only: another tab wants the snapshot),
@@ -26,6 +25,7 @@ const ACK_MS = 2500;
  */
 export class Tabs extends Emitter {
   #name;
+  #answerMs;
   #channel = null;
   #stopped = false;
   #term = null;
@@ -34,9 +34,11 @@ export class Tabs extends Emitter {
   #answer = async () => {};
   #probe = null;
 
-  constructor(name) {
+  /** @param answerMs how long the owner may be silent when asked, before its phone is taken from it */
+  constructor(name, { answerMs }) {
     super();
     this.#name = name;
+    this.#answerMs = answerMs;
     this.id = crypto.randomUUID();
   }
 
@@ -92,7 +94,7 @@ export class Tabs extends Emitter {
     this.#probe ??= setTimeout(() => {
       this.#probe = null;
       if (!this.owner) this.#queue({ steal: true });
-    }, ACK_MS);
+    }, this.#answerMs);
   }
 
   #queue({ steal = false }) {
