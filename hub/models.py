@@ -20,7 +20,7 @@ from crm_core import (  # noqa: F401
     users,
 )
 from crm_core.tables import metadata
-from routing import agents, callbacks, offers, queues  # noqa: F401
+from routing import agents, callbacks, flows, hours, offers, queues, rooms  # noqa: F401
 from webhooks import receipts  # noqa: F401
 
 __all__ = ["metadata"]

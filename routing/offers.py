@@ -6,9 +6,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Index
+from sqlalchemy import Index, bindparam, update
 from sqlalchemy import text as sql_text
+from sqlmodel import col, select
 
+from crm_core import events
+from crm_core.db import Tx
+from crm_core.errors import IllegalTransition, NotFound
+from crm_core.statements import fixed
 from crm_core.tables import Table, at, doc, key, one_of, ref, text, word
 
 
@@ -51,3 +56,52 @@ class Offer(Table, table=True):
     reason: str = text()
     trace: dict[str, Any] = doc()
     version: int = 1
+
+
+_GET = fixed(select(Offer).where(Offer.id == bindparam("id")))
+
+
+async def get(tx: Tx, offer_id: str) -> Offer:
+    """The offer, or NotFound."""
+    found: Offer | None = await tx.one(_GET, id=offer_id)
+    if found is None:
+        raise NotFound("There is no such offer.")
+    return found
+
+
+async def find_live(tx: Tx, entry_id: str) -> Offer | None:
+    """The entry's live offer; there is at most one."""
+    return await tx.one(select(Offer).where(Offer.entry_id == entry_id, col(Offer.state).in_(LIVE)))
+
+
+async def list_live(tx: Tx, agent_id: str) -> list[Offer]:
+    """An agent's live offers, oldest first."""
+    return await tx.all(
+        select(Offer).where(Offer.agent_id == agent_id, col(Offer.state).in_(LIVE)).order_by(col(Offer.id))
+    )
+
+
+async def list_entry(tx: Tx, entry_id: str) -> list[Offer]:
+    """Every offer of an entry, oldest first, each with the trace of the decision that made it; at most 100."""
+    return await tx.all(select(Offer).where(Offer.entry_id == entry_id).order_by(col(Offer.id)).limit(100))
+
+
+ALLOWED: dict[OfferState, frozenset[OfferState]] = {
+    OfferState.OPEN: frozenset(OfferState) - {OfferState.OPEN},
+    OfferState.ACCEPTING: frozenset({OfferState.WON, OfferState.WITHDRAWN, OfferState.FAILED, OfferState.REFUSED}),
+}
+
+
+async def advance(tx: Tx, offer: Offer, to: OfferState, *, now: datetime, **changes: Any) -> None:
+    """Move an offer on, guarded by state and version, and tell its agent. Conflict when somebody was first."""
+    if to not in ALLOWED.get(offer.state, frozenset()):
+        raise IllegalTransition("This offer is over.")
+    if to not in LIVE:
+        changes.setdefault("closed_at", now)
+    values = {**changes, "state": to, "version": offer.version + 1}
+    guard = update(Offer).where(
+        col(Offer.id) == offer.id, col(Offer.version) == offer.version, col(Offer.state) == offer.state
+    )
+    await tx.hit(guard.values(**values))
+    offer.__dict__.update(values)
+    await events.emit(tx, "offer.changed", offer.id, now=now, version=offer.version, user_id=offer.agent_id, state=to)

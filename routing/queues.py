@@ -10,9 +10,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Index
+from sqlalchemy import Index, bindparam
 from sqlalchemy import text as sql_text
+from sqlmodel import col, select
 
+from crm_core.db import Tx
+from crm_core.errors import NotFound
+from crm_core.statements import fixed
 from crm_core.tables import Table, at, doc, key, one_of, ref, text, word
 
 
@@ -81,6 +85,7 @@ class QueueEntry(Table, table=True):
               sqlite_where=sql_text("state <> 'done'"), postgresql_where=sql_text("state <> 'done'")),
         Index("ix_queue_entries_agent", "agent_id", "state"),
         Index("ix_queue_entries_conversation", "conversation_id", "state"),
+        Index("ix_queue_entries_answered", "queue_id", "connected_at"),
     )  # fmt: skip
 
     id: str = key()
@@ -103,6 +108,8 @@ class QueueEntry(Table, table=True):
     offers: int = 0  # how often it was offered
     connected_at: datetime | None = at(nullable=True)
     wrapup_until: datetime | None = at(nullable=True)
+    grace_until: datetime | None = at(nullable=True)  # the agent's leg is missing; afterwards the customer is rescued
+    not_before: datetime | None = at(nullable=True)  # a callback asked for in the queue: the caller still hears the number
     left_at: datetime | None = at(nullable=True)
     outcome: str = text()
     version: int = 1
@@ -117,3 +124,47 @@ class Refusal(Table, table=True):
     agent_id: str = ref("users.id", primary_key=True)
     until: datetime = at()
     times: int = 1
+
+
+class EntryTrace(Table, table=True):
+    """Why a waiting piece of work got no offer, as the last pass that decided differently said it. Gone with the wait."""
+
+    __tablename__ = "entry_traces"
+
+    entry_id: str = ref("queue_entries.id", primary_key=True)
+    trace: dict[str, Any] = doc()
+    at: datetime = at()
+
+
+_QUEUE = fixed(select(Queue).where(Queue.id == bindparam("id")))
+
+
+async def get(tx: Tx, queue_id: str) -> Queue:
+    """The queue, or NotFound."""
+    found: Queue | None = await tx.one(_QUEUE, id=queue_id)
+    if found is None:
+        raise NotFound("There is no such queue.")
+    return found
+
+
+async def list_all(tx: Tx) -> list[Queue]:
+    """Queues in use, by name."""
+    return await tx.all(select(Queue).where(col(Queue.retired).is_(False)).order_by(col(Queue.name)))
+
+
+async def list_served(tx: Tx, user_id: str) -> list[Queue]:
+    """Queues that an agent serves, by name."""
+    return await tx.all(
+        select(Queue)
+        .join(QueueMember, col(QueueMember.queue_id) == col(Queue.id))
+        .where(QueueMember.user_id == user_id, col(Queue.retired).is_(False))
+        .order_by(col(Queue.name))
+    )
+
+
+async def put_member(tx: Tx, queue_id: str, user_id: str, *, rank: int = 0) -> None:
+    """Let an agent serve a queue, or change their rank there."""
+    await tx.put(
+        QueueMember(queue_id=queue_id, user_id=user_id, rank=rank), unique=["queue_id", "user_id"], update=["rank"]
+    )
+    tx.wake("router")

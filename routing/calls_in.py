@@ -1,0 +1,411 @@
+"""What a caller hears: the flow, the queue, the offer of a callback, the way into the room; and the agent's browser joining.
+
+Every URL handed out carries a step number, and a number is handed out once per call: the repeat of a request gets the stored
+answer, the next turn of a loop a new number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+
+from sqlmodel import select
+
+from channels.contract import CallArrived
+from channels.steps import DialConference, Enqueue, Gather, Hangup, Leave, Play, Redirect, Reject, Step
+from crm_core import accounts, addresses, calls, contacts, conversations, interactions, touches
+from crm_core.accounts import ChannelAccount
+from crm_core.addresses import Address
+from crm_core.calls import CallLeg, LegRole
+from crm_core.db import Tx
+from crm_core.errors import NotFound
+from crm_core.ids import new_id
+from crm_core.interactions import Interaction, InteractionState, Outcome
+from crm_core.touches import Direction
+from routing import callbacks, entries, flows, hours, offers, prompts, queues, rooms, talks
+from routing.matching import match
+from routing.offers import Offer, OfferState
+from routing.queues import EntryState, Queue, QueueEntry
+from routing.rooms import HOLD_MUSIC, event_path, step_path
+
+VOICE = "voice"
+TURNS = 1000  # step numbers per offer: after each, the waiting loop counts on from the next thousand
+CALLBACK_LEAD = timedelta(seconds=20)  # a callback asked for in the queue is not offered while its number is being read out
+
+
+async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Step]:
+    """Somebody phones one of our numbers: who it is, the flow, and into the queue. Twice for one call: the same answer."""
+    account = await accounts.find(tx, VOICE, event.to_raw)
+    if account is None or not account.enabled:
+        return [Reject()]
+    known = await calls.find_leg(tx, event.call_id)
+    if known is not None:
+        return await _again(tx, known.interaction_id, now=now)
+    caller = addresses.find_phone(event.from_raw, country=account.country)
+    matched = match(caller, await contacts.list_owners(tx, caller) if caller else [])
+    conversation, _ = await conversations.open_thread(
+        tx, channel=VOICE, account_id=account.id, thread_key=caller.value if caller else f"withheld:{event.call_id}",
+        peer=caller.value if caller else "", now=now, contact_id=matched.contact_id, queue_id=account.queue_id,
+    )  # fmt: skip
+    steps, version, language = await flows.load(tx, account.flow_id)
+    interaction = Interaction(
+        id=new_id(now), conversation_id=conversation.id, contact_id=matched.contact_id, channel=VOICE,
+        direction=Direction.INBOUND, account_id=account.id, external_id=event.call_id,
+        from_address=caller.value if caller else event.from_raw, to_address=account.address,
+        state=InteractionState.MENU, match=matched.as_doc(), first_arrival_at=now, created_at=now,
+    )  # fmt: skip
+    interaction.data = {"room": rooms.name_of(interaction.id), "flow": version, "language": language}
+    await interactions.create(tx, interaction, now=now)
+    await tx.add(
+        CallLeg(
+            id=event.call_id, interaction_id=interaction.id, role=LegRole.CUSTOMER, created_at=now,
+            conference=rooms.name_of(interaction.id), status="in-progress",
+        )
+    )  # fmt: skip
+    await calls.record_event(
+        tx, interaction_id=interaction.id, kind="arrived", event_key=f"hub:{interaction.id}:arrived", happened_at=now,
+        now=now, leg_id=event.call_id, role=LegRole.CUSTOMER,
+        raw={"from": interaction.from_address, "to": account.address, "direction": "inbound"},
+    )  # fmt: skip
+    if caller is not None:
+        await touches.record(
+            tx, caller, direction=Direction.INBOUND, channel=VOICE, now=now, contact_id=matched.contact_id,
+            interaction_id=interaction.id,
+        )  # fmt: skip
+    return await _walk(tx, interaction, account, steps, at="", number=0, pressed="", now=now)
+
+
+async def _walk(
+    tx: Tx, interaction: Interaction, account: ChannelAccount, steps: list[dict[str, object]], *, at: str, number: int,
+    pressed: str, now: datetime,
+) -> list[Step]:  # fmt: skip
+    """On through the flow, and into the queue where it leads to one."""
+    language = interaction.data.get("language") or await _language(tx, account)
+    walked = flows.walk(
+        steps, at=at, interaction_id=interaction.id, language=language, number=number, pressed=pressed
+    )
+    if walked.queue_id is not None:
+        return [*walked.steps, *await _into_queue(tx, interaction, account, walked.queue_id, number=number, now=now)]
+    if walked.ended:
+        await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.AUTOMATED)
+        await calls.refold(tx, interaction.id)
+    return walked.steps
+
+
+async def _language(tx: Tx, account: ChannelAccount) -> str:
+    return (await queues.get(tx, account.queue_id)).language if account.queue_id else "en-GB"
+
+
+async def _into_queue(
+    tx: Tx, interaction: Interaction, account: ChannelAccount, queue_id: str, *, number: int, now: datetime
+) -> list[Step]:
+    queue = await _queue(tx, queue_id or account.queue_id)
+    if queue is None:
+        await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.OVERFLOW)
+        return [prompts.say("overflow", "en-GB"), Hangup()]
+    plan = await hours.find(tx, queue.hours_id)
+    if not hours.is_open(plan, now):
+        return await _closed(tx, interaction, queue, number=number, now=now)
+    entry = await entries.enter(tx, queue=queue, kind=VOICE, interaction=interaction, now=now)
+    await interactions.advance(
+        tx, interaction, InteractionState.WAITING, now=now, queue_id=queue.id, entry_id=entry.id
+    )
+    await entries.tell_calls(tx, entry, "queued", now=now)
+    return [_enqueue(interaction.id, queue, entry)]
+
+
+async def _queue(tx: Tx, queue_id: str | None) -> Queue | None:
+    if queue_id is None:
+        return next(iter(await queues.list_all(tx)), None)
+    return await tx.one(select(Queue).where(Queue.id == queue_id))
+
+
+def _enqueue(interaction_id: str, queue: Queue, entry: QueueEntry) -> Enqueue:
+    number = entry.offers * TURNS + 1
+    return Enqueue(
+        f"queue-{queue.id}", step_path(interaction_id, "wait", number), step_path(interaction_id, "left", number)
+    )
+
+
+async def _closed(tx: Tx, interaction: Interaction, queue: Queue, *, number: int, now: datetime) -> list[Step]:
+    """Outside opening hours: say so, and offer a call when open."""
+    said: list[Step] = [prompts.say("closed", queue.language)]
+    await interactions.change(tx, interaction, now=now, queue_id=queue.id)
+    caller = addresses.find_phone(interaction.from_address)
+    action = step_path(interaction.id, "closed", number + 1)
+    if caller is not None and queue.callback_offer_after_s >= 0:
+        said.append(Gather(action, [prompts.say("closed_offer", queue.language)], digits=1, language=queue.language))
+    return [*said, Redirect(action)]
+
+
+async def _again(tx: Tx, interaction_id: str, *, now: datetime) -> list[Step]:
+    """The provider asks a second time for a call's first steps (its fallback): back to where the call stands."""
+    interaction, entry = await talks.open_call(tx, interaction_id)
+    if entry is not None and entry.state in (EntryState.WAITING, EntryState.OFFERED):
+        return [_enqueue(interaction_id, await queues.get(tx, entry.queue_id), entry)]
+    if interaction.state == InteractionState.MENU:
+        account = await accounts.get(tx, interaction.account_id)
+        steps, _, _ = await flows.load(tx, account.flow_id, interaction.data.get("flow"))
+        return await _walk(tx, interaction, account, steps, at="", number=0, pressed="", now=now)
+    return [Hangup()]
+
+
+async def call_step(
+    tx: Tx, *, interaction_id: str, step: str, number: int, params: Mapping[str, str], now: datetime
+) -> list[Step]:
+    """The next steps of a call. `params` as the provider sent them (Digits, QueueResult …)."""
+    interaction, entry = await talks.open_call(tx, interaction_id)
+    pressed = params.get("Digits", "")[:1]
+    if step.startswith("menu-"):
+        if interaction.state != InteractionState.MENU:
+            return await _again(tx, interaction_id, now=now)
+        account = await accounts.get(tx, interaction.account_id)
+        steps, _, _ = await flows.load(tx, account.flow_id, interaction.data.get("flow"))
+        return await _walk(
+            tx, interaction, account, steps, at=step.removeprefix("menu-"), number=number, pressed=pressed, now=now
+        )
+    if step == "closed":
+        return await _closed_answer(tx, interaction, pressed, now=now)
+    if entry is None:
+        return [Hangup()]
+    queue = await queues.get(tx, entry.queue_id)
+    if step == "wait":
+        return await _wait(tx, interaction, entry, queue, number, now=now)
+    if step == "pressed":
+        return await _pressed(tx, interaction, entry, queue, number, pressed, now=now)
+    if step == "left":
+        return await _left_queue(tx, interaction, entry, queue, params.get("QueueResult", ""), now=now)
+    if step == "join":
+        return await _join(tx, interaction, entry, queue, now=now)
+    if step in ("rescue", "retry"):
+        if entry.state in (EntryState.WAITING, EntryState.OFFERED):
+            return [prompts.say(step, queue.language), _enqueue(interaction_id, queue, entry)]
+        return [Hangup()]
+    if step == "overflow":
+        return await _overflow_said(tx, interaction, queue)
+    if step == "sorry":
+        said = prompts.spoken(interaction.to_address, queue.language)
+        return [prompts.say("promised", queue.language, number=said), Hangup()]
+    if step == "fallback":
+        return await _again(tx, interaction_id, now=now)
+    return [Hangup()]  # agent, done: their room is over
+
+
+async def _wait(
+    tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, number: int, *, now: datetime
+) -> list[Step]:
+    """One turn of the waiting loop: place, estimate, the offer of a callback, music."""
+    if entry.state == EntryState.DONE:
+        return [Leave()]
+    language = queue.language
+    place = await entries.position(tx, entry) if entry.state == EntryState.WAITING else 1
+    said = [prompts.say("position", language, position=place) if place > 1 else prompts.say("next", language)]
+    estimate = await entries.estimate_s(tx, queue.id, now=now) if place > 1 else None
+    if estimate is not None:
+        minutes = int(estimate // 60) + 1
+        said.append(
+            prompts.say("estimate", language, minutes=minutes) if minutes > 1 else prompts.say("estimate_one", language)
+        )
+    music = Play(HOLD_MUSIC)
+    onward = Redirect(step_path(interaction.id, "wait", number + 1))
+    waited = (now - entry.entered_at).total_seconds()
+    if 0 <= queue.callback_offer_after_s <= waited and addresses.find_phone(interaction.from_address) is not None:
+        offer = prompts.say("offer", language)
+        action = step_path(interaction.id, "pressed", number)
+        return [Gather(action, [*said, offer, music], digits=1, timeout_s=1, language=language), onward]
+    return [*said, music, onward]
+
+
+async def _pressed(
+    tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, number: int, pressed: str, *, now: datetime
+) -> list[Step]:
+    """A key in the waiting loop. 1: the call becomes a promise at the same place, and the number is read back digit by digit."""
+    onward = Redirect(step_path(interaction.id, "wait", number + 1))
+    caller = addresses.find_phone(interaction.from_address)
+    if pressed != "1":
+        return [onward]
+    if caller is None:
+        return [prompts.say("withheld", queue.language), onward]
+    if not await _to_callback(tx, interaction, entry, caller, origin="in_queue", now=now):
+        return [prompts.say("too_late", queue.language), Play(HOLD_MUSIC), onward]
+    return [prompts.say("promised", queue.language, number=prompts.spoken(caller.value, queue.language)), Leave()]
+
+
+async def _to_callback(
+    tx: Tx, interaction: Interaction, entry: QueueEntry, caller: Address, *, origin: str, now: datetime
+) -> bool:
+    """Turn a waiting call into a promise; False when an agent has accepted it already: the conversion loses."""
+    if entry.state == EntryState.OFFERED:
+        live = await offers.find_live(tx, entry.id)
+        if live is None or live.state != OfferState.OPEN:
+            return False
+        await entries.end_offer(
+            tx, entry, live, OfferState.WITHDRAWN, reason="caller asked for a callback", now=now
+        )
+        interaction = await interactions.get(tx, interaction.id)
+    if entry.state != EntryState.WAITING:
+        return False
+    await callbacks.request(
+        tx, number=caller, queue_id=entry.queue_id, due_at=now, origin=origin, now=now,
+        account_id=interaction.account_id, contact_id=interaction.contact_id, interaction=interaction,
+        order_at=entry.order_at, created_by="caller", not_before=now + CALLBACK_LEAD,
+    )  # fmt: skip
+    await calls.record_event(
+        tx, interaction_id=interaction.id, kind="callback", event_key=f"hub:{interaction.id}:callback",
+        happened_at=now, now=now,
+    )  # fmt: skip
+    await entries.close(tx, entry, outcome=Outcome.CALLBACK, now=now)
+    return True
+
+
+async def overflow(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: datetime) -> None:
+    """Nobody took the call within the queue's longest wait: a promise where the number is known, else the end; both said aloud."""
+    caller = addresses.find_phone(interaction.from_address)
+    if entry.state != EntryState.WAITING:
+        return
+    moved = await talks.ask_move(tx, interaction, entry, "overflow", now=now)
+    if caller is not None and moved and await _to_callback(tx, interaction, entry, caller, origin="overflow", now=now):
+        return
+    await entries.close(tx, entry, outcome=Outcome.OVERFLOW, now=now)
+
+
+async def _overflow_said(tx: Tx, interaction: Interaction, queue: Queue) -> list[Step]:
+    said: list[Step] = [prompts.say("overflow", queue.language)]
+    if interaction.outcome in ("", Outcome.CALLBACK):
+        number = prompts.spoken(interaction.from_address, queue.language)
+        said.append(prompts.say("promised", queue.language, number=number))
+    return [*said, Hangup()]
+
+
+async def _left_queue(
+    tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, result: str, *, now: datetime
+) -> list[Step]:
+    """The caller has left the provider's queue, and how. Moved by us: nothing, their steps come from elsewhere."""
+    if result in ("redirected", "bridged", "bridging-in-process", "redirected-from-bridged"):
+        return []
+    if result == "leave":
+        return [Hangup()]
+    if result == "hangup":
+        await talks.customer_gone(tx, interaction, entry, now=now)
+        return [Hangup()]
+    # queue-full, error, system-error: the provider would not let them wait, so we promise a call.
+    caller = addresses.find_phone(interaction.from_address)
+    if caller is not None and await _to_callback(tx, interaction, entry, caller, origin="missed", now=now):
+        number = prompts.spoken(caller.value, queue.language)
+        return [prompts.say("overflow", queue.language), prompts.say("promised", queue.language, number=number), Hangup()]
+    if entry.state == EntryState.WAITING:
+        await entries.close(tx, entry, outcome=Outcome.OVERFLOW, now=now)
+    return [prompts.say("overflow", queue.language), Hangup()]
+
+
+async def _join(
+    tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, *, now: datetime
+) -> list[Step]:
+    """The caller on the way into the room; back to the queue when the agent is gone meanwhile."""
+    live = await offers.find_live(tx, entry.id) if entry.state == EntryState.OFFERED else None
+    if entry.state == EntryState.CONNECTED or (live is not None and live.state == OfferState.ACCEPTING):
+        return [
+            DialConference(
+                rooms.name_of(interaction.id), "customer", end_on_exit=True, status_url=event_path(interaction.id),
+                action=step_path(interaction.id, "done", entry.offers),
+            )
+        ]  # fmt: skip
+    if entry.state in (EntryState.WAITING, EntryState.OFFERED):
+        return [prompts.say("retry", queue.language), _enqueue(interaction.id, queue, entry)]
+    return [Hangup()]
+
+
+async def _closed_answer(tx: Tx, interaction: Interaction, pressed: str, *, now: datetime) -> list[Step]:
+    if interaction.state != InteractionState.MENU or interaction.queue_id is None:
+        return [Hangup()]
+    queue = await queues.get(tx, interaction.queue_id)
+    caller = addresses.find_phone(interaction.from_address)
+    plan = await hours.find(tx, queue.hours_id)
+    opens = hours.next_open(plan, now)
+    if pressed == "1" and caller is not None and opens is not None:
+        await callbacks.request(
+            tx, number=caller, queue_id=queue.id, due_at=opens, origin="closed", now=now,
+            account_id=interaction.account_id, interaction=interaction, order_at=now, created_by="caller",
+        )  # fmt: skip
+        await calls.record_event(
+            tx, interaction_id=interaction.id, kind="callback", event_key=f"hub:{interaction.id}:callback",
+            happened_at=now, now=now,
+        )  # fmt: skip
+        number = prompts.spoken(caller.value, queue.language)
+        return [prompts.say("closed_promised", queue.language, number=number), Hangup()]
+    await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.OVERFLOW)
+    return [prompts.say("bye", queue.language), Hangup()]
+
+
+# --- the agent's browser ---------------------------------------------------------------------------------------------------
+
+
+async def client_connected(tx: Tx, event: CallArrived, *, now: datetime) -> list[Step]:
+    """An agent's browser connects, for an accepted offer (`offer`, `nonce`) or a call of theirs (`call`, `nonce`)."""
+    user_id = event.from_raw.removeprefix("client:")
+    nonce = event.params.get("nonce", "")
+    try:
+        if "offer" in event.params:
+            return await _accepted(tx, event, user_id, nonce, now=now)
+        return await _own_call(tx, event, user_id, nonce, now=now)
+    except NotFound:
+        return _refused("gone")
+
+
+def _refused(why: str) -> list[Step]:
+    return [prompts.say(why, "en-GB"), Hangup()]
+
+
+async def _accepted(tx: Tx, event: CallArrived, user_id: str, nonce: str, *, now: datetime) -> list[Step]:
+    offer: Offer = await offers.get(tx, event.params["offer"])
+    entry = await entries.lock(tx, offer.entry_id)
+    offer = await offers.get(tx, offer.id)
+    if offer.agent_id != user_id or not nonce or offer.nonce != nonce:
+        return _refused("not_yours")
+    if offer.state not in (OfferState.ACCEPTING, OfferState.WON) or entry.state not in (
+        EntryState.OFFERED, EntryState.CONNECTED,
+    ):  # fmt: skip
+        return _refused("gone")
+    interaction = await interactions.get(tx, entry.interaction_id)
+    return [await _agent_leg(tx, event, interaction, user_id, offer_id=offer.id, now=now)]
+
+
+async def _own_call(tx: Tx, event: CallArrived, user_id: str, nonce: str, *, now: datetime) -> list[Step]:
+    interaction, entry = await talks.open_call(tx, event.params.get("call", ""))
+    if entry is None or entry.agent_id != user_id:
+        return _refused("not_yours")
+    if not nonce or nonce != await nonce_of(tx, interaction, entry):
+        return _refused("not_yours")
+    if entry.state != EntryState.CONNECTED or interaction.state not in (
+        InteractionState.CONNECTED, InteractionState.WAITING,
+    ):  # fmt: skip
+        return _refused("gone")
+    return [await _agent_leg(tx, event, interaction, user_id, offer_id=entry.offer_id or "", now=now)]
+
+
+async def nonce_of(tx: Tx, interaction: Interaction, entry: QueueEntry) -> str:
+    """What a browser must show to join this call: of the dial, or of the accepted offer."""
+    if "nonce" in interaction.data:
+        return str(interaction.data["nonce"])
+    return (await offers.get(tx, entry.offer_id)).nonce if entry.offer_id else ""
+
+
+async def _agent_leg(
+    tx: Tx, event: CallArrived, interaction: Interaction, user_id: str, *, offer_id: str, now: datetime
+) -> DialConference:
+    """The agent's leg, known before it joins. An older leg of theirs is hung up; labels stay unique within the room."""
+    legs = [leg for leg in await calls.list_legs(tx, interaction.id) if leg.user_id == user_id]
+    others = [leg for leg in legs if leg.id != event.call_id]
+    if all(leg.id != event.call_id for leg in legs):
+        await tx.add(
+            CallLeg(
+                id=event.call_id, interaction_id=interaction.id, role=LegRole.AGENT, user_id=user_id, offer_id=offer_id,
+                conference=rooms.name_of(interaction.id), status="in-progress", created_at=now,
+            )
+        )  # fmt: skip
+    await talks.end_legs(tx, interaction.id, LegRole.AGENT, now=now, but=event.call_id)
+    label = f"agent-{user_id}" if not others else f"agent-{user_id}.{len(others) + 1}"
+    return DialConference(
+        rooms.name_of(interaction.id), label, end_on_exit=False, status_url=event_path(interaction.id),
+        action=step_path(interaction.id, "agent", len(others) + 1),
+    )  # fmt: skip

@@ -1,0 +1,308 @@
+"""The pure core: a frozen picture of queues, agents and waiting work, plus the time → who is offered what, and why.
+
+No I/O, no clock, no chance but the seed: the same snapshot gives the same decisions, so recorded traffic can be replayed
+against changed rules. Every decision carries its trace; `explain` shows that trace and never thinks again.
+
+Rules, in the order they are looked at:
+1. Work is served in order of `order_at`, then id, over all queues; written work and live work share the one order.
+2. Who may have it: members of its queue who are available, whose tab answered within 30 s, who have the skills (after the
+   rings that its waiting time has opened) and room: live work needs a free live lane, no wrap-up and a registered phone;
+   written work needs points and no live work. Written work never blocks live work.
+3. Who refused or missed it is not asked during the cool-off; afterwards only when nobody else is left.
+4. Of the rest: the preferred agent, then the lower rank in the queue, then the longest idle, then the seed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+from routing.agents import FRESH, Activity
+from routing.queues import Lane
+
+TRACED = 30  # how many agents a trace names one by one; the rest are counted by reason
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One waiting entry."""
+
+    id: str
+    queue_id: str
+    lane: Lane
+    weight: int
+    order_at: datetime
+    entered_at: datetime
+    skills: Mapping[str, int] = field(default_factory=dict)
+    preferred_agent_id: str | None = None
+    not_before: datetime | None = None
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """One agent's session."""
+
+    user_id: str
+    activity: Activity
+    idle_since: datetime
+    seen_at: datetime | None
+    voice_ready: bool = True
+    live_load: int = 0
+    live_capacity: int = 1
+    text_load: int = 0
+    text_capacity: int = 100
+    wrapups: int = 0
+    leaving: bool = False  # has asked for another activity after the present work
+    skills: Mapping[str, int] = field(default_factory=dict)
+    version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """After so long, these skills are no longer needed, or only this good."""
+
+    after_s: float
+    drop: frozenset[str] = frozenset()
+    lower: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """One queue: what its work needs and who serves it (user id → rank)."""
+
+    id: str
+    skills: Mapping[str, int] = field(default_factory=dict)
+    rings: Sequence[Ring] = ()
+    members: Mapping[str, int] = field(default_factory=dict)
+    preferred_wait_s: float = 0  # how long work waits for its preferred agent alone
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Somebody refused or missed a piece of work."""
+
+    until: datetime
+    times: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """All that the core may know."""
+
+    work: Sequence[Work]
+    workers: Mapping[str, Worker]
+    queues: Mapping[str, Rules]
+    refusals: Mapping[tuple[str, str], Memory] = field(default_factory=dict)
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Offered:
+    """Offer this entry to this agent; both must still have the version that was seen."""
+
+    entry_id: str
+    agent_id: str
+    entry_version: int
+    agent_version: int
+    trace: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """This entry waits on, and why."""
+
+    entry_id: str
+    trace: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Decisions:
+    """What one pass decided. `next_at` is when time alone will change the picture (a ring, a cool-off, a delay)."""
+
+    offers: list[Offered]
+    kept: list[Kept]
+    next_at: datetime | None
+
+
+def needed(rules: Rules, work: Work, now: datetime) -> tuple[dict[str, int], int, datetime | None]:
+    """Skills this work needs now, the ring it has reached (0 = none), and when the next ring opens."""
+    wanted = {**rules.skills, **work.skills}
+    waited = (now - work.entered_at).total_seconds()
+    reached, opens = 0, None
+    for number, ring in enumerate(sorted(rules.rings, key=lambda each: each.after_s), 1):
+        if waited < ring.after_s:
+            opens = work.entered_at + timedelta(seconds=ring.after_s)
+            break
+        reached = number
+        wanted = {
+            skill: min(level, ring.lower.get(skill, level)) for skill, level in wanted.items() if skill not in ring.drop
+        }
+    return {skill: level for skill, level in wanted.items() if level > 0}, reached, opens
+
+
+def obstacle(worker: Worker, work: Work, wanted: Mapping[str, int], now: datetime) -> str:
+    """Why this agent cannot have this work now, in one short clause; empty when they can."""
+    if worker.activity != Activity.AVAILABLE:
+        return str(worker.activity).replace("_", " ")
+    if worker.leaving:
+        return "stops after the present work"
+    if worker.seen_at is None or now - worker.seen_at > FRESH:
+        return "no heartbeat"
+    if work.lane == Lane.LIVE:
+        if not worker.voice_ready:
+            return "phone not registered"
+        if worker.wrapups:
+            return "in wrap-up"
+        if worker.live_load + work.weight > worker.live_capacity:
+            return "busy with live work"
+    else:
+        if worker.live_load:
+            return "busy with live work"
+        if worker.text_load + work.weight > worker.text_capacity:
+            return f"written work full ({worker.text_load} of {worker.text_capacity})"
+    for skill, level in wanted.items():
+        has = worker.skills.get(skill, 0)
+        if has < level:
+            return f"{skill} {has} of {level}"
+    return ""
+
+
+def decide(snapshot: Snapshot, now: datetime) -> Decisions:
+    """One pass over everything that waits, oldest first; each offer uses up the room it takes."""
+    room = _Room(snapshot)
+    places: dict[tuple[str, Lane], int] = {}
+    offers: list[Offered] = []
+    kept: list[Kept] = []
+    moments: list[datetime] = []
+    for work in sorted(snapshot.work, key=lambda each: (each.order_at, each.id)):
+        rules = snapshot.queues[work.queue_id]
+        place = places[work.queue_id, work.lane] = places.get((work.queue_id, work.lane), 0) + 1
+        wanted, ring, opens = needed(rules, work, now)
+        base: dict[str, Any] = {"position": place, "ring": ring, "skills": wanted}
+        if opens is not None:
+            moments.append(opens)
+        if work.not_before is not None and work.not_before > now:
+            moments.append(work.not_before)
+            kept.append(Kept(work.id, {**base, "why": "not yet due"}))
+            continue
+        free, blocked = room.sort_out(work, rules, wanted, now)
+        moments.extend(_cool_offs(snapshot, work, rules, now))
+        waits_for = _waits_for_preferred(work, rules, free, now)
+        if waits_for is not None:
+            moments.append(waits_for)
+            kept.append(Kept(work.id, {**base, "why": "waits for the preferred agent", "agents": _named(blocked)}))
+        elif not free:
+            kept.append(Kept(work.id, {**base, "why": _why(rules, blocked), "agents": _named(blocked)}))
+        else:
+            ranked = room.rank(work, rules, free)
+            chosen = ranked[0]
+            behind = {user_id: f"behind in order ({number})" for number, user_id in enumerate(ranked[1:], 2)}
+            trace = {
+                **base,
+                "agent": chosen,
+                "why": room.reason(work, rules, chosen, len(ranked)),
+                "candidates": ranked[:TRACED],
+                "agents": _named({**behind, **blocked}),
+            }
+            seen = snapshot.workers[chosen]
+            offers.append(Offered(work.id, chosen, work.version, seen.version, trace))
+            room.use(work, chosen)
+            places[work.queue_id, work.lane] -= 1
+    return Decisions(offers, kept, min(moments, default=None))
+
+
+class _Room:
+    """Who has how much room left, as this pass hands work out."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self.workers = dict(snapshot.workers)
+
+    def sort_out(
+        self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime
+    ) -> tuple[list[str], dict[str, str]]:
+        """Who can have it, and for all others of the queue the obstacle."""
+        free: list[str] = []
+        blocked: dict[str, str] = {}
+        for user_id in rules.members:
+            worker = self.workers.get(user_id)
+            if worker is None:
+                continue
+            why = obstacle(worker, work, wanted, now)
+            memory = self.snapshot.refusals.get((work.id, user_id))
+            if not why and memory is not None and memory.until > now:
+                why = "refused or missed it just now"
+            if why:
+                blocked[user_id] = why
+            else:
+                free.append(user_id)
+        return free, blocked
+
+    def rank(self, work: Work, rules: Rules, free: Sequence[str]) -> list[str]:
+        """The free agents, best first."""
+
+        def key(user_id: str) -> tuple[Any, ...]:
+            memory = self.snapshot.refusals.get((work.id, user_id))
+            return (
+                memory.times if memory else 0,
+                user_id != work.preferred_agent_id,
+                rules.members[user_id],
+                self.workers[user_id].idle_since,
+                hashlib.blake2b(f"{self.snapshot.seed}:{user_id}".encode(), digest_size=8).digest(),
+            )
+
+        return sorted(free, key=key)
+
+    def reason(self, work: Work, rules: Rules, chosen: str, number: int) -> str:
+        if number == 1:
+            return "the only one free"
+        if chosen == work.preferred_agent_id:
+            return "preferred"
+        if len({rules.members[user] for user in rules.members}) > 1:
+            return "lowest rank, then longest idle"
+        return "longest idle"
+
+    def use(self, work: Work, user_id: str) -> None:
+        worker = self.workers[user_id]
+        live = work.weight if work.lane == Lane.LIVE else 0
+        self.workers[user_id] = Worker(
+            user_id=user_id, activity=worker.activity, idle_since=worker.idle_since, seen_at=worker.seen_at,
+            voice_ready=worker.voice_ready, live_load=worker.live_load + live, live_capacity=worker.live_capacity,
+            text_load=worker.text_load + work.weight - live, text_capacity=worker.text_capacity, wrapups=worker.wrapups,
+            leaving=worker.leaving, skills=worker.skills, version=worker.version + 1,
+        )  # fmt: skip
+
+
+def _cool_offs(snapshot: Snapshot, work: Work, rules: Rules, now: datetime) -> list[datetime]:
+    if not snapshot.refusals:
+        return []
+    found = (snapshot.refusals.get((work.id, user_id)) for user_id in rules.members)
+    return [memory.until for memory in found if memory is not None and memory.until > now]
+
+
+def _waits_for_preferred(work: Work, rules: Rules, free: Sequence[str], now: datetime) -> datetime | None:
+    """Until when this work waits for its preferred agent alone; None when it does not."""
+    if work.preferred_agent_id is None or work.preferred_agent_id in free or rules.preferred_wait_s <= 0:
+        return None
+    until = work.entered_at + timedelta(seconds=rules.preferred_wait_s)
+    return until if until > now else None
+
+
+def _why(rules: Rules, blocked: Mapping[str, str]) -> str:
+    if not rules.members:
+        return "nobody serves this queue"
+    if not blocked:
+        return "nobody who serves this queue has logged in"
+    return "nobody is free for it"
+
+
+def _named(agents: Mapping[str, str]) -> dict[str, Any]:
+    """Agents with their reasons: some by name, all by count."""
+    counts: dict[str, int] = {}
+    for why in agents.values():
+        counts[why] = counts.get(why, 0) + 1
+    return {"by_agent": dict(list(agents.items())[:TRACED]), "by_reason": counts}

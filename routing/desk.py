@@ -1,0 +1,308 @@
+"""What an agent does: accept, refuse, change activity, hold, hang up, finish. Used by the desktop and the API alike."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from crm_core import addresses, calls, consent, contacts, interactions
+from crm_core.calls import CallLeg, LegRole
+from crm_core.consent import SuppressionReason
+from crm_core.db import Tx
+from crm_core.errors import Conflict, Invalid, NotAllowed, NotFound
+from crm_core.interactions import Disposition, Interaction, InteractionState, Outcome
+from crm_core.touches import Direction
+from routing import agents, callbacks, entries, offers, queues, rooms, talks
+from routing.agents import Activity, Agent
+from routing.calls_in import nonce_of
+from routing.calls_out import start_call
+from routing.entries import DEFAULT_DISPOSITION
+from routing.offers import Offer, OfferState
+from routing.queues import EntryState, Lane, QueueEntry
+
+__all__ = [
+    "accept", "finish", "hang_up", "heartbeat", "hold", "mute", "refuse", "rejoin", "set_activity", "start_call",
+]  # fmt: skip
+
+
+async def _mine(tx: Tx, offer_id: str, agent_id: str) -> tuple[Offer, QueueEntry]:
+    seen = await offers.get(tx, offer_id)
+    if seen.agent_id != agent_id:
+        raise NotFound("There is no such offer.")
+    entry = await entries.lock(tx, seen.entry_id)
+    return await offers.get(tx, offer_id), entry
+
+
+async def accept(tx: Tx, offer_id: str, *, agent_id: str, now: datetime) -> Offer:
+    """Take an offer. A call: accepting, with the nonce that the browser's call must show, until both are in the room. Written
+    work, callbacks and web forms: won at once. Conflict with the reason when it is over.
+    """
+    offer, entry = await _mine(tx, offer_id, agent_id)
+    if offer.state == OfferState.ACCEPTING:
+        return offer  # pressed twice: the same nonce again
+    if offer.state != OfferState.OPEN:
+        raise Conflict(_why_over(offer), reason=offer.reason or str(offer.state))
+    if offer.deadline_at <= now:
+        raise Conflict("This offer has run out.", reason="expired")
+    interaction = await interactions.get(tx, entry.interaction_id)
+    live_caller = interaction.state == InteractionState.OFFERED and "room" in interaction.data
+    if not live_caller:
+        await offers.advance(tx, offer, OfferState.ACCEPTING, now=now, accepted_at=now, nonce=entries.fresh_nonce())
+        await entries.win(tx, entry, offer, now=now)
+        if entry.callback_id is not None:
+            await callbacks.claimed(tx, entry.callback_id, agent_id=agent_id, now=now)
+        return offer
+    queue = await queues.get(tx, entry.queue_id)
+    await offers.advance(
+        tx, offer, OfferState.ACCEPTING, now=now, accepted_at=now, nonce=entries.fresh_nonce(),
+        deadline_at=now + timedelta(seconds=queue.accept_timeout_s),
+    )  # fmt: skip
+    await entries.tell_calls(tx, entry, "accepted", now=now, user_id=agent_id, key=offer.id)
+    tx.wake("router")
+    return offer
+
+
+def _why_over(offer: Offer) -> str:
+    told = {
+        OfferState.EXPIRED: "This offer has run out.",
+        OfferState.WON: "You have this already.",
+        OfferState.REFUSED: "You have refused this.",
+    }
+    return told.get(offer.state, f"This offer is gone: {offer.reason or offer.state}.")
+
+
+async def refuse(tx: Tx, offer_id: str, *, agent_id: str, now: datetime, reason: str = "") -> None:
+    """Say no; the work waits again at its place and this agent is not asked again during the queue's cool-off."""
+    offer, entry = await _mine(tx, offer_id, agent_id)
+    if offer.state == OfferState.REFUSED:
+        return
+    if offer.state not in offers.LIVE:
+        raise Conflict(_why_over(offer))
+    queue = await queues.get(tx, entry.queue_id)
+    accepting = offer.state == OfferState.ACCEPTING
+    await entries.end_offer(
+        tx, entry, offer, OfferState.REFUSED, reason=reason[:200], now=now, cooloff_s=queue.refusal_cooloff_s
+    )
+    if accepting:
+        await talks.end_legs(tx, entry.interaction_id, LegRole.AGENT, now=now)
+        await entries.tell_calls(tx, entry, "queued", now=now)
+
+
+async def set_activity(
+    tx: Tx, agent_id: str, activity: Activity | str, *, now: datetime, reason: str = "", cause: str = "agent"
+) -> Agent:
+    """Change what an agent does. During live work it is noted and takes effect when that ends; offers not yet accepted go back
+    to the queue without blame. Going offline gives written work back, to be taken up by others.
+    """
+    wanted = Activity(activity)
+    await agents.ensure(tx, agent_id, now=now)
+    if wanted != Activity.AVAILABLE:
+        for offer in await offers.list_live(tx, agent_id):
+            if offer.state == OfferState.OPEN:
+                entry = await entries.lock(tx, offer.entry_id)
+                offer = await offers.get(tx, offer.id)  # noqa: PLW2901 - read again under the lock
+                if offer.state == OfferState.OPEN:
+                    said = f"the agent is {wanted.replace('_', ' ')}"
+                    await entries.end_offer(tx, entry, offer, OfferState.WITHDRAWN, reason=said, now=now)
+    if wanted == Activity.OFFLINE:
+        await give_back_text(tx, agent_id, now=now)
+    agent = await agents.lock(tx, agent_id)
+    if wanted == Activity.AVAILABLE:
+        await agents.change(
+            tx, agent, now=now, by=cause, activity=wanted, reason="", next_activity="", next_reason="", misses=0,
+            seen_at=now,
+        )  # fmt: skip
+    elif agent.live_load or agent.wrapups:
+        await agents.change(tx, agent, now=now, next_activity=str(wanted), next_reason=reason[:200])
+    else:
+        await agents.change(
+            tx, agent, now=now, by=cause, activity=wanted, reason=reason[:200], next_activity="", next_reason=""
+        )
+    return agent
+
+
+async def give_back_text(tx: Tx, agent_id: str, *, now: datetime) -> int:
+    """Put an agent's written work back in its queues, at its old place, to be offered to them first; how many pieces."""
+    number = 0
+    for seen in await entries.list_held(tx, agent_id):
+        if seen.lane == Lane.TEXT and seen.state == EntryState.CONNECTED:
+            entry = await entries.lock(tx, seen.id)
+            if entry.state == EntryState.CONNECTED and entry.agent_id == agent_id:
+                await entries.put_back(tx, entry, now=now, preferred_agent_id=agent_id)
+                number += 1
+    return number
+
+
+async def heartbeat(tx: Tx, agent_id: str, *, voice_ready: bool, now: datetime) -> Agent:
+    """The agent's tab lives, and whether its phone is registered."""
+    agent = await agents.ensure(tx, agent_id, now=now)
+    await agents.beat(tx, agent, voice_ready=voice_ready, now=now)
+    return agent
+
+
+async def _in_call(tx: Tx, interaction_id: str, agent_id: str) -> tuple[Interaction, QueueEntry]:
+    interaction, entry = await talks.open_call(tx, interaction_id)
+    if entry is None or entry.agent_id != agent_id:
+        raise NotAllowed("This is not your call.")
+    return interaction, entry
+
+
+async def hold(tx: Tx, interaction_id: str, *, agent_id: str, on: bool, now: datetime) -> None:
+    """Let the customer hear music, or take them back."""
+    interaction, _ = await _in_call(tx, interaction_id, agent_id)
+    if interaction.state != InteractionState.CONNECTED or not await rooms.ask_hold(tx, interaction.id, on=on, now=now):
+        raise Conflict("Nobody is there to be put on hold.")
+    await _mark(tx, interaction_id, LegRole.CUSTOMER, held=on)
+
+
+async def mute(tx: Tx, interaction_id: str, *, agent_id: str, on: bool, now: datetime) -> None:
+    """Note that the agent's microphone is off or on; the browser has done it already."""
+    await _in_call(tx, interaction_id, agent_id)
+    await _mark(tx, interaction_id, LegRole.AGENT, muted=on)
+
+
+async def _mark(tx: Tx, interaction_id: str, role: LegRole, **flags: bool) -> None:
+    mine = (col(CallLeg.interaction_id) == interaction_id) & (col(CallLeg.role) == role)
+    await tx.run(update(CallLeg).where(mine).values(**flags))
+
+
+async def hang_up(tx: Tx, interaction_id: str, *, agent_id: str, now: datetime) -> None:
+    """End the call for everybody; wrap-up begins. Twice is once."""
+    interaction, entry = await _in_call(tx, interaction_id, agent_id)
+    key = f"hub:{interaction.id}:hangup:{entry.version}"
+    if interaction.state in (InteractionState.CONNECTED, InteractionState.WAITING) and entry.state == EntryState.CONNECTED:
+        await calls.record_event(
+            tx, interaction_id=interaction.id, kind="hangup", event_key=key, happened_at=now, now=now, role=LegRole.AGENT,
+            user_id=agent_id,
+        )  # fmt: skip
+    if interaction.state == InteractionState.CONNECTED:
+        await talks.talk_over(tx, interaction, entry, now=now)
+    elif interaction.direction == Direction.OUTBOUND and interaction.state == InteractionState.WAITING:
+        await talks.unreached(tx, interaction, entry, now=now, reason="canceled")
+    elif entry.state == EntryState.OFFERED:
+        await talks.fail_accept(tx, interaction, entry, reason="the agent hung up", now=now)
+
+
+async def finish(
+    tx: Tx, entry_id: str, *, agent_id: str, disposition: str, now: datetime, notes: str = ""
+) -> None:
+    """End wrap-up or written work with an outcome and notes. Conflict while the call goes on."""
+    entry = await entries.lock(tx, entry_id)
+    if entry.agent_id != agent_id:
+        raise NotAllowed("This is not your work.")
+    if entry.state == EntryState.DONE:
+        await _note_after(tx, entry, disposition, notes, now=now)
+        return
+    chosen = await tx.one(select(Disposition).where(Disposition.key == disposition)) if disposition else None
+    if disposition and chosen is None and disposition != DEFAULT_DISPOSITION:
+        raise Invalid("There is no such outcome.", fields={"disposition": "Choose one of the list."})
+    await _end_work(tx, entry, disposition, notes, now=now)
+    await apply_flags(tx, entry, chosen.flags if chosen else {}, agent_id=agent_id, now=now)
+
+
+async def close_wrapup(tx: Tx, entry: QueueEntry, *, now: datetime) -> None:
+    """The time for wrap-up is over: the default outcome."""
+    if entry.state == EntryState.WRAPUP:
+        await _end_work(tx, entry, DEFAULT_DISPOSITION, "", now=now)
+
+
+async def _end_work(tx: Tx, entry: QueueEntry, disposition: str, notes: str, *, now: datetime) -> None:
+    for interaction in await interactions.list_entry(tx, entry.id):
+        if interaction.direction != Direction.OUTBOUND or "room" not in interaction.data:
+            continue
+        if interaction.state in (InteractionState.CONNECTED, InteractionState.WAITING):
+            raise Conflict("The call goes on; hang up first.")
+        if interaction.state == InteractionState.WRAPUP:
+            await interactions.advance(
+                tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.HANDLED, disposition=disposition,
+                notes=notes,
+            )  # fmt: skip
+        elif disposition or notes:
+            await interactions.change(tx, interaction, now=now, disposition=disposition, notes=notes)
+    if entry.kind == "voice" and entry.state == EntryState.CONNECTED:
+        raise Conflict("The call goes on; hang up first.")
+    await entries.close(tx, entry, outcome=Outcome.HANDLED, now=now, disposition=disposition, notes=notes)
+    if entry.callback_id is not None:
+        # Given back without having dialed: the promise stands, and comes again in a minute.
+        callback = await callbacks.lock(tx, entry.callback_id)
+        if callback.entry_id == entry.id:
+            await callbacks.postpone(tx, entry.callback_id, due_at=now + timedelta(seconds=60), now=now)
+
+
+async def _note_after(tx: Tx, entry: QueueEntry, disposition: str, notes: str, *, now: datetime) -> None:
+    """The wrap-up ran out while the agent still wrote: what they chose replaces the default."""
+    for interaction in await interactions.list_entry(tx, entry.id):
+        if interaction.state == InteractionState.ENDED and interaction.disposition in ("", DEFAULT_DISPOSITION):
+            await interactions.change(
+                tx, interaction, now=now, disposition=disposition, notes=notes or interaction.notes
+            )
+            if "room" in interaction.data:
+                await calls.record_event(
+                    tx, interaction_id=interaction.id, kind="disposed", event_key=f"hub:{interaction.id}:disposed:late",
+                    happened_at=now, now=now, user_id=entry.agent_id or "", raw={"disposition": disposition},
+                )  # fmt: skip
+                await calls.refold(tx, interaction.id)
+
+
+async def apply_flags(tx: Tx, entry: QueueEntry, flags: dict[str, Any], *, agent_id: str, now: datetime) -> None:
+    """What an outcome does beyond its name: never call again, the customer does not want the callback."""
+    if flags.get("refused") and entry.callback_id is not None:
+        await callbacks.refused(tx, entry.callback_id, now=now)
+    if not flags.get("do_not_call"):
+        return
+    for interaction in await interactions.list_entry(tx, entry.id):
+        theirs = interaction.to_address if interaction.direction == Direction.OUTBOUND else interaction.from_address
+        number = addresses.find_phone(theirs)
+        if number is not None:
+            await consent.opt_out(
+                tx, number, reason=SuppressionReason.DO_NOT_CALL, source="agent", actor=agent_id, now=now,
+                evidence={"interaction": interaction.id}, contact_id=interaction.contact_id,
+            )  # fmt: skip
+            return
+
+
+async def rejoin(tx: Tx, *, agent_id: str, now: datetime) -> dict[str, Any] | None:
+    """The agent's call as the desktop needs it after a reload, with what the browser must show to join again; None without one."""
+    for entry in await entries.list_held(tx, agent_id):
+        if entry.lane != Lane.LIVE or entry.state not in (EntryState.OFFERED, EntryState.CONNECTED):
+            continue
+        for interaction in reversed(await interactions.list_entry(tx, entry.id)):
+            if "room" not in interaction.data or interaction.state in (InteractionState.ENDED, InteractionState.WRAPUP):
+                continue
+            params = {"call": interaction.id, "nonce": await nonce_of(tx, interaction, entry)}
+            if entry.state == EntryState.OFFERED:
+                offer = await offers.find_live(tx, entry.id)
+                if offer is None or offer.state != OfferState.ACCEPTING:
+                    continue
+                params = {"offer": offer.id, "nonce": offer.nonce}
+            return await _as_shown(tx, interaction, entry, agent_id, params)
+    return None
+
+
+async def _as_shown(
+    tx: Tx, interaction: Interaction, entry: QueueEntry, agent_id: str, params: dict[str, str]
+) -> dict[str, Any]:
+    legs = await calls.list_legs(tx, interaction.id)
+    customer = next((leg for leg in reversed(legs) if leg.role == LegRole.CUSTOMER), None)
+    mine = next((leg for leg in reversed(legs) if leg.user_id == agent_id), None)
+    contact = await contacts.find(tx, interaction.contact_id) if interaction.contact_id else None
+    outbound = interaction.direction == Direction.OUTBOUND
+    since = interaction.connected_at or interaction.created_at
+    return {
+        "interaction_id": interaction.id,
+        "entry_id": entry.id,
+        "direction": "out" if outbound else "in",
+        "state": "ringing" if interaction.state != InteractionState.CONNECTED else "connected",
+        "customer": {
+            "name": contact.name if contact else "",
+            "address": interaction.to_address if outbound else interaction.from_address,
+            "contact_id": interaction.contact_id,
+        },
+        "since": since.isoformat(),
+        "held": bool(customer and customer.held),
+        "muted": bool(mine and mine.muted),
+        "rejoin_params": params,
+    }

@@ -1,0 +1,361 @@
+"""What happens to a piece of work: entering a queue, being offered, won, put back, wrapped up, closed.
+
+Each step is one guarded update of the entry, and in the same transaction the agent's load, the offer and the interactions it
+stands for, so that no commit shows them apart. Lock order on PostgreSQL: entry, then agent; interactions follow their entry.
+Decides nothing about who gets what (core.py) or what a caller hears (calls_in.py).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import bindparam, delete, update
+from sqlmodel import col, func, or_, select
+
+from crm_core import calls, conversations, events, interactions
+from crm_core.db import Tx
+from crm_core.errors import Conflict, NotFound
+from crm_core.ids import new_id, new_secret
+from crm_core.interactions import Interaction, InteractionState, Outcome
+from crm_core.statements import fixed
+from crm_core.touches import Direction
+from routing import agents, offers, queues
+from routing.agents import MISSES, Activity, Agent
+from routing.offers import Offer, OfferState
+from routing.queues import EntryState, EntryTrace, Lane, Queue, QueueEntry, Refusal
+
+# What one piece of work costs an agent. Written work counts in points of text_capacity (100): four texts or five mails at
+# once. A web form is live work, because it is answered by a call within seconds, and a call cannot share an agent.
+LANES: dict[str, tuple[Lane, int]] = {
+    "voice": (Lane.LIVE, 1),
+    "callback": (Lane.LIVE, 1),
+    "webform": (Lane.LIVE, 1),
+    "lead": (Lane.LIVE, 1),
+    "outbound": (Lane.LIVE, 1),
+    "sms": (Lane.TEXT, 25),
+    "email": (Lane.TEXT, 20),
+}
+DEFAULT_DISPOSITION = "none"  # the code that a wrap-up gets when its time is over
+
+_GET = fixed(select(QueueEntry).where(QueueEntry.id == bindparam("id")))
+_LOCK = fixed(select(QueueEntry).where(QueueEntry.id == bindparam("id")).with_for_update())
+
+
+async def get(tx: Tx, entry_id: str) -> QueueEntry:
+    """The entry, or NotFound."""
+    found: QueueEntry | None = await tx.one(_GET, id=entry_id)
+    if found is None:
+        raise NotFound("There is no such piece of work.")
+    return found
+
+
+async def lock(tx: Tx, entry_id: str) -> QueueEntry:
+    """The entry, held until this transaction ends."""
+    found: QueueEntry | None = await tx.one(_LOCK, id=entry_id)
+    if found is None:
+        raise NotFound("There is no such piece of work.")
+    return found
+
+
+async def find_open(tx: Tx, conversation_id: str) -> QueueEntry | None:
+    """The conversation's piece of work that is not done, held."""
+    return await tx.one(
+        select(QueueEntry)
+        .where(QueueEntry.conversation_id == conversation_id, col(QueueEntry.state) != EntryState.DONE)
+        .order_by(col(QueueEntry.id).desc())
+        .limit(1)
+        .with_for_update()
+    )
+
+
+async def enter(
+    tx: Tx,
+    *,
+    queue: Queue,
+    kind: str,
+    interaction: Interaction,
+    now: datetime,
+    order_at: datetime | None = None,
+    contact_id: str | None = None,
+    callback_id: str | None = None,
+    preferred_agent_id: str | None = None,
+    not_before: datetime | None = None,
+    skills: dict[str, int] | None = None,
+) -> QueueEntry:
+    """A new waiting piece of work. Its order key is fixed here: first arrival less the queue's credit, or the one given."""
+    lane, weight = LANES[kind]
+    arrived = interaction.first_arrival_at
+    entry = QueueEntry(
+        id=new_id(now), queue_id=queue.id, kind=kind, lane=lane, weight=weight, interaction_id=interaction.id,
+        conversation_id=interaction.conversation_id, contact_id=contact_id or interaction.contact_id,
+        callback_id=callback_id, skills=skills or {}, preferred_agent_id=preferred_agent_id,
+        order_at=order_at or arrived - timedelta(seconds=queue.priority_credit_s), first_arrival_at=arrived,
+        entered_at=now, not_before=not_before,
+    )  # fmt: skip
+    await tx.add(entry)
+    await events.emit(tx, "entry.changed", entry.id, now=now, version=1, queue_id=queue.id, state=EntryState.WAITING)
+    tx.wake("router")
+    return entry
+
+
+async def _advance(tx: Tx, entry: QueueEntry, to: EntryState, *, now: datetime, **changes: Any) -> None:
+    values = {**changes, "state": to, "version": entry.version + 1}
+    guard = update(QueueEntry).where(
+        col(QueueEntry.id) == entry.id, col(QueueEntry.version) == entry.version, col(QueueEntry.state) == entry.state
+    )
+    await tx.hit(guard.values(**values))
+    if entry.state == EntryState.WAITING:
+        await tx.run(_DROP_TRACE, id=entry.id)
+    entry.__dict__.update(values)
+    await events.emit(
+        tx, "entry.changed", entry.id, now=now, version=entry.version, queue_id=entry.queue_id, state=to,
+    )  # fmt: skip
+    tx.wake("router")
+
+
+_DROP_TRACE = fixed(delete(EntryTrace).where(col(EntryTrace.entry_id) == bindparam("id")))
+
+
+async def note(tx: Tx, entry: QueueEntry, *, now: datetime, **changes: Any) -> None:
+    """Change facts of an entry that are not its state, guarded by version."""
+    guard = update(QueueEntry).where(col(QueueEntry.id) == entry.id, col(QueueEntry.version) == entry.version)
+    await tx.hit(guard.values(**changes, version=entry.version + 1))
+    entry.__dict__.update(changes, version=entry.version + 1)
+    tx.wake("router")
+
+
+def _load(entry: QueueEntry, agent: Agent, by: int) -> dict[str, int]:
+    if entry.lane == Lane.LIVE:
+        return {"live_load": agent.live_load + by * entry.weight}
+    return {"text_load": agent.text_load + by * entry.weight}
+
+
+def _fits(entry: QueueEntry, agent: Agent) -> bool:
+    if entry.lane == Lane.LIVE:
+        return agent.live_load + entry.weight <= agent.live_capacity
+    return agent.text_load + entry.weight <= agent.text_capacity
+
+
+async def follow(
+    tx: Tx, entry: QueueEntry, to: InteractionState, *, now: datetime, outcome: str = "", **changes: Any
+) -> None:
+    """Move what came to us and stands behind this entry along with it; ended and promised ones stay as they are."""
+    for interaction in await interactions.list_entry(tx, entry.id):
+        if interaction.direction != Direction.INBOUND:
+            continue
+        if to in interactions.ALLOWED[interaction.state] and interaction.state != InteractionState.PROMISED:
+            await interactions.advance(tx, interaction, to, now=now, outcome=outcome, **changes)
+
+
+async def offer(tx: Tx, entry: QueueEntry, agent: Agent, *, trace: dict[str, Any], queue: Queue, now: datetime) -> Offer:
+    """Offer waiting work to an agent who has room for it. Conflict when either changed meanwhile."""
+    if entry.state != EntryState.WAITING or not _fits(entry, agent):
+        raise Conflict("The work or the agent changed meanwhile.")
+    made = Offer(
+        id=new_id(now), entry_id=entry.id, agent_id=agent.user_id, trace=trace, opened_at=now,
+        deadline_at=now + timedelta(seconds=queue.offer_timeout_s),
+    )  # fmt: skip
+    await tx.add(made)
+    await _advance(
+        tx, entry, EntryState.OFFERED, now=now, agent_id=agent.user_id, offer_id=made.id, offers=entry.offers + 1
+    )
+    ringing = {"ringing": agent.ringing + 1} if entry.lane == Lane.LIVE else {}
+    await agents.change(tx, agent, now=now, **_load(entry, agent, 1), **ringing)
+    await follow(tx, entry, InteractionState.OFFERED, now=now)
+    await tell_calls(tx, entry, "offered", now=now, user_id=agent.user_id, key=made.id)
+    await events.emit(tx, "offer.opened", made.id, now=now, version=1, user_id=agent.user_id, entry=entry.id)
+    return made
+
+
+async def tell_calls(
+    tx: Tx, entry: QueueEntry, kind: str, *, now: datetime, user_id: str = "", key: str = "", fold: bool = False, **raw: str
+) -> None:
+    """Append an event of the hub's own to the records of the entry's calls; `fold` writes the records anew."""
+    for interaction in await interactions.list_entry(tx, entry.id):
+        if "room" in interaction.data:
+            await calls.record_event(
+                tx, interaction_id=interaction.id, kind=kind, raw=raw, user_id=user_id,
+                event_key=f"hub:{interaction.id}:{kind}:{key or entry.version}", happened_at=now, now=now,
+            )  # fmt: skip
+            if fold:
+                await calls.refold(tx, interaction.id)
+
+
+async def win(tx: Tx, entry: QueueEntry, won: Offer, *, now: datetime) -> None:
+    """The offered agent has the work: entry, interactions and conversation are theirs."""
+    await offers.advance(tx, won, OfferState.WON, now=now)
+    agent = await agents.lock(tx, won.agent_id)
+    calm = {"ringing": agent.ringing - 1} if entry.lane == Lane.LIVE else {}
+    await agents.change(tx, agent, now=now, misses=0, **calm)
+    await _connected(tx, entry, won.agent_id, now=now)
+
+
+async def take(tx: Tx, entry: QueueEntry, agent: Agent, *, now: datetime) -> None:
+    """Give waiting work to an agent directly, without an offer (a follow-up, a pick). Conflict when they have no room."""
+    if entry.state != EntryState.WAITING or not _fits(entry, agent):
+        raise Conflict("There is no room for this piece of work now.")
+    await agents.change(tx, agent, now=now, **_load(entry, agent, 1))
+    await _connected(tx, entry, agent.user_id, now=now)
+
+
+async def _connected(tx: Tx, entry: QueueEntry, agent_id: str, *, now: datetime) -> None:
+    await _advance(tx, entry, EntryState.CONNECTED, now=now, agent_id=agent_id, connected_at=now, grace_until=None)
+    await follow(tx, entry, InteractionState.CONNECTED, now=now, agent_id=agent_id, connected_at=now)
+    conversation = await conversations.get(tx, entry.conversation_id)
+    if conversation.assigned_user_id != agent_id:
+        await conversations.change(
+            tx, conversation, now=now, event="conversation.assigned", assigned_user_id=agent_id
+        )
+
+
+async def end_offer(
+    tx: Tx, entry: QueueEntry, ended: Offer, to: OfferState, *, reason: str, now: datetime, cooloff_s: int = 0,
+    missed: bool = False,
+) -> None:  # fmt: skip
+    """Close a live offer; the work waits again with the same order key. `missed` counts against the agent, nothing else does.
+
+    A second miss in a row makes the agent not responding, unless that would leave less than half of those at work.
+    """
+    await offers.advance(tx, ended, to, now=now, reason=reason)
+    agent = await agents.lock(tx, ended.agent_id)
+    values: dict[str, Any] = _load(entry, agent, -1)
+    if entry.lane == Lane.LIVE:
+        values["ringing"] = agent.ringing - 1
+    by = ""
+    if missed:
+        values["misses"] = agent.misses + 1
+        demotable = agent.activity == Activity.AVAILABLE and agent.misses + 1 >= MISSES
+        if demotable and await _pool_holds(tx):
+            values |= {"activity": Activity.NOT_RESPONDING, "reason": f"missed {agent.misses + 1} offers"}
+            by = "system"
+    if cooloff_s:
+        memory = Refusal(entry_id=entry.id, agent_id=agent.user_id, until=now + timedelta(seconds=cooloff_s))
+        await tx.put(memory, unique=["entry_id", "agent_id"], update=["until"], add=["times"])
+    await agents.change(tx, agent, now=now, by=by, **values)
+    await _advance(tx, entry, EntryState.WAITING, now=now, agent_id=None, offer_id=None)
+    await follow(tx, entry, InteractionState.WAITING, now=now)
+
+
+async def _pool_holds(tx: Tx) -> bool:
+    """False when demoting one more would start the collapse in which every missed offer makes the next one likelier."""
+    rows = await tx.all(
+        select(Agent.activity, func.count())
+        .where(col(Agent.activity).in_([Activity.AVAILABLE, Activity.NOT_RESPONDING]))
+        .group_by(col(Agent.activity))
+    )
+    counts = {str(activity): number for activity, number in rows}
+    up, down = counts.get("available", 0), counts.get("not_responding", 0)
+    return up + down < 3 or down + 1 <= (up + down) / 2
+
+
+async def put_back(tx: Tx, entry: QueueEntry, *, now: datetime, preferred_agent_id: str | None = None) -> None:
+    """Connected work waits again, at its old place: the agent left, or was lost."""
+    agent = await agents.lock(tx, entry.agent_id or "")
+    await agents.change(tx, agent, now=now, **_load(entry, agent, -1))
+    await _advance(
+        tx, entry, EntryState.WAITING, now=now, agent_id=None, offer_id=None, grace_until=None,
+        preferred_agent_id=preferred_agent_id or entry.preferred_agent_id,
+    )  # fmt: skip
+    await follow(tx, entry, InteractionState.WAITING, now=now)
+
+
+async def to_wrapup(tx: Tx, entry: QueueEntry, *, now: datetime) -> None:
+    """The talk is over. Live work is wrapped up for as long as its queue says; without such a time it closes at once."""
+    queue = await queues.get(tx, entry.queue_id)
+    if queue.wrapup_s <= 0:
+        await close(tx, entry, outcome=Outcome.HANDLED, now=now, disposition=DEFAULT_DISPOSITION)
+        return
+    agent = await agents.lock(tx, entry.agent_id or "")
+    await agents.change(tx, agent, now=now, **_load(entry, agent, -1), wrapups=agent.wrapups + 1)
+    await _advance(
+        tx, entry, EntryState.WRAPUP, now=now, left_at=now, wrapup_until=now + timedelta(seconds=queue.wrapup_s),
+        grace_until=None,
+    )  # fmt: skip
+    await follow(tx, entry, InteractionState.WRAPUP, now=now, left_at=now)
+    await tell_calls(tx, entry, "wrapup", now=now, user_id=agent.user_id, fold=True)
+
+
+async def close(
+    tx: Tx, entry: QueueEntry, *, outcome: Outcome, now: datetime, disposition: str = "", notes: str = ""
+) -> None:
+    """The work is over, from whatever state without a live offer; the agent's room is free again."""
+    if entry.state == EntryState.OFFERED:
+        raise Conflict("This work is being offered.")
+    if entry.state in (EntryState.CONNECTED, EntryState.WRAPUP):
+        agent = await agents.lock(tx, entry.agent_id or "")
+        freed = (
+            {"wrapups": agent.wrapups - 1} if entry.state == EntryState.WRAPUP else _load(entry, agent, -1)
+        )
+        idle = {"idle_since": now} if entry.lane == Lane.LIVE else {}
+        await agents.change(tx, agent, now=now, **freed, **idle)
+    chosen: dict[str, Any] = {}
+    if disposition:
+        chosen["disposition"] = disposition
+    if notes:
+        chosen["notes"] = notes
+    await tell_calls(tx, entry, "disposed", now=now, user_id=entry.agent_id or "", fold=True, disposition=disposition)
+    await _advance(
+        tx, entry, EntryState.DONE, now=now, outcome=str(outcome), left_at=entry.left_at or now, wrapup_until=None,
+        grace_until=None,
+    )  # fmt: skip
+    await follow(tx, entry, InteractionState.ENDED, now=now, outcome=outcome, **chosen)
+
+
+def ahead_of(entry: QueueEntry) -> Any:
+    """Condition: waits in the same queue before this entry."""
+    earlier = or_(
+        col(QueueEntry.order_at) < entry.order_at,
+        (col(QueueEntry.order_at) == entry.order_at) & (col(QueueEntry.id) < entry.id),
+    )
+    return (col(QueueEntry.queue_id) == entry.queue_id) & (col(QueueEntry.state) == EntryState.WAITING) & earlier
+
+
+async def position(tx: Tx, entry: QueueEntry) -> int:
+    """The place in the queue, counted from our rows, from 1; live and written work wait in separate lanes."""
+    lane = col(QueueEntry.lane) == entry.lane
+    return int(await tx.one(select(func.count()).select_from(QueueEntry).where(ahead_of(entry), lane)) or 0) + 1
+
+
+_WAITS = fixed(
+    select(QueueEntry.entered_at, QueueEntry.connected_at)
+    .where(
+        QueueEntry.queue_id == bindparam("queue_id"),
+        col(QueueEntry.connected_at) > bindparam("since"),
+        QueueEntry.kind == "voice",
+    )
+    .order_by(col(QueueEntry.connected_at).desc())
+    .limit(20)
+)
+
+
+async def estimate_s(tx: Tx, queue_id: str, *, now: datetime) -> float | None:
+    """How long four of five callers waited lately (the last hour's latest twenty), or None when fewer than five are known."""
+    rows = await tx.all(_WAITS, queue_id=queue_id, since=now - timedelta(hours=1))
+    waits = sorted((connected - entered).total_seconds() for entered, connected in rows)
+    return waits[int(len(waits) * 0.8)] if len(waits) >= 5 else None
+
+
+async def list_waiting(tx: Tx, queue_id: str, *, limit: int = 200) -> list[QueueEntry]:
+    """What waits in a queue, in order."""
+    return await tx.all(
+        select(QueueEntry)
+        .where(QueueEntry.queue_id == queue_id, QueueEntry.state == EntryState.WAITING)
+        .order_by(col(QueueEntry.order_at), col(QueueEntry.id))
+        .limit(limit)
+    )
+
+
+async def list_held(tx: Tx, agent_id: str) -> list[QueueEntry]:
+    """An agent's work that is not done, oldest first; at most 100."""
+    return await tx.all(
+        select(QueueEntry)
+        .where(QueueEntry.agent_id == agent_id, col(QueueEntry.state) != EntryState.DONE)
+        .order_by(col(QueueEntry.id))
+        .limit(100)
+    )
+
+
+def fresh_nonce() -> str:
+    """What proves that a browser's call belongs to this accept or dial."""
+    return new_secret(128)

@@ -1,0 +1,163 @@
+"""Web forms in: a lead on a matched or new contact, its consent with proof, and one offer, however often it was sent."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlmodel import col, select
+
+from channels.contract import FormArrived
+from crm_core import accounts, consent, contacts, conversations, interactions, leads, touches
+from crm_core.accounts import ChannelAccount, Form
+from crm_core.addresses import Address, PointKind, find_email, find_phone
+from crm_core.consent import Purpose
+from crm_core.contacts import Contact
+from crm_core.db import Tx
+from crm_core.errors import Invalid
+from crm_core.ids import new_id
+from crm_core.interactions import Interaction, InteractionState
+from crm_core.leads import Lead
+from crm_core.touches import Direction
+from routing import entries, matching, threads
+
+SAME_WITHIN = timedelta(minutes=10)
+WEB = "webform"
+CONSENT_FIELD = "consent"  # the tick box that goes with the form's consent text
+TICKED = {"on", "true", "yes", "1"}
+
+
+async def form_arrived(tx: Tx, event: FormArrived, *, form: Form, now: datetime) -> Lead:
+    """One post of a form. The same content again within ten minutes gives the lead that it gave the first time."""
+    account = await accounts.get(tx, form.account_id)
+    points = _points(form, event, account)
+    if not points:
+        raise Invalid("Give a phone number or an e-mail address, so that we can answer.")
+    known = await interactions.find_external(tx, account.id, event.event_key)
+    peer = points[0].value
+    print_ = fingerprint(form, event)
+    earlier = known or await _same_lately(tx, account, peer, print_, now=now)
+    if earlier is not None:
+        lead = await tx.one(select(Lead).where(Lead.interaction_id == earlier.id))
+        if lead is not None:
+            return lead
+    contact, matched = await _who(tx, form, event, points, now=now)
+    conversation, _ = await conversations.open_thread(
+        tx, channel=WEB, account_id=account.id, thread_key=peer, peer=peer, now=now,
+        contact_id=contact.id, subject=form.title, queue_id=account.queue_id,
+    )  # fmt: skip
+    queue = await threads.queue_of(tx, account, conversation)
+    interaction = Interaction(
+        id=new_id(now), conversation_id=conversation.id, contact_id=contact.id, channel=WEB,
+        direction=Direction.INBOUND, account_id=account.id, external_id=event.event_key, from_address=peer,
+        to_address=account.address, state=InteractionState.WAITING, subject=form.title, body=_as_text(form, event),
+        queue_id=queue.id if queue else None, match=matched.as_doc(), first_arrival_at=now, created_at=now,
+        data={"form": form.slug, "fields": dict(event.fields), "print": print_, "remote": event.remote},
+    )  # fmt: skip
+    await interactions.create(tx, interaction, now=now)
+    await conversations.touch(tx, conversation.id, now=now)
+    lead = await leads.create(
+        tx, contact_id=contact.id, source=f"form:{form.slug}", fields=dict(event.fields), now=now,
+        interaction_id=interaction.id,
+    )  # fmt: skip
+    for point in points:
+        await touches.record(
+            tx, point, direction=Direction.INBOUND, channel=WEB, now=now, contact_id=contact.id,
+            interaction_id=interaction.id,
+        )  # fmt: skip
+    await _keep_consent(tx, form, event, points, contact, now=now)
+    if queue is not None:
+        entry = await entries.enter(tx, queue=queue, kind=WEB, interaction=interaction, now=now)
+        await interactions.change(tx, interaction, now=now, entry_id=entry.id)
+    return lead
+
+
+def fingerprint(form: Form, event: FormArrived) -> str:
+    """What was said, whatever the spacing: the same person sending the same twice."""
+    said = {name: " ".join(value.split()).casefold() for name, value in event.fields.items() if value.strip()}
+    return hashlib.sha256(json.dumps([form.id, said], sort_keys=True).encode()).hexdigest()[:32]
+
+
+async def _same_lately(
+    tx: Tx, account: ChannelAccount, peer: str, print_: str, *, now: datetime
+) -> Interaction | None:
+    # Two posts at the same instant: the conversation's row is the lock, so that the second sees the first.
+    conversation, _ = await conversations.open_thread(
+        tx, channel=WEB, account_id=account.id, thread_key=peer, peer=peer, now=now, queue_id=account.queue_id
+    )
+    await conversations.touch(tx, conversation.id, now=now)
+    recent = await tx.all(
+        select(Interaction)
+        .where(Interaction.conversation_id == conversation.id, col(Interaction.created_at) > now - SAME_WITHIN)
+        .order_by(col(Interaction.id).desc())
+        .limit(20)
+    )
+    return next((each for each in recent if each.data.get("print") == print_), None)
+
+
+def _points(form: Form, event: FormArrived, account: ChannelAccount) -> list[Address]:
+    """Addresses in the fields of kind phone and email, phones first: they are called back."""
+    phones: list[Address] = []
+    mails: list[Address] = []
+    for field in form.fields:
+        value = event.fields.get(field["name"], "").strip()
+        if field.get("kind") == "phone" and value:
+            number = find_phone(value, country=account.country)
+            phones += [number] if number else []
+        elif field.get("kind") == "email" and value:
+            mail = find_email(value)
+            mails += [mail] if mail else []
+    return phones + mails
+
+
+async def _who(
+    tx: Tx, form: Form, event: FormArrived, points: list[Address], *, now: datetime
+) -> tuple[Contact, matching.Match]:
+    """The one person whom an address names, or a new contact. An address that several share names nobody."""
+    seen: list[matching.Match] = []
+    for point in points:
+        matched = matching.match(point, await contacts.list_owners(tx, point))
+        seen.append(matched)
+        if matched.contact_id is not None:
+            contact = await contacts.get(tx, matched.contact_id)
+            # Typed by a stranger: what else was typed is kept on the lead, and not written onto the person.
+            return contact, matched
+    name = _named(form, event) or points[0].value
+    contact = await contacts.create(tx, name=name, now=now, source=f"form:{form.slug}", points=points)
+    shared = next((match for match in seen if match.level == "shared"), None)
+    return contact, shared or seen[0]
+
+
+def _named(form: Form, event: FormArrived) -> str:
+    for wanted in ("name", "full_name", "first_name"):
+        if event.fields.get(wanted, "").strip():
+            last = event.fields.get("last_name", "") if wanted == "first_name" else ""
+            return " ".join(f"{event.fields[wanted]} {last}".split())[:200]
+    return ""
+
+
+def _as_text(form: Form, event: FormArrived) -> str:
+    labels = {field["name"]: field.get("label") or field["name"] for field in form.fields}
+    return "\n".join(f"{labels.get(name, name)}: {value}" for name, value in event.fields.items() if value.strip())
+
+
+async def _keep_consent(
+    tx: Tx, form: Form, event: FormArrived, points: list[Address], contact: Contact, *, now: datetime
+) -> None:
+    ticked = event.fields.get(CONSENT_FIELD, "").strip().casefold() in TICKED
+    if not ticked or not form.consent_text:
+        return
+    evidence: dict[str, Any] = {
+        "form": form.slug, "form_version": form.version, "consent_version": form.consent_version,
+        "text": form.consent_text, "remote": event.remote,
+    }  # fmt: skip
+    for point in points:
+        channels = ("email",) if point.kind == PointKind.EMAIL else ("sms", "voice")
+        for channel in channels:
+            purpose = Purpose.TELEMARKETING if channel == "voice" else Purpose.MARKETING
+            await consent.grant(
+                tx, point, channel=channel, purpose=purpose, source=f"form:{form.slug}", evidence=evidence,
+                actor="customer", now=now, contact_id=contact.id,
+            )  # fmt: skip

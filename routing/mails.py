@@ -1,0 +1,208 @@
+"""Mail in and out: threads by headers of known senders or by our signed address, never by a subject; automatic mail is kept,
+shown, and answered by nobody.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlmodel import col, or_, select
+
+from channels.contract import MailArrived
+from crm_core import addresses, contacts, conversations, interactions, outbox, touches
+from crm_core.accounts import ChannelAccount
+from crm_core.addresses import Address
+from crm_core.consent import Purpose
+from crm_core.conversations import Conversation, ConversationState
+from crm_core.db import Tx
+from crm_core.ids import new_id
+from crm_core.interactions import Attachment, Interaction, InteractionState, Outcome
+from crm_core.touches import Direction
+from routing import gate, threads
+from routing.matching import match
+
+MAIL = "email"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file that is in the object store already."""
+
+    name: str
+    content_type: str
+    size: int
+    file_key: str
+    content_id: str = ""
+
+
+def thread_address(account_address: str, token: str) -> str:
+    """Our address for one thread, `box+<token>@domain`: whoever answers to it joins that conversation.
+
+    The token is chance of 128 bits; in base 32, because mail systems fold the case of local parts.
+    """
+    local, _, domain = account_address.partition("@")
+    folded = base64.b32encode(token.encode()).decode().rstrip("=").lower()
+    return f"{local}+{folded}@{domain}"
+
+
+def token_in(address: str) -> str:
+    """The thread token in one of our addresses, or empty."""
+    _, plus, folded = address.partition("@")[0].rpartition("+")
+    if not plus:
+        return ""
+    try:
+        padded = folded.upper() + "=" * (-len(folded) % 8)
+        return base64.b32decode(padded).decode("ascii")
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
+
+
+async def mail_arrived(
+    tx: Tx,
+    event: MailArrived,
+    *,
+    account: ChannelAccount,
+    html_key: str,
+    files: Sequence[StoredFile],
+    now: datetime,
+) -> None:
+    """One mail in one of our mailboxes. The same Message-ID twice: nothing the second time."""
+    external_id = event.message_id or event.event_key
+    if await interactions.find_external(tx, account.id, external_id) is not None:
+        return
+    sender = addresses.find_email(event.from_address)
+    matched = match(sender, await contacts.list_owners(tx, sender) if sender else [])
+    peer = sender.value if sender else event.from_address.lower()
+    conversation = await _thread(tx, event, account, peer)
+    if conversation is None:
+        conversation, _ = await conversations.open_thread(
+            tx, channel=MAIL, account_id=account.id, thread_key=external_id, peer=peer, now=now,
+            contact_id=matched.contact_id, subject=event.subject, queue_id=account.queue_id,
+        )  # fmt: skip
+    data: dict[str, Any] = {
+        "from_name": event.from_name, "to": list(event.to), "cc": list(event.cc), "reply_to": event.reply_to,
+        "in_reply_to": event.in_reply_to, "sent_at": event.sent_at.isoformat() if event.sent_at else None,
+    }  # fmt: skip
+    interaction = Interaction(
+        id=new_id(now), conversation_id=conversation.id, contact_id=matched.contact_id, channel=MAIL,
+        direction=Direction.INBOUND, account_id=account.id, external_id=external_id, from_address=peer,
+        to_address=account.address, state=InteractionState.WAITING, subject=event.subject[:500], body=event.text,
+        html_key=html_key, data=data, match=matched.as_doc(), first_arrival_at=now, created_at=now,
+    )  # fmt: skip
+    if event.automatic:
+        interaction.__dict__.update(
+            state=InteractionState.ENDED, outcome=Outcome.AUTOMATED, ended_at=now, queue_id=account.queue_id,
+            data={**data, "automatic": event.automatic},
+        )  # fmt: skip
+        await interactions.create(tx, interaction, now=now)
+        await conversations.touch(tx, conversation.id, now=now)
+    else:
+        await threads.deliver(tx, interaction, conversation, account, now=now)
+    if sender is not None:
+        await touches.record(
+            tx, sender, direction=Direction.INBOUND, channel=MAIL, now=now, contact_id=matched.contact_id,
+            interaction_id=interaction.id,
+        )  # fmt: skip
+    await keep_files(tx, interaction.id, files, now=now)
+
+
+async def keep_files(tx: Tx, interaction_id: str, files: Sequence[StoredFile], *, now: datetime) -> None:
+    """Rows for files that are in the store."""
+    await tx.add_all(
+        [
+            Attachment(
+                id=new_id(now), interaction_id=interaction_id, name=file.name, content_type=file.content_type,
+                size=file.size, file_key=file.file_key, content_id=file.content_id,
+            )
+            for file in files
+        ]
+    )  # fmt: skip
+
+
+async def _thread(tx: Tx, event: MailArrived, account: ChannelAccount, peer: str) -> Conversation | None:
+    """The open conversation this mail belongs to: our signed address, or known headers from somebody who takes part in it."""
+    for address in (*event.to, *event.cc):
+        token = token_in(address.lower())
+        if token:
+            found = await tx.one(
+                select(Conversation).where(
+                    Conversation.thread_token == token, Conversation.account_id == account.id,
+                    col(Conversation.state) != ConversationState.CLOSED,
+                )
+            )  # fmt: skip
+            if found is not None:
+                return found
+    cited = [reference for reference in (event.in_reply_to, *reversed(event.references)) if reference][:20]
+    for reference in dict.fromkeys(cited):
+        known = await interactions.find_external(tx, account.id, reference)
+        if known is None:
+            continue
+        conversation = await conversations.get(tx, known.conversation_id)
+        if conversation.state != ConversationState.CLOSED and await _takes_part(tx, conversation, peer):
+            return conversation
+    return None
+
+
+async def _takes_part(tx: Tx, conversation: Conversation, address: str) -> bool:
+    if address == conversation.peer:
+        return True
+    same = or_(col(Interaction.from_address) == address, col(Interaction.to_address) == address)
+    found = await tx.one(
+        select(Interaction.id).where(Interaction.conversation_id == conversation.id, same).limit(1)
+    )
+    return found is not None
+
+
+async def send(
+    tx: Tx, conversation: Conversation, account: ChannelAccount, to: Address, *, subject: str, body: str, html: str,
+    files: Sequence[StoredFile], purpose: Purpose, user_id: str, contact_id: str | None, now: datetime,
+) -> Interaction:  # fmt: skip
+    """Put one mail on its way. Its Message-ID is ours, stable over attempts, and known before it goes; `data` has what the
+    executor needs: in_reply_to, references, reply_to, html. Refused by rule.
+    """
+    verdict = await gate.ask(
+        tx, to, purpose=purpose, channel=MAIL, sender=account.id, user_id=user_id, now=now, contact_id=contact_id
+    )
+    references = await _references(tx, conversation)
+    interaction_id = new_id(now)
+    interaction = Interaction(
+        id=interaction_id, conversation_id=conversation.id, contact_id=contact_id, channel=MAIL,
+        direction=Direction.OUTBOUND, account_id=account.id,
+        external_id=f"<{interaction_id}@{account.address.partition('@')[2]}>", from_address=account.address,
+        to_address=to.value, state=InteractionState.ENDED, outcome=Outcome.SENT, ended_at=now, subject=subject,
+        body=body, agent_id=user_id or None, queue_id=conversation.queue_id, delivery="queued",
+        delivery_rank=interactions.DELIVERY_RANK["queued"], first_arrival_at=now, created_at=now,
+        data={
+            "in_reply_to": references[-1] if references else "", "references": references, "html": html,
+            "reply_to": thread_address(account.address, conversation.thread_token),
+        },
+    )  # fmt: skip
+    await interactions.create(tx, interaction, now=now)
+    await keep_files(tx, interaction.id, files, now=now)
+    await gate.record(
+        tx, to, verdict, channel=MAIL, now=now, contact_id=contact_id, interaction_id=interaction.id,
+        user_id=user_id or None,
+    )  # fmt: skip
+    await outbox.ask(
+        tx, "mail.send", interaction.id, lane="reply", now=now, ordering=conversation.id,
+        dedupe=f"mail.send:{interaction.id}",
+    )  # fmt: skip
+    await conversations.touch(tx, conversation.id, now=now)
+    return interaction
+
+
+async def _references(tx: Tx, conversation: Conversation) -> list[str]:
+    """Message-IDs of the thread, oldest first: the first and the latest nine (RFC 5322 lets a long list be cut so)."""
+    rows = await tx.all(
+        select(Interaction.external_id)
+        .where(Interaction.conversation_id == conversation.id, Interaction.external_id != "")
+        .order_by(col(Interaction.id).desc())
+        .limit(50)
+    )
+    known = [row for row in reversed(rows) if row.startswith("<")]
+    return known if len(known) <= 10 else [known[0], *known[-9:]]

@@ -1,0 +1,133 @@
+"""What callers and writers hear and read from the hub itself, in the queue's language: English, Spanish, German, Chinese.
+
+Numbers are read digit by digit. A language that is missing falls back to English.
+"""
+
+from __future__ import annotations
+
+from channels.steps import Say
+
+TEXTS: dict[str, dict[str, str]] = {
+    "en": {
+        "welcome": "Thank you for calling. Please hold; the next free colleague will help you.",
+        "position": "You are number {position} in the queue.",
+        "next": "You are next.",
+        "estimate": "Most callers wait less than {minutes} minutes.",
+        "estimate_one": "Most callers wait less than a minute.",
+        "offer": "Press 1 and we call you back; you keep your place.",
+        "promised": "We will call you back on {number}. You keep your place in the queue. Thank you, goodbye.",
+        "too_late": "A colleague is just taking your call. Please stay on the line.",
+        "withheld": "We cannot see your number, so we cannot call you back. Please stay on the line.",
+        "closed": "We are closed at the moment.",
+        "closed_offer": "Press 1 and we call you back when we are open.",
+        "closed_promised": "We will call you back on {number} when we are open. Thank you, goodbye.",
+        "overflow": "We are sorry: nobody could take your call.",
+        "rescue": "The connection to our colleague was lost. You are first in line; please stay with us.",
+        "retry": "One moment please, we are finding another colleague.",
+        "gone": "This call is no longer there.",
+        "not_yours": "This call cannot be joined from here.",
+        "unknown_number": "This number is not in service.",
+        "again": "That was not one of the choices.",
+        "bye": "Thank you for calling. Goodbye.",
+        "stopped": "You will get no more messages from this number. Reply START to get them again.",
+        "started": "You will get messages from this number again. Reply STOP to end them.",
+        "help": "You are writing with {name}. Reply STOP to get no more messages.",
+        "plus": "plus",
+    },
+    "es": {
+        "welcome": "Gracias por llamar. Espere, por favor; le atenderá el próximo agente libre.",
+        "position": "Ocupa el puesto {position} en la cola.",
+        "next": "Es la siguiente persona en la cola.",
+        "estimate": "La mayoría espera menos de {minutes} minutos.",
+        "estimate_one": "La mayoría espera menos de un minuto.",
+        "offer": "Pulse 1 y le devolvemos la llamada; conserva su puesto.",
+        "promised": "Le llamaremos al {number}. Conserva su puesto en la cola. Gracias, hasta luego.",
+        "too_late": "Un agente está tomando su llamada ahora mismo. No cuelgue, por favor.",
+        "withheld": "No vemos su número y no podemos devolverle la llamada. No cuelgue, por favor.",
+        "closed": "Ahora mismo estamos cerrados.",
+        "closed_offer": "Pulse 1 y le llamamos cuando abramos.",
+        "closed_promised": "Le llamaremos al {number} cuando abramos. Gracias, hasta luego.",
+        "overflow": "Lo sentimos: nadie ha podido atender su llamada.",
+        "rescue": "Se ha perdido la conexión con el agente. Es la primera persona en la cola; no cuelgue, por favor.",
+        "retry": "Un momento, por favor; buscamos a otro agente.",
+        "gone": "Esta llamada ya no existe.",
+        "not_yours": "No puede unirse a esta llamada desde aquí.",
+        "unknown_number": "Este número no está en servicio.",
+        "again": "Esa no es una de las opciones.",
+        "bye": "Gracias por llamar. Hasta luego.",
+        "stopped": "No recibirá más mensajes de este número. Responda START para volver a recibirlos.",
+        "started": "Volverá a recibir mensajes de este número. Responda STOP para dejar de recibirlos.",
+        "help": "Está escribiendo con {name}. Responda STOP para no recibir más mensajes.",
+        "plus": "más",
+    },
+    "de": {
+        "welcome": "Danke für Ihren Anruf. Bitte bleiben Sie dran; der nächste freie Platz ist für Sie.",
+        "position": "Sie sind Nummer {position} in der Warteschlange.",
+        "next": "Sie sind als Nächstes an der Reihe.",
+        "estimate": "Die meisten warten weniger als {minutes} Minuten.",
+        "estimate_one": "Die meisten warten weniger als eine Minute.",
+        "offer": "Drücken Sie die 1, dann rufen wir Sie zurück; Ihr Platz bleibt Ihnen.",
+        "promised": "Wir rufen Sie unter {number} zurück. Ihr Platz bleibt Ihnen. Danke, auf Wiederhören.",
+        "too_late": "Ihr Anruf wird gerade angenommen. Bitte bleiben Sie dran.",
+        "withheld": "Wir sehen Ihre Nummer nicht und können Sie nicht zurückrufen. Bitte bleiben Sie dran.",
+        "closed": "Im Moment ist geschlossen.",
+        "closed_offer": "Drücken Sie die 1, dann rufen wir Sie zurück, sobald wir wieder da sind.",
+        "closed_promised": "Wir rufen Sie unter {number} zurück, sobald wir wieder da sind. Danke, auf Wiederhören.",
+        "overflow": "Es tut uns leid: niemand konnte Ihren Anruf annehmen.",
+        "rescue": "Die Verbindung ist abgerissen. Sie sind als Nächstes an der Reihe; bitte bleiben Sie dran.",
+        "retry": "Einen Moment bitte, wir suchen jemand anderen für Sie.",
+        "gone": "Dieser Anruf ist nicht mehr da.",
+        "not_yours": "Diesem Anruf können Sie von hier nicht beitreten.",
+        "unknown_number": "Diese Nummer ist nicht vergeben.",
+        "again": "Das war keine der Möglichkeiten.",
+        "bye": "Danke für Ihren Anruf. Auf Wiederhören.",
+        "stopped": "Sie bekommen keine Nachrichten mehr von dieser Nummer. Antworten Sie START, um sie wieder zu bekommen.",
+        "started": "Sie bekommen wieder Nachrichten von dieser Nummer. Antworten Sie STOP, um sie zu beenden.",
+        "help": "Sie schreiben mit {name}. Antworten Sie STOP, um keine Nachrichten mehr zu bekommen.",
+        "plus": "plus",
+    },
+    "zh": {
+        "welcome": "感谢您的来电。请稍候，下一位空闲的同事将为您服务。",
+        "position": "您排在第{position}位。",
+        "next": "下一位就是您。",
+        "estimate": "大多数来电者等待不到{minutes}分钟。",
+        "estimate_one": "大多数来电者等待不到一分钟。",
+        "offer": "请按1，我们会给您回电，并保留您的位置。",
+        "promised": "我们会拨打{number}给您回电，并保留您的位置。谢谢，再见。",
+        "too_late": "同事正在接听您的电话，请不要挂断。",
+        "withheld": "我们看不到您的号码，无法回电。请不要挂断。",
+        "closed": "现在不在营业时间。",
+        "closed_offer": "请按1，我们会在营业时给您回电。",
+        "closed_promised": "我们会在营业时拨打{number}给您回电。谢谢，再见。",
+        "overflow": "非常抱歉，没有人能接听您的电话。",
+        "rescue": "与同事的连接中断了。您排在第一位，请不要挂断。",
+        "retry": "请稍候，我们正在为您找另一位同事。",
+        "gone": "这通电话已经不在了。",
+        "not_yours": "您不能从这里加入这通电话。",
+        "unknown_number": "此号码未启用。",
+        "again": "没有这个选项。",
+        "bye": "感谢您的来电，再见。",
+        "stopped": "您将不再收到此号码的短信。回复START可重新接收。",
+        "started": "您将重新收到此号码的短信。回复STOP可停止接收。",
+        "help": "您正在与{name}联系。回复STOP可停止接收短信。",
+        "plus": "加",
+    },
+}
+
+
+def text(key: str, language: str, **values: object) -> str:
+    """The sentence in the nearest language there is."""
+    table = TEXTS.get(language.partition("-")[0].lower(), TEXTS["en"])
+    return table[key].format(**values)
+
+
+def say(key: str, language: str, **values: object) -> Say:
+    """The sentence as a step of a call."""
+    known = language.partition("-")[0].lower() in TEXTS
+    return Say(text(key, language, **values), language if known else "en-GB")
+
+
+def spoken(e164: str, language: str) -> str:
+    """A number as it is read out: digit by digit."""
+    digits = " ".join(e164.lstrip("+"))
+    return f"{text('plus', language)} {digits}" if e164.startswith("+") else digits

@@ -1,0 +1,147 @@
+"""What an agent does with a written conversation: reply through the gate, add a note, snooze, close."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlmodel import col, select
+
+from crm_core import accounts, addresses, conversations, events, interactions
+from crm_core.addresses import Address
+from crm_core.consent import Purpose
+from crm_core.conversations import Conversation, ConversationState
+from crm_core.db import Tx
+from crm_core.errors import Conflict, Invalid
+from crm_core.ids import new_id
+from crm_core.interactions import Interaction, Note, Outcome
+from crm_core.touches import Direction
+from routing import agents, entries, mails, messages
+from routing.mails import StoredFile
+from routing.queues import EntryState, Lane
+
+LONGEST_TEXT = 1600  # characters; Twilio refuses longer ones (error 21617)
+
+
+async def reply(
+    tx: Tx,
+    conversation_id: str,
+    *,
+    agent_id: str,
+    body: str,
+    now: datetime,
+    subject: str = "",
+    html: str = "",
+    files: Sequence[StoredFile] = (),
+) -> Interaction:
+    """Answer in a conversation, on its own channel. Work that still waits for an agent is taken by this one.
+
+    Refused with its rule when the gate says no (a STOP); Invalid for an empty text; Conflict when it is offered to somebody else.
+    """
+    if not body.strip():
+        raise Invalid("Write something first.", fields={"body": "Write something first."})
+    conversation = await conversations.get(tx, conversation_id)
+    account = await accounts.get(tx, conversation.account_id)
+    await _take_over(tx, conversation, agent_id, now=now)
+    if account.channel == messages.TEXT:
+        if len(body) > LONGEST_TEXT:
+            raise Invalid("A text message has at most 1,600 characters.", fields={"body": "Too long."})
+        to: Address | None = addresses.find_phone(conversation.peer)
+    elif account.channel == mails.MAIL:
+        to = addresses.find_email(await _answer_to(tx, conversation))
+    else:
+        raise Invalid("This conversation cannot be answered in writing.")
+    if to is None:
+        raise Invalid(f"“{conversation.peer}” cannot be written to.")
+    if account.channel == messages.TEXT:
+        return await messages.send(
+            tx, conversation, account, to, body=body, purpose=Purpose.REPLY, user_id=agent_id,
+            contact_id=conversation.contact_id, now=now,
+        )  # fmt: skip
+    if not subject:
+        plain = conversation.subject or "(no subject)"
+        subject = plain if plain.lower().startswith("re:") else f"Re: {plain}"
+    return await mails.send(
+        tx, conversation, account, to, subject=" ".join(subject.split())[:500], body=body, html=html, files=files,
+        purpose=Purpose.REPLY, user_id=agent_id, contact_id=conversation.contact_id, now=now,
+    )  # fmt: skip
+
+
+async def _take_over(tx: Tx, conversation: Conversation, agent_id: str, *, now: datetime) -> None:
+    """Whoever answers has the work: waiting work is taken as far as there is room; of others' work nothing is taken away."""
+    work = await entries.find_open(tx, conversation.id)
+    if work is None or work.lane != Lane.TEXT:
+        return
+    if work.state == EntryState.OFFERED and work.agent_id != agent_id:
+        raise Conflict("This is being offered to a colleague.")
+    if work.state == EntryState.WAITING:
+        await entries.take(tx, work, await agents.lock(tx, agent_id), now=now)
+        # Taking it changed the conversation too; what follows must quote the new version.
+        conversation.__dict__.update((await conversations.get(tx, conversation.id)).__dict__)
+
+
+async def _answer_to(tx: Tx, conversation: Conversation) -> str:
+    """Where the latest mail wants its answer: Reply-To, else who wrote it."""
+    latest = await tx.one(
+        select(Interaction)
+        .where(Interaction.conversation_id == conversation.id, Interaction.direction == Direction.INBOUND)
+        .order_by(col(Interaction.id).desc())
+        .limit(1)
+    )
+    if latest is None:
+        return conversation.peer
+    return str(latest.data.get("reply_to") or latest.from_address)
+
+
+async def add_note(tx: Tx, conversation_id: str, *, agent_id: str, body: str, now: datetime) -> Note:
+    """A remark for colleagues; never leaves the house."""
+    if not body.strip():
+        raise Invalid("Write something first.", fields={"body": "Write something first."})
+    conversation = await conversations.get(tx, conversation_id)
+    note = Note(
+        id=new_id(now), conversation_id=conversation.id, contact_id=conversation.contact_id, user_id=agent_id,
+        body=body.strip(), created_at=now,
+    )  # fmt: skip
+    await tx.add(note)
+    await events.emit(tx, "conversation.changed", conversation.id, now=now, version=conversation.version)
+    return note
+
+
+async def close(
+    tx: Tx, conversation_id: str, *, agent_id: str, now: datetime, disposition: str = "", notes: str = ""
+) -> None:
+    """Nothing more is to be said: the conversation and its open written work end. Conflict when it is a colleague's work."""
+    work = await entries.find_open(tx, conversation_id)
+    conversation = await conversations.get(tx, conversation_id)
+    if conversation.state == ConversationState.CLOSED:
+        return
+    if work is not None:
+        if work.lane != Lane.TEXT or (work.agent_id is not None and work.agent_id != agent_id):
+            raise Conflict("A colleague works on this.")
+        if work.state == EntryState.OFFERED:
+            raise Conflict("This is being offered to you; accept it first.")
+        await entries.close(tx, work, outcome=Outcome.HANDLED, now=now, disposition=disposition, notes=notes)
+        conversation = await conversations.get(tx, conversation_id)
+    await conversations.change(
+        tx, conversation, now=now, event="conversation.closed", state=ConversationState.CLOSED, snoozed_until=None
+    )
+
+
+async def snooze(tx: Tx, conversation_id: str, *, agent_id: str, until: datetime, now: datetime) -> None:
+    """Put away until then or until they write again; its written work ends meanwhile."""
+    if until <= now:
+        raise Invalid("Choose a time to come.", fields={"until": "Choose a time to come."})
+    work = await entries.find_open(tx, conversation_id)
+    if work is not None and work.lane == Lane.TEXT:
+        if work.agent_id != agent_id or work.state != EntryState.CONNECTED:
+            raise Conflict("A colleague works on this.")
+        await entries.close(tx, work, outcome=Outcome.HANDLED, now=now)
+    conversation = await conversations.get(tx, conversation_id)
+    await conversations.change(
+        tx, conversation, now=now, event="conversation.changed", state=ConversationState.SNOOZED, snoozed_until=until
+    )
+
+
+async def list_messages(tx: Tx, conversation_id: str, *, limit: int = 100) -> list[Interaction]:
+    """The conversation's latest messages, oldest first."""
+    return list(reversed(await interactions.list_timeline(tx, conversation_id=conversation_id, limit=limit)))
