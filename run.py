@@ -20,9 +20,10 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 import time
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
@@ -82,10 +83,18 @@ def set_up(kind: str, *, assets: bool) -> None:
     if not venv_is_stale(kind) and not (assets and assets_are_stale()):
         return
     with one_at_a_time():
-        if venv_is_stale(kind):  # another process may have done it while this one waited
-            sync_venv(kind)
+        # Looked at again, because another process may have done it while this one waited.
+        work: list[Callable[[], None]] = []
+        if venv_is_stale(kind):
+            work.append(lambda: sync_venv(kind))
         if assets and assets_are_stale():
-            sync_assets()
+            work.append(sync_assets)
+        if work:
+            find_uv()  # both may need it
+        # Side by side: one waits for the network while the other writes files.
+        with ThreadPoolExecutor(max_workers=2) as pool:
+            for done in [pool.submit(one) for one in work]:
+                done.result()
 
 
 def noted() -> dict[str, str]:
@@ -190,7 +199,7 @@ def step(what: str, command: list[str], *, env: dict[str, str] | None = None) ->
     quiet = {"UV_NO_PROGRESS": "1", "UV_PYTHON_DOWNLOADS": "never"}
     environment = {**os.environ, **quiet, **(env or {})}
     environment.pop("VIRTUAL_ENV", None)
-    log = TOOLS / "last-step.log"
+    log = TOOLS / f"{what.split()[0]}-{os.getpid()}-{threading.get_ident()}.log"
     with open(log, "wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
@@ -199,16 +208,18 @@ def step(what: str, command: list[str], *, env: dict[str, str] | None = None) ->
             try:
                 process.wait(timeout=5)
             except subprocess.TimeoutExpired:
-                print(f"set-up:   still at it after {time.monotonic() - began:.0f} s", flush=True)
+                print(f"set-up:   still {what} after {time.monotonic() - began:.0f} s", flush=True)
             except BaseException:
                 process.terminate()
                 process.wait()
                 raise
+    said = log.read_text(errors="replace")
+    log.unlink()
     if process.returncode:
-        sys.stderr.write(log.read_text(errors="replace"))
+        sys.stderr.write(said)
         fail(f"Set-up stopped: {what} ended with code {process.returncode}; its output is above.")
     if (took := time.monotonic() - began) > 2:
-        print(f"set-up:   done in {took:.1f} s", flush=True)
+        print(f"set-up:   {what}: done in {took:.1f} s", flush=True)
 
 
 @contextlib.contextmanager
