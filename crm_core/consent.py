@@ -273,10 +273,11 @@ def _legal(moment: datetime, zone: str, country: str) -> bool:
 
 async def has_consent(tx: Tx, address: Address, *, channel: str, purpose: Purpose) -> bool:
     """True when the latest ledger entry that covers this channel and purpose grants."""
-    for entry in await tx.all(_LEDGER, kind=address.kind, value=address.value):
-        if entry.channel in ("*", channel) and entry.purpose in ("*", purpose):
-            return bool(entry.action == ConsentAction.GRANTED)
-    return False
+    entries = await tx.all(_LEDGER, kind=address.kind, value=address.value)
+    covering = [entry for entry in entries if entry.channel in ("*", channel) and entry.purpose in ("*", purpose)]
+    # Of entries of the same instant the withdrawal counts.
+    latest = [entry.action for entry in covering if entry.at == covering[0].at]
+    return bool(latest) and ConsentAction.WITHDRAWN not in latest
 
 
 async def grant(
