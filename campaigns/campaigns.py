@@ -422,7 +422,7 @@ async def look_again(tx: Tx, campaign_id: str, *, at: datetime | None) -> None:
 
 _DUE = fixed(
     select(Campaign.id)
-    .where(sql_text(f"campaigns.{_DUE_WHERE}"), Campaign.due_at <= bindparam("now"))  # type: ignore[operator]
+    .where(sql_text(f"campaigns.{_DUE_WHERE}"), Campaign.due_at <= bindparam("now"))
     .order_by(col(Campaign.due_at))
     .limit(500)
 )

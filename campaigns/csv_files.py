@@ -197,7 +197,7 @@ def look(content: bytes, *, kind: PointKind) -> Look:
         raise Invalid(f"The header names {', '.join(doubled)} twice.")
     if any("@" in name or re.fullmatch(r"\+?[\d ()-]{6,}", name) for name in headers):
         raise Invalid("The first line holds data, not names of columns; add a header line.")
-    sample = []
+    sample: list[list[str]] = []
     for row in rows:
         if len(sample) == 5:
             break

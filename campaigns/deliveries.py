@@ -229,7 +229,7 @@ async def next_due(tx: Tx, campaign_id: str) -> datetime | None:
 
 _EXPIRED = fixed(
     select(Delivery)
-    .where(sql_text(_UNDER_LEASE), Delivery.lease_until <= bindparam("now"))  # type: ignore[operator]
+    .where(sql_text(_UNDER_LEASE), Delivery.lease_until <= bindparam("now"))
     .order_by(col(Delivery.lease_until))
     .limit(bindparam("limit"))
     .with_for_update(skip_locked=True)

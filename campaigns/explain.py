@@ -12,7 +12,7 @@ from campaigns.campaigns import CampaignState
 from campaigns.deliveries import TERMINAL, Delivery, DeliveryState
 from campaigns.imports import Recipient
 from crm_core.addresses import Address
-from crm_core.consent import GATE, RULES
+from crm_core.consent import GATE, RULES, Purpose
 from crm_core.db import Tx
 
 
@@ -71,7 +71,7 @@ def _gate(row: Delivery, purpose: str) -> list[Line]:
         )
         for rule in asked
     ]
-    bound = RULES.get(row.verdict.get("purpose") or purpose, frozenset())  # type: ignore[call-overload]
+    bound = RULES[Purpose(row.verdict.get("purpose") or purpose)]
     lines += [Line(rule, None, f"{rule}: not asked.") for rule in GATE if rule in bound and rule not in asked]
     return lines
 

@@ -88,7 +88,7 @@ class Recipient(Table, table=True):
     fields: dict[str, Any] = doc()  # merge fields: flat, strings only
 
 
-Index("ix_recipients_import", Recipient.import_id, Recipient.id)  # type: ignore[arg-type]
+Index("ix_recipients_import", Recipient.import_id, Recipient.id)
 
 
 class RecipientFault(Table, table=True):

@@ -78,14 +78,14 @@ _MINE = fixed(
     .where(
         sql_text("list_entries.state = 'locked'"),
         ListEntry.user_id == bindparam("user_id"),
-        ListEntry.lock_until > bindparam("now"),  # type: ignore[operator]
+        ListEntry.lock_until > bindparam("now"),
     )
     .order_by(col(ListEntry.lock_until).desc())
     .limit(1)
 )
 _EXPIRED = fixed(
     select(ListEntry)
-    .where(sql_text("list_entries.state = 'locked'"), ListEntry.lock_until <= bindparam("now"))  # type: ignore[operator]
+    .where(sql_text("list_entries.state = 'locked'"), ListEntry.lock_until <= bindparam("now"))
     .order_by(col(ListEntry.lock_until))
     .limit(200)
     .with_for_update(skip_locked=True)
@@ -156,14 +156,15 @@ async def claim_next(tx: Tx, list_id: str, *, user_id: str, now: datetime) -> Li
     row = await get(tx, list_id)
     if row.state != ListState.ACTIVE:
         raise IllegalTransition(f"This call list is {row.state}.")
-    mine: ListEntry | None = await tx.one(_MINE, user_id=user_id, now=now)
-    if mine is not None:
-        if mine.list_id == list_id:
-            return mine
-        raise Conflict("You still have a number on another list; finish or release it first.", entry_id=mine.id)
+    held = await mine(tx, user_id=user_id, now=now)
+    if held is not None:
+        if held.list_id == list_id:
+            return held
+        raise Conflict("You still have a number on another list; finish or release it first.", entry_id=held.id)
     for statement in (_PROMISED, _NEXT):
         overdue = {} if statement is _PROMISED else {"overdue": now - OWNER_FIRST}
-        for entry in await tx.all(statement, list_id=list_id, user_id=user_id, now=now, **overdue):
+        due: list[ListEntry] = await tx.all(statement, list_id=list_id, user_id=user_id, now=now, **overdue)
+        for entry in due:
             if await _take(tx, row, entry, user_id=user_id, now=now):
                 return entry
     return None

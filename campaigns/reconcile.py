@@ -64,7 +64,7 @@ _TO_EXAMINE = fixed(
         Delivery.campaign_id == bindparam("campaign_id"),
         sql_text("deliveries.state = 'unknown'"),
         col(Delivery.examined_at).is_(None),
-        Delivery.unknown_at <= bindparam("before"),  # type: ignore[operator]
+        Delivery.unknown_at <= bindparam("before"),
     )
     .order_by(col(Delivery.id))
     .limit(50)

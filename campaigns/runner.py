@@ -4,8 +4,10 @@ every step may run twice or be killed.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import islice
 
 from campaigns import audience, call_lists, campaigns, csv_files, imports, lists, reconcile, sender
@@ -13,6 +15,7 @@ from campaigns.campaigns import Campaign, CampaignState
 from campaigns.csv_files import Row
 from campaigns.imports import ImportState
 from campaigns.sender import Sending
+from channels.errors import Misconfigured
 from crm_core.clock import Clock
 from crm_core.db import Database, Tx
 from crm_core.errors import Conflict, Invalid
@@ -44,8 +47,12 @@ async def step(db: Database, campaign_id: str, *, prepare: Prepare, clock: Clock
                     moved = (await campaigns.get(tx, campaign_id)).cursor != before
                 return now if moved else now + LOOK_AGAIN
             case CampaignState.RUNNING:
-                chunk = await sender.send_chunk(db, campaign_id, sending=await prepare(campaign))
-                return chunk.again_at
+                try:
+                    sending = await prepare(campaign)
+                except Misconfigured as error:
+                    await db.write(partial(_stop, campaign_id=campaign_id, why=error.message, now=clock.now()))
+                    return now
+                return (await sender.send_chunk(db, campaign_id, sending=sending)).again_at
             case CampaignState.PAUSING | CampaignState.FINISHING:
                 return await _bring_to_rest(db, campaign, prepare, clock)
             case CampaignState.CANCELLED:
@@ -60,6 +67,11 @@ async def step(db: Database, campaign_id: str, *, prepare: Prepare, clock: Clock
         return now  # another worker was first; what it did is there to see
 
 
+async def _stop(tx: Tx, *, campaign_id: str, why: str, now: datetime) -> None:
+    if (await campaigns.get(tx, campaign_id)).state == CampaignState.RUNNING:
+        await campaigns.pause(tx, campaign_id, now=now, reason=why, brake="sender")
+
+
 async def _settle(tx: Tx, campaign_id: str, now: datetime) -> bool:
     """True while rows of a cancelled campaign are still in flight."""
     campaign = await campaigns.settle(tx, await campaigns.get(tx, campaign_id), now=now)
@@ -69,7 +81,8 @@ async def _settle(tx: Tx, campaign_id: str, now: datetime) -> bool:
 async def _bring_to_rest(db: Database, campaign: Campaign, prepare: Prepare, clock: Clock) -> datetime | None:
     await db.write(lambda tx: reconcile.release_expired(tx, now=clock.now()))
     if campaign.state == CampaignState.FINISHING:
-        await reconcile.examine(db, campaign.id, sending=await prepare(campaign))
+        with contextlib.suppress(Misconfigured):  # a channel that is off shows no evidence; reports may still come
+            await reconcile.examine(db, campaign.id, sending=await prepare(campaign))
 
     async def unit(tx: Tx) -> datetime | None:
         now = clock.now()
