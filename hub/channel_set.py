@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from channels import registry
+from channels.contract import AccountConfig
 from channels.errors import Misconfigured
 from crm_core.accounts import ChannelAccount
 from hub.sealing import Sealer
@@ -36,11 +37,16 @@ class ChannelSet:
         return self._shared("webform")
 
     def mail(self, account: ChannelAccount) -> Any:
-        """One mailbox: polled in, sent out. Built anew when its row has changed."""
+        """One mailbox: polled in, sent out. Built anew when its row has changed. A row without servers of its own uses
+        those of the environment."""
         name = f"email:{account.id}:{account.version}"
         if name not in self._built:
             secrets = self.secrets(account)
-            self._built[name] = registry.build("email", {**account.settings, **secrets, "address": account.address})
+            if not secrets and not account.settings.get("imap_url") and not account.settings.get("smtp_url"):
+                secrets = {"imap_url": self._settings.imap_url or "", "smtp_url": self._settings.smtp_url or ""}
+            self._built[name] = registry.build(
+                AccountConfig("email", account.address, account.settings, secrets, self._settings.public_url)
+            )
         return self._built[name]
 
     def secrets(self, account: ChannelAccount) -> dict[str, str]:
@@ -59,25 +65,25 @@ class ChannelSet:
             off = self._settings.channels_off.get(kind)
             if off:
                 raise Misconfigured(off)
-            self._built[kind] = registry.build(kind, self._provider(kind))
+            self._built[kind] = registry.build(self._provider(kind))
         return self._built[kind]
 
-    def _provider(self, kind: str) -> dict[str, Any]:
+    def _provider(self, kind: str) -> AccountConfig:
         twilio = self._settings.twilio
         if kind == "webform":
-            return {}
+            return AccountConfig(kind, "", public_url=self._settings.public_url)
         if twilio is None:
             raise Misconfigured("Twilio is not configured.")
-        return {
+        open_settings = {
             "account_sid": twilio.account_sid,
-            "auth_token": twilio.auth_token,
             "api_key_sid": twilio.api_key_sid,
-            "api_key_secret": twilio.api_key_secret,
             "app_sid": twilio.app_sid or "",
             "messaging_service_sid": twilio.messaging_service_sid or "",
-            "api_base": twilio.api_base or "",
-            "public_url": self._settings.public_url,
         }
+        if twilio.api_base:
+            open_settings["api_base"] = twilio.api_base
+        secrets = {"auth_token": twilio.auth_token, "api_key_secret": twilio.api_key_secret}
+        return AccountConfig(kind, "", open_settings, secrets, self._settings.public_url)
 
     async def close(self) -> None:
         """Close what adapters keep open."""

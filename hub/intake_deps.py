@@ -1,0 +1,70 @@
+"""Hands the webhooks what they need of this process, and mounts their routes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import cast
+
+from channels.contract import Receives
+from crm_core.accounts import ChannelAccount
+from hub.channel_set import ChannelSet
+from hub.desktop.public import form_page
+from hub.redis_ports import RedisAttempts
+from hub.runtime import Runtime
+from hub.web import PUBLIC, SIGNED, Route, remote_of
+from webhooks.forms import FormDeps
+from webhooks.intake import Deps
+from webhooks.routes import routes
+
+
+class _Receivers(Mapping[str, Receives]):
+    """The channels that get webhooks, built when the first one comes; a channel that is off raises Misconfigured."""
+
+    def __init__(self, channels: ChannelSet) -> None:
+        self._channels = channels
+
+    def __getitem__(self, kind: str) -> Receives:
+        makers = {"voice": self._channels.voice, "sms": self._channels.sms, "webform": self._channels.webform}
+        return cast(Receives, makers[kind]())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("voice", "sms", "webform"))
+
+    def __len__(self) -> int:
+        return 3
+
+
+def intake_deps(runtime: Runtime) -> Deps:
+    """What webhooks/ asks for."""
+
+    def count(channel: str, outcome: str) -> None:
+        runtime.metrics.webhooks.labels(channel, outcome).inc()
+
+    return Deps(
+        db=runtime.db,
+        clock=runtime.clock,
+        channels=_Receivers(runtime.channels),
+        public_url=runtime.settings.public_url,
+        count=count,
+    )
+
+
+def webhook_routes(runtime: Runtime) -> list[Route]:
+    """Every address that the outside posts to, with its statement of who may."""
+    deps = intake_deps(runtime)
+
+    def secret_of(account: ChannelAccount) -> str:
+        return runtime.channels.secrets(account).get("signing_secret", "")
+
+    form_deps = FormDeps(
+        intake=deps,
+        files=runtime.files,
+        attempts=RedisAttempts(runtime.redis),
+        page=form_page,
+        secret_of=secret_of,
+        remote_of=remote_of,
+    )
+    return [
+        Route(route.method, route.path, route.handler, access=PUBLIC if route.public else SIGNED)
+        for route in routes(deps, form_deps)
+    ]
