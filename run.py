@@ -20,6 +20,7 @@ import json
 import os
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 import tomllib
@@ -308,18 +309,27 @@ def lock(*, upgrade: bool) -> int:
         step("requirements.lock", [*compile_, "pyproject.toml", "-o", LOCKS["runtime"].name])
         step("requirements-dev.lock", [*compile_, "pyproject.toml", "--group", "dev", "-o", LOCKS["dev"].name])
         step("requirements-tools.lock", [*compile_, "--group", "tools", "-o", TOOLS_LOCK.name])
-        if upgrade:
-            PACKAGE_LOCK.unlink(missing_ok=True)
-        npm = [*find_npm(), "install", "--package-lock-only", "--omit-lockfile-registry-resolved"]
-        step("package-lock.json", [*npm, *NPM_QUIET], env=node_path())
-        tree = json.loads(PACKAGE_LOCK.read_text())
-        for package in tree["packages"].values():
-            package.pop("funding", None)  # the only other addresses npm writes
-        PACKAGE_LOCK.write_text(json.dumps(tree, indent=2) + "\n")
+        step_package_lock(upgrade=upgrade)
     for path in [*LOCKS.values(), TOOLS_LOCK, PACKAGE_LOCK]:
         if "://" in path.read_text():
             fail(f"{path.name} holds an address; a lock file must name no registry.")
     return 0
+
+
+def step_package_lock(*, upgrade: bool) -> None:
+    """Made in an empty folder: beside `node_modules` npm would copy what is installed, without the hashes."""
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copy(ROOT / "package.json", folder)
+        if not upgrade and PACKAGE_LOCK.exists():
+            shutil.copy(PACKAGE_LOCK, folder)
+        npm = [*find_npm(), "install", "--prefix", folder, "--package-lock-only", "--omit-lockfile-registry-resolved"]
+        step("package-lock.json", [*npm, *NPM_QUIET], env=node_path())
+        tree = json.loads(Path(folder, PACKAGE_LOCK.name).read_text())
+    for name, package in tree["packages"].items():
+        package.pop("funding", None)  # the only other addresses npm writes
+        if name and not package.get("integrity", "").startswith("sha512-"):
+            fail(f"package-lock.json has no hash for {name}. Remove the file and run this again.")
+    PACKAGE_LOCK.write_text(json.dumps(tree, indent=2) + "\n")
 
 
 if __name__ == "__main__":
