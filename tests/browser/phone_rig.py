@@ -143,7 +143,7 @@ class Rig:
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.path}")
         if request.method == "POST":
-            self.csrf.add(request.headers.get("X-CSRF-Token", ""))
+            self.csrf.add(request.headers.get("X-CSRF", ""))
         response: web.StreamResponse = await handler(request)
         if not response.prepared:
             connect = TWILIO_SOURCES if self.line["kind"] == "twilio" else self.line["url"].rpartition("/")[0]

@@ -175,6 +175,10 @@ async def test_an_offer_rings_in_the_owning_tab_until_it_is_gone(rig: Rig, page_
     rig.ringing = False
     rig.emit(type="offer", id="offer-1")
     await tab.wait_for_function("() => hubPhone.snapshot.ringing === false")
+    # The event alone is enough to start it.
+    rig.ringing = True
+    rig.emit(type="offer", id="offer-2", ring=True)
+    await shows(tab, "ringing-offer")
 
 
 async def test_whoever_has_no_phone_still_has_the_events(rig: Rig, page_factory: PageFactory) -> None:

@@ -3,14 +3,14 @@
  *
  *   GET  /desk/phone/token             {token, line, identity, ttl_s}; line: {kind: "twilio"} | {kind: "sandbox", url}
  *                                      | {kind: "none", code} for whoever has no phone, and why
- *   GET  /desk/phone/state             {ringing: bool, call: null | {interaction_id, state, customer, since, muted, held,
+ *   GET  /desk/phone/state             {ringing, call: null | {interaction_id, state, customer, since, muted, held,
  *                                      rejoin_params}}; ringing: an offer waits that should be heard
  *   POST /desk/offers/{id}/accept      {nonce, connect}
  *   POST /desk/calls         {to, …}   {connect}
  *   POST /desk/calls/{id}/hold {held}, /mute {muted}, /end
  *
- * Every request carries X-Phone-Device, a random name of this browser profile: an agent signed in on two machines has one
- * call, and only the machine that had it on its line may take it up again while that leg is still there.
+ * Every request carries X-Phone-Device, a random name of this browser profile: an agent signed in on two machines has
+ * one call, and only the machine that had it on its line may take it up again while that leg is still there.
  *
  * A refusal is a problem document (RFC 9457): its `code` and `detail` become those of the PhoneError.
  */
@@ -35,10 +35,11 @@ async function ask(path, { method = "GET", body } = {}) {
   const headers = { Accept: "application/json", "X-Phone-Device": thisDevice() };
   if (method !== "GET") {
     headers["Content-Type"] = "application/json";
-    headers["X-CSRF-Token"] = document.querySelector('meta[name="csrf-token"]')?.content ?? "";
+    headers["X-CSRF"] = document.querySelector('meta[name="csrf-token"]')?.content ?? "";
   }
   const request = fetch(path, { method, headers, body: body && JSON.stringify(body), credentials: "same-origin" });
-  const response = await withDeadline(request.catch(() => Promise.reject(new PhoneError("network"))), ANSWER_MS, "network");
+  const lost = () => Promise.reject(new PhoneError("network"));
+  const response = await withDeadline(request.catch(lost), ANSWER_MS, "network");
   if (response.status === 401) throw new PhoneError("signed_out");
   if (response.status === 403) throw new PhoneError("not_allowed");
   const answer = response.status === 204 ? {} : await response.json().catch(() => ({}));

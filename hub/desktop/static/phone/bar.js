@@ -2,8 +2,8 @@
  * Ties the phone to the page by attributes, so that templates hold every word and this file none.
  *
  *   data-phone-do="accept|dial|answer|reject|hangup|mute|hold|digits|rejoin"   a click gives the command
- *       with data-offer, data-to (and data-… for the rest of a dial request), data-digits; anywhere in the page, also in
- *       parts that are swapped in later; mute and hold toggle and show aria-pressed
+ *       with data-offer, data-to (and data-… for the rest of a dial request), data-digits; anywhere in the page, also
+ *       in parts that are swapped in later; mute and hold toggle and show aria-pressed
  *   data-phone-show="call live ringing"   shown while any of the words holds (words: see `words`)
  *   data-phone-text="customer.name"       text from the call
  *   data-phone-clock                      m:ss since the call's `since`
@@ -41,7 +41,10 @@ export function bindBar(desk, root = document.documentElement) {
   let error = null;
   let clock = null;
 
-  const each = (attribute, act) => document.querySelectorAll(`[${attribute}]`).forEach((element) => act(element, element.getAttribute(attribute)));
+  const each = (attribute, act) => {
+    const found = document.querySelectorAll(`[${attribute}]`);
+    found.forEach((element) => act(element, element.getAttribute(attribute)));
+  };
 
   const tick = () => {
     const since = Date.parse(desk.snapshot.call?.since ?? "");
@@ -69,7 +72,8 @@ export function bindBar(desk, root = document.documentElement) {
     });
     for (const toggle of ["mute", "hold"]) {
       const on = Boolean(toggle === "mute" ? call?.muted : call?.held);
-      document.querySelectorAll(`[data-phone-do="${toggle}"]`).forEach((button) => button.setAttribute("aria-pressed", String(on)));
+      const buttons = document.querySelectorAll(`[data-phone-do="${toggle}"]`);
+      buttons.forEach((button) => button.setAttribute("aria-pressed", String(on)));
     }
     clearInterval(clock);
     clock = call ? setInterval(tick, 1000) : null;

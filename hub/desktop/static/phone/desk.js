@@ -16,7 +16,9 @@ import { plainError } from "./errors.js";
 import { Owner } from "./owner.js";
 import { Tabs } from "./tabs.js";
 
-const FIRST = { owner: false, stream: "connecting", line: { kind: "", state: "off", code: "" }, soundBlocked: false, ringing: false, incoming: null, after: "", call: null };
+const NO_LINE = { kind: "", state: "off", code: "" };
+const QUIET = { stream: "connecting", line: NO_LINE, ringing: false, incoming: null };
+const FIRST = { ...QUIET, owner: false, soundBlocked: false, after: "", call: null };
 const DEFAULTS = { scope: "", assets: "/static", events: "/desk/events", device: {}, answerMs: 4000 };
 
 /** Events: change (snapshot), error {code, detail}, event (one of the stream). */
@@ -115,7 +117,7 @@ export class Desk extends Emitter {
     }, { once: true });
     // What the last owner saw of the line is gone with it; the call stands until the server says otherwise.
     const { call } = this.#snapshot;
-    this.#set({ ...this.#snapshot, owner: true, line: FIRST.line, stream: "connecting", ringing: false, incoming: null, call: call && { ...call, line: "rejoining" } });
+    this.#set({ ...this.#snapshot, ...QUIET, owner: true, call: call && { ...call, line: "rejoining" } });
     owner.on("change", (part) => {
       const merged = part.call ? { ...this.#snapshot.call, ...part.call } : part.call;
       this.#set({ ...this.#snapshot, ...part, ...(part.call === undefined ? {} : { call: merged }) });

@@ -269,7 +269,9 @@ export class Owner extends Emitter {
   // ---- the server's word
 
   #take(event) {
-    if (event.type === "call" || event.type === "offer" || event.type === "resync") this.#refresh();
+    const { type, id, ring } = event;
+    if (type === "offer" && ring !== undefined && !this.#joining) this.#ringer.ring(`offer ${id}`, ring);
+    if (type === "call" || type === "offer" || type === "resync") this.#refresh();
     if (!this.#signal.aborted) this.emit("event", event);
     this.#change({});
   }
@@ -299,12 +301,13 @@ export class Owner extends Emitter {
       return;
     }
     this.#server = answer.call;
-    if (!this.#signal.aborted && !this.#joining) this.#ringer.ring("offers", answer.ringing === true);
+    if (answer.ringing !== undefined && !this.#signal.aborted && !this.#joining) this.#ringer.offers(answer.ringing);
     if (this.#server) {
       const { rejoin_params: _, muted, ...shown } = this.#server;
       const idle = !this.#call && !this.#joining && !this.#rejoining;
       // On the line the line knows best whether it is muted.
-      this.#show(this.#call ? shown : { ...shown, muted, ...(idle && { line: this.#wanted() ? "rejoining" : "none" }) });
+      if (idle) this.#show({ line: this.#wanted() ? "rejoining" : "none" });
+      this.#show(this.#call ? shown : { ...shown, muted });
       this.#catchUp();
     } else if (!this.#call && !this.#joining) {
       this.#change({ call: null });

@@ -23,6 +23,12 @@ export class Ringer {
     else if (this.#audio.paused) this.#play();
   }
 
+  /** Offers come and go by events; the server's state says whether any of them still rings. */
+  offers(ringing) {
+    for (const reason of this.#reasons.keys()) if (reason.startsWith("offer")) this.#reasons.delete(reason);
+    this.ring("offers", ringing);
+  }
+
   quiet() {
     this.#reasons.clear();
     if (this.#audio.paused) return;

@@ -1,6 +1,6 @@
 /**
- * The sandbox's line: a WebSocket to the local twin of the outside world (hub/sandbox/line.py holds the whole protocol),
- * sound by WebRTC where both ends have it.
+ * The sandbox's line: a WebSocket to the local twin of the outside world (the whole protocol stands in
+ * hub/sandbox/line.py), sound by WebRTC where both ends have it.
  *
  * `ref` names a connect whose call has no id yet. `peers` says whom the call is connected with, `signal` is carried
  * between them unread. After a lost socket the line registers again and sends `resume` for its call; the twin answers
@@ -111,7 +111,7 @@ export class SandboxLine extends Emitter {
     }
     const call = [...this.#calls].find((one) => one.is(message));
     if (call) call.receive(message);
-    else if (message.type === "error" && message.call === undefined) this.emit("error", { code: "call_failed", detail: "" });
+    else if (message.type === "error" && !message.call) this.emit("error", { code: "call_failed", detail: "" });
   }
 
   #take(call) {
@@ -249,7 +249,9 @@ class SandboxCall extends Emitter {
       return stream;
     });
     const sound = new PeerSound((data) => this.#tell({ type: "signal", data, to: peer }), this.#microphone);
-    sound.on("state", (state) => this.emit("quality", { level: state === "none" ? "poor" : "good", name: `sound_${state}` }));
+    sound.on("state", (state) => {
+      this.emit("quality", { level: state === "none" ? "poor" : "good", name: `sound_${state}` });
+    });
     this.#sounds.set(peer, sound);
     return sound;
   }

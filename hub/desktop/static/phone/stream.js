@@ -6,6 +6,8 @@
  *                             so that even a link lost before the first event misses none
  *   {type: "beat"}            so that a dead link is noticed
  *   {type: "resync"}          the server does not know our last event id: look at everything again
+ *   {type: "offer", id, ring?}  an offer changed; ring: it should be heard, or no longer
+ *   {type: "call", id}        the agent's call changed: its state is asked for
  *   {type: ..., ...}          all others: ids and versions, passed on to every tab
  * The browser sends Last-Event-ID when it reconnects by itself; a tab that takes over says it as ?after=.
  */
@@ -14,7 +16,7 @@ import { Emitter } from "./emitter.js";
 const FIRST_RETRY_MS = 300;
 const MAX_RETRY_MS = 5000;
 
-/** Events: event ({id, type, ...}), status ("connecting" | "live" | "lost"), refused (closed by the server's answer). */
+/** Events: event ({id, type, ...}), status ("connecting" | "live" | "lost"), refused (the server gave no stream). */
 export class EventStream extends Emitter {
   #url;
   #source = null;

@@ -193,7 +193,8 @@ export class TwilioLine extends Emitter {
 
   #renewalDue() {
     this.#renewWaits = this.busy;
-    if (!this.busy && !this.#closed) this.#renew().then(() => this.#registerAgain()).catch((cause) => this.#report(cause));
+    if (this.busy || this.#closed) return;
+    this.#renew().then(() => this.#registerAgain()).catch((cause) => this.#report(cause));
   }
 
   async #renew() {
