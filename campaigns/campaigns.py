@@ -94,7 +94,7 @@ class Campaign(Table, table=True):
     cursor: str = text()  # freezing: the last recipient taken
     autostart: bool = False  # run as soon as the audience is frozen
     content_version: int = 0  # the version sent from now on; 0 = none yet
-    rate_per_s: float = 0.0  # own cap; 0 = only the sender's
+    rate_per_minute: int = 0  # own cap; 0 = only the sender's
     start_at: datetime | None = at(nullable=True)
     due_at: datetime | None = at(nullable=True)  # when a worker must look next; null = nothing to do
     created_by: str = text()
@@ -175,7 +175,7 @@ async def create(
     user_id: str,
     now: datetime,
     audience: dict[str, Any] | None = None,
-    rate_per_s: float = 0.0,
+    rate_per_minute: int = 0,
 ) -> Campaign:
     """A draft. Invalid when the name is empty, the purpose is not one of bulk mail, or the account cannot send bulk."""
     if not name.strip():
@@ -189,11 +189,11 @@ async def create(
         raise Invalid(
             "This account cannot send to many people.", fields={"account_id": "Choose an SMS number or a mailbox."}
         )
-    if not 0 <= rate_per_s <= 10_000:
-        raise Invalid("The rate lies between 0 and 10,000 a second.", fields={"rate_per_s": "Between 0 and 10,000."})
+    if not 0 <= rate_per_minute <= 600_000:
+        raise Invalid("This rate is not possible.", fields={"rate_per_minute": "Between 0 and 600,000."})
     campaign = Campaign(
         id=new_id(now), name=name.strip()[:200], channel=account.channel, purpose=purpose, account_id=account_id,
-        audience=audience or {}, rate_per_s=rate_per_s, created_by=user_id, created_at=now,
+        audience=audience or {}, rate_per_minute=rate_per_minute, created_by=user_id, created_at=now,
     )  # fmt: skip
     await tx.add(campaign)
     await events.emit(tx, "campaign.changed", campaign.id, now=now, version=1, state=campaign.state)
@@ -218,9 +218,9 @@ async def advance(tx: Tx, campaign: Campaign, to: CampaignState, *, now: datetim
 
 
 async def edit(tx: Tx, campaign_id: str, *, version: int, now: datetime, **changes: Any) -> Campaign:
-    """Change name, audience, account_id, purpose (drafts) or rate_per_s (until it is over); Conflict on another version."""
+    """Change name, audience, account_id, purpose (drafts) or rate_per_minute (until it is over); Conflict on another version."""
     campaign = await get(tx, campaign_id)
-    allowed = {"name", "rate_per_s"}
+    allowed = {"name", "rate_per_minute"}
     if campaign.state in (CampaignState.DRAFT, CampaignState.SCHEDULED, CampaignState.MISSED):
         allowed |= {"audience", "purpose"}
     if campaign.state in OVER or changes.keys() - allowed:

@@ -128,11 +128,10 @@ async def _tokens(db: Database, campaign_id: str, sending: Sending, want: int) -
         due = await deliveries.next_due(tx, campaign_id)
     if campaign.state != CampaignState.RUNNING or due is None or due > now:
         return 0
-    if campaign.rate_per_s > 0:
-        burst = pacing.burst_of(campaign.rate_per_s)
-        want = await sending.tokens.take(
-            f"campaign:{campaign_id}", rate_per_s=campaign.rate_per_s, burst=burst, want=want, now=now
-        )
+    if campaign.rate_per_minute > 0:
+        own = campaign.rate_per_minute / 60
+        burst = pacing.burst_of(own)
+        want = await sending.tokens.take(f"campaign:{campaign_id}", rate_per_s=own, burst=burst, want=want, now=now)
     rate = pacing.account_rate(campaign.point_kind, sending.account.settings)
     return await sending.tokens.take(
         f"account:{campaign.account_id}", rate_per_s=rate, burst=pacing.burst_of(rate), want=want, now=now
