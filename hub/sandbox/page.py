@@ -1,4 +1,4 @@
-"""The outside person's page: three static files, served with a strict policy; and a mail's HTML, shown without power."""
+"""The outside person's page: static files under a strict policy; and a mail's HTML, shown without power."""
 
 from __future__ import annotations
 

@@ -9,10 +9,10 @@ A table in `sequences/` has directives, then steps:
 
     step | who -> whom | what | parameters | outcome
 
-`twilio -> hub` steps are expectations, compared one by one with what the hub gets; those with the same step number
-may come in any order. All other steps are actions. `Name=*` is any value, `Name=-` must be absent, `Name=?x` remembers it as
-{x}. Whatever the hub gets beyond the table is a failure, and so is any entry in `twin_faults` not announced by
-`fault CODE`.
+`twilio -> hub` steps are expectations, compared one by one with what the hub gets; those with the same step number may
+come in any order. All other steps are actions. `Name=*` is any value, `Name=-` must be absent, `Name=?x` remembers it
+as {x}. Whatever the hub gets beyond the table is a failure, and so is any entry in `twin_faults` that is not announced
+by `fault CODE`.
 """
 
 from __future__ import annotations

@@ -37,7 +37,13 @@ const act = (work) => async (event) => {
   try { await work(event); } catch (error) { toast(error.message); }
 };
 
-const me = () => state.settings.people.find((person) => person.number === memory.getItem("person")) || state.settings.people[0];
+// Besides the people that the hub knows: somebody it has never heard of, and somebody who hides his number.
+const STRANGERS = [
+  { name: "Somebody unknown", number: "+12025550177", email: "stranger@example.com" },
+  { name: "Number withheld", number: "anonymous", email: "withheld@example.com" },
+];
+const people = () => [...state.settings.people, ...STRANGERS];
+const me = () => people().find((person) => person.number === memory.getItem("person")) || people()[0];
 const el = (tag, text, className) => {
   const node = document.createElement(tag);
   if (text !== undefined) node.textContent = text;
@@ -356,8 +362,8 @@ $("person").addEventListener("change", act(async () => {
 // --- live --------------------------------------------------------------------------------------------------------------
 
 function show() {
-  const { people, numbers, form_url: form, speech_scale: speed } = state.settings;
-  options($("person"), people.map((person) => [person.number, `${person.name} · ${person.number}`]), me()?.number);
+  const { numbers, form_url: form, speech_scale: speed } = state.settings;
+  options($("person"), people().map((person) => [person.number, `${person.name} · ${person.number}`]), me()?.number);
   const labelled = numbers.map((number) => [number.number, number.label === number.number ? number.number : `${number.label} · ${number.number}`]);
   options($("hub-number"), labelled);
   options($("text-number"), labelled);
@@ -391,7 +397,7 @@ async function load() {
 
 function listen() {
   const source = new EventSource("/outside/events");
-  source.onopen = () => { $("live").textContent = "live"; $("live").className = "live on"; load(); loadMails(); };
+  source.onopen = () => { $("live").textContent = "live"; $("live").className = "live on"; load().then(loadMails); };
   source.onerror = () => { $("live").textContent = "reconnecting…"; $("live").className = "live"; };
   source.onmessage = (event) => {
     const news = JSON.parse(event.data);
