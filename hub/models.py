@@ -10,6 +10,7 @@ from crm_core import (  # noqa: F401
     consent,
     contacts,
     conversations,
+    drafts,
     events,
     interactions,
     leads,

@@ -1,0 +1,90 @@
+"""What strangers sent: a mail's HTML in a frame that can do nothing, and attachments as downloads only."""
+
+from __future__ import annotations
+
+import asyncio
+from urllib.parse import quote
+
+from aiohttp import web
+from markupsafe import escape
+from sqlmodel import select
+
+from channels.mail_html import has_remote_images, sanitise
+from crm_core import interactions
+from crm_core.errors import NotFound
+from crm_core.interactions import Attachment
+from hub.desktop.templating import reader_of
+from hub.web import STAFF, Route, runtime_of
+
+# The frame is sandboxed without scripts and without an origin; this policy holds even where somebody opens it by itself.
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src {images}; sandbox allow-popups; frame-ancestors 'self'; form-action 'none'; base-uri 'none'"
+INLINE_IMAGES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
+
+
+async def mail(request: web.Request) -> web.StreamResponse:
+    """A mail as designed: sanitised again at each look, remote pictures only when asked for."""
+    runtime = runtime_of(request)
+    async with runtime.db.reading() as tx:
+        touch = await interactions.get(tx, request.match_info["interaction"])
+        inline = await tx.all(
+            select(Attachment).where(Attachment.interaction_id == touch.id, Attachment.content_id != "").limit(50)
+        )
+    if not touch.html_key:
+        raise NotFound("This mail has no designed form.")
+    raw = (await runtime.files.get(touch.html_key)).decode("utf-8", "replace")
+    with_images = request.query.get("images") == "1"
+    safe = await asyncio.to_thread(sanitise, raw, remote_images=with_images)
+    for picture in inline:
+        safe = safe.replace(f"cid:{escape(picture.content_id)}", f"/desk/files/{picture.id}?inline=1")
+    hint = ""
+    if not with_images and has_remote_images(raw):
+        hint = f"<p style='color:#666;font-size:12px'>{escape(reader_of(request).gettext('Remote images are not shown.'))}</p>"
+    page = (
+        "<!doctype html><meta charset=utf-8><meta name=referrer content=no-referrer>"
+        f"<body style='margin:8px;font:14px/1.5 system-ui,sans-serif;background:#fff;color:#222'>{hint}{safe}"
+    )
+    images = "'self' https: data:" if with_images else "'self' data:"
+    return web.Response(
+        text=page,
+        content_type="text/html",
+        headers={
+            "Content-Security-Policy": POLICY.format(images=images),
+            "Cache-Control": "private, no-store",
+            "Referrer-Policy": "no-referrer",
+        },
+    )
+
+
+async def download(request: web.Request) -> web.StreamResponse:
+    """An attachment, always as a download; only the pictures inside a mail are shown in its frame."""
+    runtime = runtime_of(request)
+    async with runtime.db.reading() as tx:
+        file = await tx.one(select(Attachment).where(Attachment.id == request.match_info["file"]))
+    if file is None:
+        raise NotFound("There is no such file.")
+    inline = "inline" in request.query and bool(file.content_id) and file.content_type in INLINE_IMAGES
+    name = "".join(c if c.isprintable() and c not in '\\/"' else "_" for c in file.name)[:150] or "file"
+    response = web.StreamResponse(
+        headers={
+            "Content-Type": file.content_type if inline else "application/octet-stream",
+            "Content-Disposition": "inline" if inline else f"attachment; filename*=UTF-8''{quote(name)}",
+            "Content-Security-Policy": "default-src 'none'; sandbox",
+            "X-Content-Type-Options": "nosniff",
+            "Cross-Origin-Resource-Policy": "same-origin",
+            "Cache-Control": "private, no-store",
+        }
+    )
+    pieces = runtime.files.stream(file.file_key)
+    first = await anext(pieces, b"")  # before the head goes out, so that a missing file is still a 404
+    await response.prepare(request)
+    await response.write(first)
+    async for piece in pieces:
+        await response.write(piece)
+    await response.write_eof()
+    return response
+
+
+routes = [
+    Route("GET", "/desk/mail/{interaction:[0-9a-z]{26}}", mail, roles=STAFF),
+    Route("GET", "/desk/files/{file:[0-9a-z]{26}}", download, roles=STAFF),
+]

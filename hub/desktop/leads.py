@@ -1,0 +1,98 @@
+"""Leads: enquiries by stage, and one enquiry with what they filled in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from aiohttp import web
+
+from crm_core import contacts, leads
+from crm_core.contacts import Contact
+from crm_core.db import Tx
+from crm_core.errors import Invalid
+from crm_core.leads import Lead, LeadStage
+from hub.desktop import people
+from hub.desktop.people import PersonPane
+from hub.desktop.render import render
+from hub.desktop.timeline import users_of
+from hub.desktop.worklist import names_of
+from hub.web import STAFF, Route, now_of, runtime_of, user_of
+
+PAGE = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One lead in the list."""
+
+    lead: Lead
+    contact: Contact | None
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeadsPage:
+    """The list."""
+
+    rows: list[Row]
+    stage: str
+    next_url: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeadPage:
+    """One lead."""
+
+    lead: Lead
+    owner: str
+    person: PersonPane
+
+
+async def show_list(request: web.Request) -> web.StreamResponse:
+    """The list, all or of one stage."""
+    stage, after = request.query.get("stage", ""), request.query.get("after", "")
+    if stage and stage not in set(LeadStage):
+        stage = ""
+    async with runtime_of(request).db.reading() as tx:
+        found = await leads.list_page(tx, stage=stage, after=after, limit=PAGE + 1)
+        more, found = len(found) > PAGE, found[:PAGE]
+        named = await names_of(tx, [lead.contact_id for lead in found])
+        owners = await users_of(tx, [lead.owner_id for lead in found])
+    rows = [Row(lead, named.get(lead.contact_id), owners.get(lead.owner_id or "", "")) for lead in found]
+    next_url = f"/desk/leads?{urlencode({'stage': stage, 'after': found[-1].id})}" if more else ""
+    return await render(request, "leads/list.html", LeadsPage(rows, stage, next_url))
+
+
+async def show(request: web.Request) -> web.StreamResponse:
+    """One lead, with the person."""
+    async with runtime_of(request).db.reading() as tx:
+        lead = await leads.get(tx, request.match_info["lead"])
+        owner = (await users_of(tx, [lead.owner_id])).get(lead.owner_id or "", "")
+        person = await people.pane_of_contact(tx, await contacts.get(tx, lead.contact_id))
+    return await render(request, "leads/card.html", LeadPage(lead, owner, person))
+
+
+async def change(request: web.Request) -> web.StreamResponse:
+    """Another stage, or "mine"."""
+    form = await request.post()
+    stage, user, now = str(form.get("stage", "")), user_of(request), now_of(request)
+    if stage and stage not in set(LeadStage):
+        raise Invalid("There is no such stage.")
+
+    async def unit(tx: Tx) -> None:
+        lead = await leads.get(tx, request.match_info["lead"])
+        if stage:
+            await leads.change(tx, lead, now=now, stage=LeadStage(stage))
+        if form.get("mine"):
+            await leads.change(tx, lead, now=now, owner_id=user.id)
+
+    await runtime_of(request).db.write(unit)
+    return await show(request)
+
+
+routes = [
+    Route("GET", "/desk/leads", show_list, roles=STAFF),
+    Route("GET", "/desk/leads/{lead:[0-9a-z]{26}}", show, roles=STAFF),
+    Route("POST", "/desk/leads/{lead:[0-9a-z]{26}}", change, roles=STAFF),
+]

@@ -1,0 +1,34 @@
+"""Every route of the desktop, in the order in which paths are tried."""
+
+from __future__ import annotations
+
+from hub.desktop import (
+    assets,
+    callbacks,
+    contacts,
+    files,
+    leads,
+    phone,
+    profile,
+    status,
+    stream,
+    wallboard,
+    work,
+    work_actions,
+)
+from hub.web import Route
+
+ROUTES: list[Route] = [
+    *assets.routes,
+    *status.routes,
+    *phone.routes,
+    *work.routes,
+    *work_actions.routes,
+    *stream.routes,
+    *files.routes,
+    *contacts.routes,
+    *callbacks.routes,
+    *leads.routes,
+    *wallboard.routes,
+    *profile.routes,
+]

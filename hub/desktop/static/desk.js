@@ -1,0 +1,164 @@
+/**
+ * The desktop's own behaviour, beside htmx and the phone: starts the live parts, the clocks and the keys, and the few
+ * things that HTML has no word for. Everything that a person reads comes from the server.
+ */
+import { bindKeys } from "./keys.js";
+import { bindStream, csrf } from "./stream.js";
+
+const each = (selector, act, root = document) => root.querySelectorAll(selector).forEach(act);
+
+// ---- clocks: what waits, and what runs out, by the server's clock
+
+const skew = Date.parse(document.querySelector('meta[name="hub-now"]')?.content ?? "") - Date.now() || 0;
+
+function shown(ms) {
+  const seconds = Math.max(0, Math.floor(ms / 1000));
+  const two = (n) => String(n).padStart(2, "0");
+  const minutes = Math.floor(seconds / 60);
+  return minutes < 60 ? `${minutes}:${two(seconds % 60)}` : `${Math.floor(minutes / 60)}:${two(minutes % 60)}:${two(seconds % 60)}`;
+}
+
+function tick() {
+  const now = Date.now() + skew;
+  each("[data-since]", (element) => {
+    element.textContent = shown(now - Date.parse(element.dataset.since));
+  });
+  each("[data-until]", (element) => {
+    const left = Date.parse(element.dataset.until) - now;
+    element.textContent = shown(left);
+    element.classList.toggle("text-danger", left < 6000);
+  });
+  // The age of a board's figures: they are old when the connection is.
+  each("[data-age]", (element) => {
+    element.classList.toggle("text-danger", now - Date.parse(element.dataset.age) > 15_000);
+  });
+}
+
+setInterval(tick, 1000);
+
+// ---- htmx: the session's token on every request, the menu's place, the focus after a change of page
+
+document.addEventListener("htmx:config:request", ({ detail }) => {
+  detail.ctx.request.headers["X-CSRF"] = csrf();
+});
+
+function markPlace() {
+  each(".rail a", (link) => {
+    const here = location.pathname === link.pathname || location.pathname.startsWith(`${link.pathname}/`);
+    if (here) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  });
+}
+
+function settle(root) {
+  tick();
+  each("[data-scroll-end]", (element) => {
+    element.scrollTop = element.scrollHeight;
+  });
+  each("[autofocus]", (element) => element.focus({ preventScroll: true }), root);
+  each("[data-toast]", (element) => toast(element), root);
+}
+
+document.addEventListener("htmx:after:swap", ({ target, detail }) => {
+  const swapped = detail?.ctx?.target ?? target;
+  markPlace();
+  settle(document);
+  if (swapped instanceof Element && swapped.id === "page" && !swapped.contains(document.activeElement)) {
+    swapped.focus({ preventScroll: true });
+    swapped.scrollTop = 0;
+  }
+});
+document.addEventListener("htmx:after:history:push", markPlace);
+document.addEventListener("htmx:error", () => say("network"));
+
+// ---- a short word at the edge of the screen
+
+function toast(element) {
+  const place = document.getElementById("toasts");
+  if (!place || element.closest("#toasts")) return;
+  place.append(element);
+  setTimeout(() => element.remove(), Number(element.dataset.toast) || 6000);
+}
+
+function say(code) {
+  const message = document.querySelector(`[data-phone-message="${code}"]`);
+  if (!message) return;
+  message.hidden = false;
+  setTimeout(() => {
+    message.hidden = true;
+  }, 8000);
+}
+
+document.addEventListener("hub:phone-error", ({ detail }) => {
+  // A refusal whose code has no sentence of its own is shown with the server's.
+  const known = document.querySelector(`[data-phone-message="${CSS.escape(detail.code)}"]`);
+  const shownBy = known ?? document.querySelector('[data-phone-message="server"]');
+  if (shownBy) {
+    shownBy.hidden = false;
+    const sentence = shownBy.querySelector("[data-phone-detail]");
+    if (sentence) sentence.textContent = detail.detail ?? "";
+  }
+});
+
+// ---- clicks
+
+document.addEventListener("click", (event) => {
+  const on = (selector) => event.target.closest(selector);
+  if (on("[data-theme-toggle]")) globalThis.hubTheme.toggle();
+  else if (on("[data-dialog]")) document.getElementById(on("[data-dialog]").dataset.dialog)?.showModal();
+  else if (on("[data-dismiss]")) on(".alert, .toast")?.setAttribute("hidden", "");
+  else if (on("[data-insert]")) insert(on("[data-insert]"));
+  if (!on(".search")) document.querySelector(".search")?.classList.remove("open");
+});
+
+document.addEventListener("focusin", ({ target }) => {
+  document.querySelector(".search")?.classList.toggle("open", Boolean(target.closest(".search")));
+});
+
+function insert(button) {
+  const field = document.getElementById(button.dataset.into);
+  if (!field) return;
+  field.setRangeText(button.dataset.insert, field.selectionStart, field.selectionEnd, "end");
+  field.dispatchEvent(new Event("input", { bubbles: true }));
+  field.focus();
+}
+
+// ---- a disposition by its two letters, or by the beginning of its name
+
+document.addEventListener("input", ({ target }) => {
+  if (!target.matches("[data-pick]")) return;
+  const typed = target.value.trim().toLowerCase();
+  const options = [...document.querySelectorAll(`[data-pick-in="${target.dataset.pick}"]`)];
+  const hit = typed && (options.find((option) => option.dataset.code === typed)
+    ?? options.find((option) => option.dataset.label.toLowerCase().startsWith(typed)));
+  for (const option of options) {
+    const input = option.querySelector("input");
+    input.checked = option === hit || (input.checked && !typed);
+  }
+});
+
+document.addEventListener("change", ({ target }) => {
+  if (target.matches("[data-shows]")) {
+    each(`[data-shown-by="${target.name}"]`, (element) => {
+      element.hidden = !element.dataset.shownFor.split(" ").includes(target.value);
+    });
+  }
+});
+
+// ---- a call brings its screen
+
+let callShown = null;
+document.addEventListener("hub:phone", ({ detail: { call } }) => {
+  const id = call?.interaction_id ?? null;
+  if (id && id !== callShown && ["joining", "ringing", "live"].includes(call.line)) {
+    callShown = id;
+    const here = document.querySelector("[data-shows-call]")?.dataset.showsCall;
+    if (here !== id) globalThis.htmx.ajax("GET", `/desk/work/call/${encodeURIComponent(id)}`, { target: "#page", push: "true" });
+  }
+  if (!id) callShown = null;
+});
+
+bindKeys();
+bindStream();
+markPlace();
+settle(document);

@@ -1,0 +1,72 @@
+/**
+ * What happened elsewhere reaches the parts of this page that show it.
+ *
+ * A part says what it depends on: data-live="offer.* conversation.changed@ID". An event of that kind (and, behind the @,
+ * about that subject) gives it one DOM event `live`, at most four times a second, on which htmx fetches the part anew.
+ * The events come from the phone's elected tab (`hub:event`); for those who have no phone this page listens by itself.
+ */
+import { EventStream } from "./phone/stream.js";
+
+const GATHER_MS = 250;
+const BEAT_MS = 15_000;
+
+export const csrf = () => document.querySelector('meta[name="csrf-token"]')?.content ?? "";
+
+function concerns(wanted, event) {
+  const [kind, subject] = wanted.split("@");
+  const fits = kind.endsWith("*") ? event.kind.startsWith(kind.slice(0, -1)) : event.kind === kind;
+  return fits && (!subject || [event.id, event.subject, event.conversation, event.contact].includes(subject));
+}
+
+const waiting = new Map();
+
+function wake(element) {
+  if (waiting.has(element)) return;
+  waiting.set(element, setTimeout(() => {
+    waiting.delete(element);
+    if (element.isConnected) element.dispatchEvent(new CustomEvent("live"));
+  }, GATHER_MS));
+}
+
+function take(event) {
+  document.querySelectorAll("[data-live]").forEach((element) => {
+    const all = event.type === "resync" || !event.kind;
+    if (all || element.dataset.live.split(" ").some((wanted) => concerns(wanted, event))) wake(element);
+  });
+}
+
+/** The owner of the line tells the server that this agent is here, and whether calls can be taken. */
+function beat(snapshot) {
+  if (!snapshot?.owner) return;
+  fetch("/desk/heartbeat", {
+    method: "POST",
+    headers: { "Content-Type": "application/json", Accept: "application/json", "X-CSRF": csrf() },
+    body: JSON.stringify({ voice_ready: snapshot.line.state === "ready" }),
+  }).catch(() => {});
+}
+
+export function bindStream() {
+  document.addEventListener("hub:event", ({ detail }) => take(detail));
+  if (document.querySelector('meta[name="hub-phone"]')) {
+    let last = null;
+    let said = null;
+    document.addEventListener("hub:phone", ({ detail }) => {
+      last = detail;
+      const now = `${detail.owner} ${detail.line.state}`;
+      if (now !== said) beat(detail);
+      said = now;
+    });
+    setInterval(() => beat(last), BEAT_MS);
+    return;
+  }
+  if (!csrf()) return;
+  const stream = new EventStream("/desk/events");
+  stream.on("event", take);
+  stream.on("status", (status) => {
+    document.querySelectorAll('[data-phone-show="stream-lost"]').forEach((element) => {
+      element.hidden = status !== "lost";
+    });
+  });
+  stream.open();
+  addEventListener("pagehide", () => stream.close());
+}

@@ -1,0 +1,157 @@
+"""One conversation as its reader sees it: what was said, calls, forms, notes and what the hub did, in order. Reads only."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+
+from sqlmodel import col, select
+
+from crm_core import interactions
+from crm_core.calls import CallRecord
+from crm_core.conversations import Conversation
+from crm_core.db import Tx
+from crm_core.interactions import Attachment, Disposition, Interaction, Note
+from crm_core.users import User
+from routing.offers import Offer, OfferState
+from routing.queues import QueueEntry
+
+SHOWN = 60
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An attachment."""
+
+    id: str
+    name: str
+    content_type: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class TimelineItem:
+    """One entry: `kind` is text, mail, call, form, note or system."""
+
+    kind: str
+    id: str
+    when: datetime
+    mine: bool = False
+    who: str = ""
+    subject: str = ""
+    body: str = ""
+    html: bool = False
+    delivery: str = ""
+    delivery_error: str = ""
+    outcome: str = ""
+    state: str = ""
+    disposition: str = ""
+    notes: str = ""
+    record: CallRecord | None = None
+    fields: Mapping[str, str] = field(default_factory=dict)
+    files: Sequence[File] = ()
+    why: Mapping[str, Any] = field(default_factory=dict)
+    new_day: date | None = None
+
+
+KINDS = {"voice": "call", "email": "mail", "webform": "form"}
+
+
+async def users_of(tx: Tx, ids: Sequence[str | None]) -> dict[str, str]:
+    """User id → name."""
+    wanted = sorted({user_id for user_id in ids if user_id})
+    if not wanted:
+        return {}
+    return dict(await tx.all(select(User.id, User.name).where(col(User.id).in_(wanted))))
+
+
+async def disposition_labels(tx: Tx) -> dict[str, str]:
+    """Disposition key → label."""
+    return dict(await tx.all(select(Disposition.key, Disposition.label).limit(300)))
+
+
+async def read(tx: Tx, conversation: Conversation, *, before: str = "") -> list[TimelineItem]:
+    """The latest part of a conversation, oldest first; `before` is the id of the first item already shown."""
+    touches = await interactions.list_timeline(tx, conversation_id=conversation.id, before=before, limit=SHOWN)
+    touches.reverse()
+    ids = [touch.id for touch in touches]
+    records = {
+        row.interaction_id: row for row in await tx.all(select(CallRecord).where(col(CallRecord.interaction_id).in_(ids)))
+    }
+    files: dict[str, list[File]] = {}
+    for row in await tx.all(select(Attachment).where(col(Attachment.interaction_id).in_(ids)).order_by(Attachment.id)):
+        if not row.content_id:
+            files.setdefault(row.interaction_id, []).append(File(row.id, row.name, row.content_type, row.size))
+    notes = await tx.all(
+        select(Note).where(Note.conversation_id == conversation.id).order_by(col(Note.id).desc()).limit(SHOWN)
+    )
+    offers = await _offers(tx, conversation.id)
+    people = await users_of(
+        tx, [*(t.agent_id for t in touches), *(n.user_id for n in notes), *(o.agent_id for o in offers)]
+    )
+    labels = await disposition_labels(tx)
+    items = [_touch(touch, people, labels, records.get(touch.id), files.get(touch.id, [])) for touch in touches]
+    if not before:
+        items += [
+            TimelineItem(kind="note", id=note.id, when=note.created_at, who=people.get(note.user_id, ""), body=note.body)
+            for note in notes
+        ]
+        items += [_offer(offer, people) for offer in offers]
+    return with_days(sorted(items, key=lambda item: (item.when, item.id)))
+
+
+async def _offers(tx: Tx, conversation_id: str) -> list[Offer]:
+    """How the work of this conversation found its agents."""
+    return await tx.all(
+        select(Offer)
+        .join(QueueEntry, col(QueueEntry.id) == col(Offer.entry_id))
+        .where(QueueEntry.conversation_id == conversation_id)
+        .order_by(col(Offer.id).desc())
+        .limit(20)
+    )
+
+
+def _offer(offer: Offer, people: Mapping[str, str]) -> TimelineItem:
+    when = offer.closed_at or offer.opened_at
+    state = "won" if offer.state == OfferState.WON else str(offer.state)
+    return TimelineItem(
+        kind="system", id=offer.id, when=when, who=people.get(offer.agent_id, ""), state=state, body=offer.reason,
+        why=offer.trace,
+    )  # fmt: skip
+
+
+def _touch(
+    touch: Interaction,
+    people: Mapping[str, str],
+    labels: Mapping[str, str],
+    record: CallRecord | None,
+    files: Sequence[File],
+) -> TimelineItem:
+    form = touch.data.get("fields", {}) if isinstance(touch.data.get("fields"), dict) else {}
+    return TimelineItem(
+        kind=KINDS.get(touch.channel, "text"), id=touch.id, when=touch.first_arrival_at,
+        mine=touch.direction == "outbound", who=people.get(touch.agent_id or "", ""), subject=touch.subject,
+        body=touch.body, html=bool(touch.html_key), delivery=touch.delivery, delivery_error=touch.delivery_error,
+        outcome=touch.outcome, state=str(touch.state),
+        disposition=labels.get(touch.disposition, touch.disposition), notes=touch.notes, record=record,
+        fields={str(name): str(value) for name, value in form.items()}, files=files,
+    )  # fmt: skip
+
+
+def with_days(items: list[TimelineItem]) -> list[TimelineItem]:
+    """Each first item of a day carries that day (UTC days; the page writes them in the reader's words)."""
+    told: list[TimelineItem] = []
+    last: date | None = None
+    for item in items:
+        day = item.when.date()
+        told.append(item if day == last else _on(item, day))
+        last = day
+    return told
+
+
+def _on(item: TimelineItem, day: date) -> TimelineItem:
+    from dataclasses import replace
+
+    return replace(item, new_day=day)

@@ -1,0 +1,301 @@
+"""Work: the agent's screen. The list at the left, one conversation in the middle, the person at the right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from aiohttp import web
+from sqlmodel import col, select
+
+from crm_core import accounts, conversations, drafts, interactions
+from crm_core.conversations import Conversation
+from crm_core.db import Tx
+from crm_core.errors import NotFound
+from crm_core.interactions import Disposition
+from crm_core.users import Role
+from hub.desktop import people, timeline, worklist
+from hub.desktop.people import PersonPane
+from hub.desktop.render import render
+from hub.desktop.templating import part
+from hub.desktop.timeline import TimelineItem
+from hub.desktop.worklist import OfferCard, WorkList
+from hub.web import STAFF, Route, now_of, roles_of, runtime_of, user_of
+from routing.queues import EntryState, Queue, QueueEntry
+
+WORKERS = frozenset({Role.AGENT, Role.TELEMARKETER, Role.SUPERVISOR})
+ID = "[0-9a-z]{26}"
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A disposition with the two letters that pick it."""
+
+    key: str
+    label: str
+    code: str
+    flags: dict[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class WrapUp:
+    """The wrap-up panel; `entry` None = nothing to finish."""
+
+    entry: QueueEntry | None
+    choices: list[Choice]
+    number: str
+    error: str
+    disposition: str
+    notes: str
+    next_step: str
+    due: str
+    conversation_id: str
+    open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Composer:
+    """The box at the foot of the pane."""
+
+    conversation: Conversation
+    kind: str  # sms, email, or note for channels that are not written
+    subject: str
+    body: str
+    error: str
+    quoted: str
+    counter: str
+    note_open: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Pane:
+    """One conversation."""
+
+    conversation: Conversation
+    title: str
+    channel: str
+    account: str
+    queue: str
+    mine: bool
+    call_id: str  # the live call's interaction, when it is here
+    waiting_since: datetime | None
+    items: list[TimelineItem]
+    composer: Composer
+    wrapup: WrapUp
+    person: PersonPane
+
+
+@dataclass(frozen=True, slots=True)
+class WorkPage:
+    """The whole screen; `pane` None when nothing is chosen."""
+
+    work: WorkList
+    pane: Pane | None
+
+
+@dataclass(frozen=True, slots=True)
+class TimelinePart:
+    """The timeline alone."""
+
+    items: list[TimelineItem]
+    conversation_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class OffersPart:
+    """Offers outside the work screen."""
+
+    offers: list[OfferCard]
+
+
+def coded(rows: list[Disposition]) -> list[Choice]:
+    """Two letters for each disposition, unique: the first letters of its words, else the first two letters that are free."""
+    taken: set[str] = set()
+    found = []
+    for row in rows:
+        letters = "".join(c for c in row.label.lower() if c.isalpha()) or row.key
+        words = [word for word in row.label.lower().split() if word[0].isalpha()]
+        wishes = ["".join(word[0] for word in words[:2])] if len(words) > 1 else []
+        wishes += [letters[:2], *(letters[0] + other for other in letters[1:]), *(f"{letters[0]}{n}" for n in range(10))]
+        code = next((wish for wish in wishes if len(wish) == 2 and wish not in taken), letters[:2])
+        taken.add(code)
+        found.append(Choice(row.key, row.label, code, row.flags))
+    return found
+
+
+async def dispositions(tx: Tx, *scopes: str) -> list[Choice]:
+    """What may be chosen, in the order that the administrator gave."""
+    rows = await tx.all(
+        select(Disposition)
+        .where(col(Disposition.retired).is_(False), col(Disposition.scope).in_(["", *scopes]))
+        .order_by(col(Disposition.position), col(Disposition.key))
+        .limit(100)
+    )
+    return coded(rows)
+
+
+async def held_entry(tx: Tx, conversation_id: str, user_id: str) -> QueueEntry | None:
+    """The user's own unfinished work in this conversation."""
+    return await tx.one(
+        select(QueueEntry)
+        .where(
+            QueueEntry.conversation_id == conversation_id,
+            QueueEntry.agent_id == user_id,
+            col(QueueEntry.state).in_([EntryState.CONNECTED, EntryState.WRAPUP]),
+        )
+        .order_by(col(QueueEntry.id).desc())
+        .limit(1)
+    )
+
+
+async def wrapup_of(
+    tx: Tx, conversation: Conversation, user_id: str, *, opened: bool = False, error: str = "", **typed: str
+) -> WrapUp:
+    """The wrap-up panel of a conversation."""
+    entry = await held_entry(tx, conversation.id, user_id)
+    notes = typed.get("notes", "")
+    if entry is not None and not notes:
+        first = await interactions.get(tx, entry.interaction_id)
+        notes = first.notes
+    number = conversation.peer if conversation.peer.startswith("+") else ""
+    return WrapUp(
+        entry=entry, choices=await dispositions(tx, "queue") if entry else [], number=number, error=error,
+        disposition=typed.get("disposition", ""), notes=notes, next_step=typed.get("next_step", ""),
+        due=typed.get("due", ""), conversation_id=conversation.id,
+        open=opened or bool(error) or bool(entry and entry.state == EntryState.WRAPUP),
+    )  # fmt: skip
+
+
+async def composer_of(tx: Tx, conversation: Conversation, user_id: str, *, error: str = "") -> Composer:
+    """The reply box with what was typed before."""
+    draft = await drafts.find(tx, user_id=user_id, conversation_id=conversation.id)
+    kind = conversation.channel if conversation.channel in ("sms", "email") else "note"
+    quoted = ""
+    subject = draft.subject if draft else ""
+    if kind == "email":
+        latest = await interactions.list_timeline(tx, conversation_id=conversation.id, limit=10)
+        received = next((touch for touch in latest if touch.direction == "inbound"), None)
+        quoted = received.body[:4000] if received else ""
+        bare = conversation.subject
+        subject = subject or (bare if bare.lower().startswith("re:") else f"Re: {bare}" if bare else "")
+    return Composer(
+        conversation=conversation, kind=kind, subject=subject, body=draft.body if draft else "", error=error,
+        quoted=quoted, counter="", note_open=kind == "note",
+    )  # fmt: skip
+
+
+async def pane_of(tx: Tx, conversation: Conversation, user_id: str) -> Pane:
+    """Everything about one conversation."""
+    account = await accounts.get(tx, conversation.account_id)
+    person = await people.pane_of_conversation(tx, conversation)
+    wrapup = await wrapup_of(tx, conversation, user_id)
+    entry = wrapup.entry
+    queue = ""
+    if conversation.queue_id:
+        queue = await tx.one(select(Queue.name).where(Queue.id == conversation.queue_id)) or ""
+    live = entry is not None and entry.lane == "live" and entry.state == EntryState.CONNECTED
+    return Pane(
+        conversation=conversation, title=person.contact.name if person.contact else "", channel=conversation.channel,
+        account=account.name or account.address, queue=queue,
+        mine=entry is not None or conversation.assigned_user_id == user_id,
+        call_id=entry.interaction_id if entry is not None and live else "",
+        waiting_since=entry.first_arrival_at if entry else None,
+        items=await timeline.read(tx, conversation), composer=await composer_of(tx, conversation, user_id),
+        wrapup=wrapup, person=person,
+    )  # fmt: skip
+
+
+async def home(request: web.Request) -> web.StreamResponse:
+    """GET /desk: each role's own first screen."""
+    mine = roles_of(user_of(request))
+    order = [
+        (Role.AGENT, "/desk/work"), (Role.TELEMARKETER, "/desk/lists"), (Role.SUPERVISOR, "/desk/wallboard"),
+        (Role.MARKETER, "/desk/campaigns"), (Role.ADMIN, "/desk/admin"),
+    ]  # fmt: skip
+    raise web.HTTPSeeOther(next((path for role, path in order if role in mine), "/desk/profile"))
+
+
+async def show_work(request: web.Request) -> web.StreamResponse:
+    """The screen, with a conversation or without."""
+    user, now = user_of(request), now_of(request)
+    wanted = request.match_info.get("conversation", "")
+    async with runtime_of(request).db.reading() as tx:
+        work = await worklist.read(tx, user.id, now=now, current=wanted)
+        pane = None
+        if wanted:
+            pane = await pane_of(tx, await conversations.get(tx, wanted), user.id)
+    return await render(request, "work/page.html", WorkPage(work=work, pane=pane))
+
+
+async def show_list(request: web.Request) -> web.StreamResponse:
+    """The left column."""
+    async with runtime_of(request).db.reading() as tx:
+        work = await worklist.read(
+            tx, user_of(request).id, now=now_of(request), current=request.query.get("current", "")
+        )
+    return part(request, "work/list.html", work)
+
+
+async def show_offers(request: web.Request) -> web.StreamResponse:
+    """Live offers, for every page that is not Work."""
+    async with runtime_of(request).db.reading() as tx:
+        offers = await worklist.list_offers(tx, user_of(request).id, now=now_of(request))
+    return part(request, "work/offers.html", OffersPart(offers))
+
+
+async def show_timeline(request: web.Request) -> web.StreamResponse:
+    """The timeline, anew or its earlier part."""
+    async with runtime_of(request).db.reading() as tx:
+        conversation = await conversations.get(tx, request.match_info["conversation"])
+        items = await timeline.read(tx, conversation, before=request.query.get("before", ""))
+    return part(request, "work/timeline.html", TimelinePart(items, conversation.id))
+
+
+async def show_person(request: web.Request) -> web.StreamResponse:
+    """The right column."""
+    async with runtime_of(request).db.reading() as tx:
+        conversation = await conversations.get(tx, request.match_info["conversation"])
+        person = await people.pane_of_conversation(tx, conversation)
+    return part(request, "work/person.html", person)
+
+
+async def show_wrapup(request: web.Request) -> web.StreamResponse:
+    """The wrap-up panel; empty when there is nothing to finish."""
+    async with runtime_of(request).db.reading() as tx:
+        conversation = await conversations.get(tx, request.match_info["conversation"])
+        wrapup = await wrapup_of(tx, conversation, user_of(request).id, opened="open" in request.query)
+    return part(request, "work/wrapup.html", wrapup)
+
+
+async def show_call(request: web.Request) -> web.StreamResponse:
+    """From a call to its conversation: the one named, or the one that this agent is in."""
+    user = user_of(request)
+    async with runtime_of(request).db.reading() as tx:
+        wanted = request.match_info.get("interaction", "")
+        if wanted:
+            conversation_id = (await interactions.get(tx, wanted)).conversation_id
+        else:
+            found = await tx.one(
+                select(QueueEntry)
+                .where(QueueEntry.agent_id == user.id, col(QueueEntry.state) == EntryState.CONNECTED)
+                .order_by(col(QueueEntry.lane), col(QueueEntry.id).desc())
+                .limit(1)
+            )
+            if found is None:
+                raise NotFound("There is no call now.")
+            conversation_id = found.conversation_id
+    raise web.HTTPSeeOther(f"/desk/work/{conversation_id}")
+
+
+routes = [
+    Route("GET", "/desk", home, roles=STAFF),
+    Route("GET", "/desk/work", show_work, roles=WORKERS),
+    Route("GET", "/desk/work/list", show_list, roles=WORKERS),
+    Route("GET", "/desk/work/call", show_call, roles=WORKERS),
+    Route("GET", f"/desk/work/call/{{interaction:{ID}}}", show_call, roles=WORKERS),
+    Route("GET", "/desk/frame/offers", show_offers, roles=WORKERS),
+    Route("GET", f"/desk/work/{{conversation:{ID}}}", show_work, roles=STAFF),
+    Route("GET", f"/desk/work/{{conversation:{ID}}}/timeline", show_timeline, roles=STAFF),
+    Route("GET", f"/desk/work/{{conversation:{ID}}}/person", show_person, roles=STAFF),
+    Route("GET", f"/desk/work/{{conversation:{ID}}}/wrapup", show_wrapup, roles=WORKERS),
+]
