@@ -1,6 +1,6 @@
 """A mailbox over IMAP: new mails in order of their UID, and a guard around every await of aioimaplib.
 
-aioimaplib 2.0.3 can hang in ways that its own time-outs do not end (its issues 110 and 118). So each call is bounded from
+aioimaplib 2.0.3 can hang in ways that its own time-outs do not end (its issues 110 and 118): each call is bounded from
 outside and ends at once when the connection is lost, and after any trouble the connection is thrown away.
 """
 

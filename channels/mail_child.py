@@ -1,12 +1,12 @@
-"""The child process that looks into strangers' mails: raw bytes in by stdin, plain values out by stdout, killed at will.
+"""The child process that looks into strangers' mails: raw bytes in, plain values out, killed at will.
 
 It is started with an empty environment and `python -I`, so it imports nothing of the hub and holds no secret. It limits
 itself to 512 MB of memory and, for each mail, to 2 s of processor time (a little more for a large one);
 channels/mail_pool.py watches from outside.
 
 Frames: 4 bytes length and the mail in; 4 bytes length, JSON, and the contents of its files one after another out.
-Headers are read as compat32 (raw text) and decoded here: the standard library's structured parser raises on a dozen kinds
-of broken header.
+Headers are read as compat32 (raw text) and decoded here: the standard library's structured parser raises on a dozen
+kinds of broken header.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A stranger's HTML made safe to show inside a sandboxed frame: nothing runs, nothing loads, nothing covers.
 
-The frame itself (sandbox without scripts and same-origin, its own CSP) is the desktop's: this is the first of two walls.
+The frame itself (sandbox without scripts and same-origin, own CSP) is the desktop's; this is the first of two walls.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ ATTRIBUTES = {
     "ul": {"type"},
     "col": {"width", "span"},
 }
-# No position, z-index, float out of the frame, background images, content or behaviour: only what makes text look right.
+# No position, z-index, float, background images, content or behaviour: only what makes text look right.
 STYLES = {
     *("color", "background-color", "font", "font-family", "font-size", "font-style", "font-weight", "line-height"),
     *("text-align", "text-decoration", "text-transform", "vertical-align", "white-space", "list-style-type"),

@@ -163,7 +163,7 @@ def _lost(error: Exception, *, phase: str) -> ChannelError:
 
 
 def meaning(code: int, message: str, *, phase: str) -> ChannelError:
-    """What a refusal means: from its code, its enhanced status and its phase. The text is left out: it quotes people."""
+    """What a refusal means: from code, enhanced status and phase. The text is left out: it quotes people."""
     found = ENHANCED.search(message[:200])
     detail = (int(found[2]), int(found[3])) if found else (0, 0)
     shown = f"{code} {found[0]}" if found else str(code)
