@@ -102,7 +102,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Offered:
-    """Offer this entry to this agent; both must still have the version that was seen."""
+    """Offer this entry to this agent; both must still have the version that was seen (the agent's counts on with each offer)."""
 
     entry_id: str
     agent_id: str
@@ -208,8 +208,7 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
                 "candidates": ranked[:TRACED],
                 "agents": _named({**behind, **blocked}),
             }
-            seen = snapshot.workers[chosen]
-            offers.append(Offered(work.id, chosen, work.version, seen.version, trace))
+            offers.append(Offered(work.id, chosen, work.version, room.workers[chosen].version, trace))
             room.use(work, chosen)
             places[work.queue_id, work.lane] -= 1
     return Decisions(offers, kept, min(moments, default=None))
@@ -306,3 +305,18 @@ def _named(agents: Mapping[str, str]) -> dict[str, Any]:
     for why in agents.values():
         counts[why] = counts.get(why, 0) + 1
     return {"by_agent": dict(list(agents.items())[:TRACED]), "by_reason": counts}
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Something that happens by time alone: an offer's deadline, the end of a wrap-up, a promise that falls due."""
+
+    kind: str
+    id: str
+    at: datetime
+
+
+def fire(timers: Sequence[Timer], now: datetime) -> tuple[list[Timer], datetime | None]:
+    """Those whose time has come, oldest first, and when the next of the others is due."""
+    fired = sorted((timer for timer in timers if timer.at <= now), key=lambda each: (each.at, each.kind, each.id))
+    return fired, min((timer.at for timer in timers if timer.at > now), default=None)

@@ -103,7 +103,7 @@ async def set_activity(
         for offer in await offers.list_live(tx, agent_id):
             if offer.state == OfferState.OPEN:
                 entry = await entries.lock(tx, offer.entry_id)
-                offer = await offers.get(tx, offer.id)  # noqa: PLW2901 - read again under the lock
+                offer = await offers.get(tx, offer.id)
                 if offer.state == OfferState.OPEN:
                     said = f"the agent is {wanted.replace('_', ' ')}"
                     await entries.end_offer(tx, entry, offer, OfferState.WITHDRAWN, reason=said, now=now)

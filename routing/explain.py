@@ -1,0 +1,49 @@
+"""Why this agent, why not that one, why still waiting: the stored traces, shown as they were written, never thought again."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlmodel import select
+
+from crm_core.db import Tx
+from routing import entries, offers
+from routing.queues import EntryState, EntryTrace
+
+
+async def explain(tx: Tx, offer_id: str) -> dict[str, Any]:
+    """The trace of the decision that made an offer, with what became of it."""
+    offer = await offers.get(tx, offer_id)
+    return {
+        "offer_id": offer.id,
+        "entry_id": offer.entry_id,
+        "agent_id": offer.agent_id,
+        "state": str(offer.state),
+        "reason": offer.reason,
+        "opened_at": offer.opened_at.isoformat(),
+        "closed_at": offer.closed_at.isoformat() if offer.closed_at else None,
+        **offer.trace,
+    }
+
+
+async def why_waiting(tx: Tx, entry_id: str) -> dict[str, Any] | None:
+    """Why work got no offer in the last pass that decided differently, its place now and offers so far; None when it waits no more."""
+    entry = await entries.get(tx, entry_id)
+    if entry.state != EntryState.WAITING:
+        return None
+    found = await tx.one(select(EntryTrace).where(EntryTrace.entry_id == entry_id))
+    return {
+        "entry_id": entry.id,
+        "position": await entries.position(tx, entry),
+        "offers": [
+            {"agent_id": offer.agent_id, "state": str(offer.state), "reason": offer.reason}
+            for offer in await offers.list_entry(tx, entry_id)
+        ],
+        "since": _iso(found.at if found else None),
+        **(found.trace if found else {"why": "not looked at yet"}),
+    }
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return moment.isoformat() if moment else None

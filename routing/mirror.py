@@ -1,0 +1,162 @@
+"""The router's picture of the database: what waits, who could take it, and every timer; read by indexed queries in one snapshot."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import bindparam
+from sqlmodel import col, select
+
+from crm_core.conversations import Conversation, ConversationState
+from crm_core.db import Tx
+from crm_core.statements import fixed
+from routing.agents import FRESH, LOST, Activity, Agent, AgentSkill
+from routing.callbacks import Callback, CallbackState
+from routing.core import Memory, Ring, Rules, Snapshot, Timer, Work, Worker
+from routing.offers import Offer, OfferState
+from routing.queues import EntryState, EntryTrace, Queue, QueueEntry, QueueMember, Refusal
+from routing.rooms import CallRoom
+
+CALL = "voice"  # the kind of work in which a caller is on the line
+DEPTH = 500  # how far down a queue one pass looks; what is behind cannot be next
+ALONE = timedelta(seconds=30)  # a room with one party is ended after this
+OFFLINE_AFTER = timedelta(minutes=5)  # a lost agent counts as logged out after this
+
+_QUEUES = fixed(select(Queue))
+_MEMBERS = fixed(select(QueueMember.queue_id, QueueMember.user_id, QueueMember.rank))
+_AGENTS = fixed(select(Agent).where(Agent.activity != Activity.OFFLINE))
+_SKILLS = fixed(
+    select(AgentSkill.user_id, AgentSkill.skill, AgentSkill.level)
+    .join(Agent, col(Agent.user_id) == col(AgentSkill.user_id))
+    .where(Agent.activity != Activity.OFFLINE)
+)
+_WAITING = fixed(
+    select(QueueEntry)
+    .where(QueueEntry.queue_id == bindparam("queue_id"), QueueEntry.state == EntryState.WAITING)
+    .order_by(col(QueueEntry.order_at), col(QueueEntry.id))
+    .limit(DEPTH)
+)
+_REFUSALS = fixed(
+    select(Refusal)
+    .join(QueueEntry, col(QueueEntry.id) == col(Refusal.entry_id))
+    .where(QueueEntry.state == EntryState.WAITING)
+)
+_TRACES = fixed(
+    select(EntryTrace)
+    .join(QueueEntry, col(QueueEntry.id) == col(EntryTrace.entry_id))
+    .where(QueueEntry.state == EntryState.WAITING)
+)
+_OFFERS = fixed(
+    select(Offer.id, Offer.state, Offer.deadline_at).where(col(Offer.state).in_([OfferState.OPEN, OfferState.ACCEPTING]))
+)
+_WRAPUPS = fixed(
+    select(QueueEntry.id, QueueEntry.wrapup_until).where(
+        QueueEntry.state == EntryState.WRAPUP, col(QueueEntry.wrapup_until).is_not(None)
+    )
+)
+_GRACES = fixed(
+    select(QueueEntry.id, QueueEntry.grace_until).where(
+        QueueEntry.state == EntryState.CONNECTED, col(QueueEntry.grace_until).is_not(None)
+    )
+)
+_PROMISES = fixed(
+    select(Callback.id, Callback.due_at)
+    .where(Callback.state == CallbackState.REQUESTED)
+    .order_by(col(Callback.due_at))
+    .limit(200)
+)
+_ROOMS = fixed(
+    select(CallRoom.id, CallRoom.alone_since).where(col(CallRoom.alone_since).is_not(None), col(CallRoom.ended_at).is_(None))
+)
+_SNOOZED = fixed(
+    select(Conversation.id, Conversation.snoozed_until)
+    .where(Conversation.state == ConversationState.SNOOZED, col(Conversation.snoozed_until).is_not(None))
+    .order_by(col(Conversation.snoozed_until))
+    .limit(200)
+)
+
+
+async def load(tx: Tx) -> tuple[Snapshot, dict[str, dict[str, Any]], list[Timer]]:
+    """The snapshot for the core, the stored traces of what waits, and every timer."""
+    queues = {queue.id: queue for queue in await tx.all(_QUEUES)}
+    members: dict[str, dict[str, int]] = defaultdict(dict)
+    for queue_id, user_id, rank in await tx.all(_MEMBERS):
+        members[queue_id][user_id] = rank
+    skills: dict[str, dict[str, int]] = defaultdict(dict)
+    for user_id, skill, level in await tx.all(_SKILLS):
+        skills[user_id][skill] = level
+    agents: list[Agent] = await tx.all(_AGENTS)
+    waiting: list[QueueEntry] = []
+    for queue_id in queues:
+        waiting += await tx.all(_WAITING, queue_id=queue_id)
+    refusals: list[Refusal] = await tx.all(_REFUSALS) if waiting else []
+    traces: list[EntryTrace] = await tx.all(_TRACES) if waiting else []
+    snapshot = Snapshot(
+        work=[_work(entry) for entry in waiting],
+        workers={agent.user_id: _worker(agent, skills[agent.user_id]) for agent in agents},
+        queues={queue.id: rules(queue, members[queue.id]) for queue in queues.values()},
+        refusals={(each.entry_id, each.agent_id): Memory(each.until, each.times) for each in refusals},
+    )
+    timers = await _timers(tx)
+    for entry in waiting:
+        if entry.kind == CALL:
+            longest = timedelta(seconds=queues[entry.queue_id].max_wait_s)
+            timers.append(Timer("longest_wait", entry.id, entry.entered_at + longest))
+    for agent in agents:
+        if agent.next_activity == Activity.OFFLINE:
+            continue  # gone already, as soon as the present call ends
+        if agent.activity == Activity.NOT_RESPONDING and agent.reason == LOST:
+            timers.append(Timer("gone", agent.user_id, (agent.seen_at or agent.since) + OFFLINE_AFTER))
+        elif agent.activity == Activity.AVAILABLE:
+            timers.append(Timer("lost", agent.user_id, (agent.seen_at or agent.since) + FRESH))
+        elif agent.activity != Activity.OFFLINE:
+            timers.append(Timer("gone", agent.user_id, (agent.seen_at or agent.since) + 12 * OFFLINE_AFTER))
+    return snapshot, {trace.entry_id: trace.trace for trace in traces}, timers
+
+
+async def _timers(tx: Tx) -> list[Timer]:
+    timers = [
+        Timer("offer" if state == OfferState.OPEN else "accept", offer_id, deadline)
+        for offer_id, state, deadline in await tx.all(_OFFERS)
+    ]
+    for kind, statement, after in (
+        ("wrapup", _WRAPUPS, timedelta()),
+        ("grace", _GRACES, timedelta()),
+        ("callback", _PROMISES, timedelta()),
+        ("alone", _ROOMS, ALONE),
+        ("snooze", _SNOOZED, timedelta()),
+    ):
+        timers += [Timer(kind, found, instant + after) for found, instant in await tx.all(statement)]
+    return timers
+
+
+def _work(entry: QueueEntry) -> Work:
+    return Work(
+        id=entry.id, queue_id=entry.queue_id, lane=entry.lane, weight=entry.weight, order_at=entry.order_at,
+        entered_at=entry.entered_at, skills=entry.skills, preferred_agent_id=entry.preferred_agent_id,
+        not_before=entry.not_before, version=entry.version,
+    )  # fmt: skip
+
+
+def _worker(agent: Agent, skills: dict[str, int]) -> Worker:
+    return Worker(
+        user_id=agent.user_id, activity=agent.activity, idle_since=agent.idle_since, seen_at=agent.seen_at,
+        voice_ready=agent.voice_ready, live_load=agent.live_load, live_capacity=agent.live_capacity,
+        text_load=agent.text_load, text_capacity=agent.text_capacity, wrapups=agent.wrapups,
+        leaving=bool(agent.next_activity), skills=skills, version=agent.version,
+    )  # fmt: skip
+
+
+def rules(queue: Queue, members: dict[str, int]) -> Rules:
+    """A queue's rules as the core reads them."""
+    relax = queue.relax or {}
+    rings = [
+        Ring(float(ring["after_s"]), frozenset(ring.get("drop", ())), dict(ring.get("lower", {})))
+        for ring in relax.get("rings", ())
+    ]
+    return Rules(
+        id=queue.id, skills=queue.skills, rings=rings, members={} if queue.retired else members,
+        preferred_wait_s=float(relax.get("preferred_wait_s", 0)),
+    )  # fmt: skip
