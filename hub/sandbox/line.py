@@ -23,6 +23,9 @@ twin → client
     {"type": "heard", "call", "kind", "text"}           what the provider plays on this leg
     {"type": "error", "call"?, "ref"?, "code", "message"}   {"type": "pong"}
 
+Sound is made by the pages: each end says {hello: NAME, answer: false}, answers a hello that is no answer with its own,
+and the greater name offers; then {description, to} and {candidate, to}. The twin carries these unread.
+
 A socket that drops does not end its calls at once: they live on for `line_grace_s` and can be resumed.
 Error codes: 20101 invalid token, 20104 expired, 31002 no such application, 31005 no such call, 31000 anything else.
 """

@@ -18,6 +18,7 @@ TYPES = {
     "index.html": "text/html",
     "outside.css": "text/css",
     "outside.js": "text/javascript",
+    "sound.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 

@@ -49,7 +49,9 @@ class ScriptHub:
     async def handle(self, request: web.Request) -> web.Response:
         body = (await request.read()).decode()
         params = dict(parse_qsl(body or request.query_string, keep_blank_values=True))
-        self.seen.append(Seen(request.path, request.method, params, dict(request.headers), body, request.rel_url.raw_query_string))
+        self.seen.append(
+            Seen(request.path, request.method, params, dict(request.headers), body, request.rel_url.raw_query_string)
+        )
         self.arrived.set()
         if request.path in self.held:
             await self.held[request.path].wait()

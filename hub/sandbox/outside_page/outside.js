@@ -1,4 +1,6 @@
 // The outside person's page: reads /outside/state, listens to /outside/events, acts through the control API.
+import { Sound } from "/page/sound.js";
+
 const $ = (id) => document.getElementById(id);
 const memory = window.localStorage;
 let state = { settings: { people: [], numbers: [] }, calls: [], messages: [], callbacks: [], faults: [], twin_faults: [] };
@@ -7,7 +9,9 @@ let openMail = null;
 let replyTo = null;
 let seenTexts = 0;
 let spoken = new Map();
-let sound = null; // { pc, stream, call }
+const sounds = new Map(); // the agent's call -> Sound
+let microphone = null;
+let posts = Promise.resolve();
 
 const FAULTS = {
   late: "Late callback", twice: "Delivered twice", out_of_order: "Out of order", lost: "Lost callback",
@@ -126,70 +130,45 @@ $("speak").addEventListener("submit", act(async () => {
   $("speech").value = "";
 }));
 
-// --- sound: WebRTC straight to the agent's page, signalled through the twin ---------------------------------------------
+// --- sound: straight to the agent's page, signalled through the twin ----------------------------------------------------
+
+function wanted() { return memory.getItem("sound") === "on"; }
+
+function showSound() {
+  $("sound").textContent = wanted() ? "Sound on" : "Sound off";
+  $("sound").setAttribute("aria-pressed", String(wanted()));
+}
 
 function endSound() {
-  if (!sound) return;
-  sound.pc?.close();
-  sound.stream?.getTracks().forEach((track) => track.stop());
-  sound = null;
-  $("sound").textContent = "Sound off";
-  $("sound").setAttribute("aria-pressed", "false");
+  for (const peer of sounds.values()) peer.close();
+  sounds.clear();
+  microphone?.then((stream) => stream?.getTracks().forEach((track) => track.stop()));
+  microphone = null;
 }
 
-async function connection(call) {
-  sound.pc?.close();
-  const pc = new RTCPeerConnection();
-  sound.pc = pc;
-  sound.call = call;
-  sound.stream.getTracks().forEach((track) => pc.addTrack(track, sound.stream));
-  pc.addEventListener("track", (event) => { $("far").srcObject = event.streams[0] || new MediaStream([event.track]); });
-  return pc;
-}
-
-async function gathered(pc) {
-  if (pc.iceGatheringState !== "complete") {
-    await new Promise((done) => {
-      pc.addEventListener("icegatheringstatechange", () => pc.iceGatheringState === "complete" && done());
-      setTimeout(done, 1500);
-    });
-  }
-  return { sdp: pc.localDescription.toJSON() };
-}
-
-async function offerSound() {
+/** One connection to each browser that the call is connected with; a telephone has no sound here. */
+async function keepSound() {
   const call = currentCall();
-  if (!sound || !call || !call.company.length) return;
-  const pc = await connection(call.sid);
-  await pc.setLocalDescription(await pc.createOffer());
-  await api("POST", `/outside/calls/${call.sid}/signal`, { data: await gathered(pc) });
-}
-
-async function takeSignal(sid, data) {
-  if (!sound || !data) return;
-  if (data.want) { await offerSound(); return; }
-  if (!data.sdp) return;
-  if (data.sdp.type === "answer") { await sound.pc?.setRemoteDescription(data.sdp); return; }
-  const pc = await connection(sid);
-  await pc.setRemoteDescription(data.sdp);
-  await pc.setLocalDescription(await pc.createAnswer());
-  await api("POST", `/outside/calls/${sid}/signal`, { data: await gathered(pc) });
+  const peers = wanted() && call ? call.company.filter((each) => each.address.startsWith("client:")).map((each) => each.call) : [];
+  for (const [sid, peer] of sounds) if (!peers.includes(sid)) { peer.close(); sounds.delete(sid); }
+  if (!peers.length) return;
+  microphone ??= (navigator.mediaDevices?.getUserMedia({ audio: true }) ?? Promise.resolve(null)).catch(() => {
+    toast("No microphone: you only listen.");
+    return null;
+  });
+  const stream = await microphone;
+  for (const sid of peers) if (!sounds.has(sid)) {
+    const send = (data) => { posts = posts.then(() => api("POST", `/outside/calls/${call.sid}/signal`, { data, to: sid })).catch(() => {}); };
+    sounds.set(sid, new Sound(send, stream, $("far")));
+  }
 }
 
 $("sound").addEventListener("click", act(async () => {
-  if (sound) { endSound(); return; }
-  if (!navigator.mediaDevices) throw new Error("this browser gives no microphone here");
-  sound = { stream: await navigator.mediaDevices.getUserMedia({ audio: true }), pc: null, call: null, company: "" };
-  $("sound").textContent = "Sound on";
-  $("sound").setAttribute("aria-pressed", "true");
+  memory.setItem("sound", wanted() ? "off" : "on");
+  if (!wanted()) endSound();
+  showSound();
+  await keepSound();
 }));
-
-function keepSound() {
-  const call = currentCall();
-  if (!sound || !call) return;
-  const company = call.company.map((each) => each.call).join();
-  if (company && sound.company !== company) { sound.company = company; offerSound().catch((error) => toast(error.message)); }
-}
 
 // --- texts -------------------------------------------------------------------------------------------------------------
 
@@ -401,12 +380,13 @@ function listen() {
   source.onerror = () => { $("live").textContent = "reconnecting…"; $("live").className = "live"; };
   source.onmessage = (event) => {
     const news = JSON.parse(event.data);
-    if (news.kind === "signal") takeSignal(news.sid, news.data).catch((error) => toast(error.message));
+    if (news.kind === "signal") { if (news.sid === currentCall()?.sid) sounds.get(news.sender)?.take(news.data); }
     else if (news.kind === "mail") loadMails();
     else load();
   };
 }
 
+showSound();
 setInterval(() => {
   $("clock").textContent = new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
   if (currentCall()) showPhone();
