@@ -45,8 +45,9 @@ async def release_expired(tx: Tx, *, now: datetime, limit: int = 200) -> set[str
     for row in await deliveries.list_expired(tx, now=now, limit=limit):
         delta = touched.setdefault(row.campaign_id, Delta(row.campaign_id))
         if row.state == DeliveryState.CLAIMED:
+            reserved = row.touch_id
             if await deliveries.move(tx, row, DeliveryState.PLANNED, now=now, delta=delta, due_at=now, touch_id=None):
-                await sender.give_back_touch(tx, row)
+                await sender.give_back_touch(tx, reserved)
         else:
             why = "The worker ended between handing over and the answer."
             await deliveries.move(tx, row, DeliveryState.UNKNOWN, now=now, delta=delta, unknown_at=now, error=why)

@@ -202,10 +202,10 @@ async def _touch(tx: Tx, campaign: Campaign, row: Delivery, verdict: Verdict, *,
     )  # fmt: skip
 
 
-async def give_back_touch(tx: Tx, row: Delivery) -> None:
+async def give_back_touch(tx: Tx, touch_id: str | None) -> None:
     """The reserved touch did not happen: caps must not count it."""
-    if row.touch_id:
-        await tx.run(update(Touch).where(col(Touch.id) == row.touch_id).values(allowed=False, rule="released"))
+    if touch_id:
+        await tx.run(update(Touch).where(col(Touch.id) == touch_id).values(allowed=False, rule="released"))
 
 
 async def _release(db: Database, campaign_id: str, rows: Sequence[Delivery], *, clock: Clock) -> None:
@@ -214,7 +214,7 @@ async def _release(db: Database, campaign_id: str, rows: Sequence[Delivery], *, 
         for row in rows:
             fresh = deliveries.copy(row)
             if await deliveries.move(tx, fresh, DeliveryState.PLANNED, now=clock.now(), delta=delta, touch_id=None):
-                await give_back_touch(tx, row)
+                await give_back_touch(tx, row.touch_id)
         await delta.write(tx)
 
     await db.write(unit)
@@ -300,7 +300,7 @@ async def _submit(
                 if await deliveries.move(
                     tx, fresh, DeliveryState.SKIPPED, now=now, delta=delta, rule="content", reason=message.message
                 ):
-                    await give_back_touch(tx, fresh)
+                    await give_back_touch(tx, fresh.touch_id)
                 continue
             attempt = fresh.attempt + 1
             if await deliveries.move(
@@ -325,7 +325,7 @@ async def _send(row: Delivery, message: OutboundText | OutboundMail, sending: Se
             receipt = await sending.channel.send(message)
     except ChannelError as error:
         return outcome_of(error, attempt=row.attempt)
-    except Exception as error:  # noqa: BLE001 - whatever went wrong, the message may have gone: that is the outcome
+    except Exception as error:  # whatever went wrong, the message may have gone: that is the outcome
         return Outcome(DeliveryState.UNKNOWN, code="unclear", error=f"No clear answer: {type(error).__name__}.")
     failpoint("sender.after_call")
     return Outcome(DeliveryState.ACCEPTED, external_id=receipt.external_id)
@@ -389,6 +389,7 @@ async def _record_one(
         values["unknown_at"] = now
     if outcome.state in (DeliveryState.DEFERRED, DeliveryState.PLANNED):
         values |= {"due_at": now + timedelta(seconds=outcome.again_s), "touch_id": None}
+    reserved = row.touch_id
     if not await deliveries.move(tx, row, outcome.state, now=now, delta=delta, **values):
         # A report overtook us (or the lease ran out): its state stands, only the provider's id may still be missing.
         missing = update(Delivery).where(col(Delivery.id) == row.id, col(Delivery.external_id) == "")
@@ -396,7 +397,7 @@ async def _record_one(
             await tx.run(missing.values(external_id=outcome.external_id))
         return
     if outcome.state not in (DeliveryState.ACCEPTED, DeliveryState.UNKNOWN):
-        await give_back_touch(tx, row)
+        await give_back_touch(tx, reserved)
     if outcome.rejected:
         delta.add(REJECTED, kind=counts.EVENT)
     if outcome.suppress is not None:
