@@ -43,7 +43,9 @@ async def _page(
 ) -> web.StreamResponse:
     from hub.demo import demo_logins
 
-    page = LoginPage(next=safe_next(next_page), login=login, error=error, demo=demo_logins(runtime_of(request).settings))
+    page = LoginPage(
+        next=safe_next(next_page), login=login, error=error, demo=demo_logins(runtime_of(request).settings)
+    )
     return await render(request, "login.html", page, status=status)
 
 

@@ -224,7 +224,9 @@ class _Company:
 
     async def yesterday(self, tx: Tx, hour: int) -> None:
         """One hour of yesterday: calls, texts, mails, forms, each to its end."""
-        start = (self.now - timedelta(days=1)).replace(hour=8, minute=0, second=0, microsecond=0) + timedelta(hours=hour)
+        start = (self.now - timedelta(days=1)).replace(hour=8, minute=0, second=0, microsecond=0) + timedelta(
+            hours=hour
+        )
         for when in _minutes(self.chance, start, 14):
             contact, number, mail = self.chance.choice(self.contacts[:120])
             kind = self.chance.choices(("voice", "sms", "email", "webform"), (7, 3, 3, 1))[0]
@@ -280,7 +282,12 @@ class _Company:
             tx, row, InteractionState.ENDED, now=done, outcome=Outcome.HANDLED, disposition=disposition
         )
         await conversations.change(
-            tx, thread, now=done, event="conversation.closed", state=conversations.ConversationState.CLOSED, last_at=done
+            tx,
+            thread,
+            now=done,
+            event="conversation.closed",
+            state=conversations.ConversationState.CLOSED,
+            last_at=done,
         )
 
     async def _call(self, tx: Tx, contact: Contact, number: Address, agent: User, when: datetime) -> None:
@@ -300,7 +307,9 @@ class _Company:
         if self.chance.random() < 0.08:
             await note("completed", wait, "customer")
             gone = when + timedelta(seconds=wait)
-            await interactions.advance(tx, row, InteractionState.ENDED, now=gone, outcome=Outcome.ABANDONED, left_at=gone)
+            await interactions.advance(
+                tx, row, InteractionState.ENDED, now=gone, outcome=Outcome.ABANDONED, left_at=gone
+            )
             closed = conversations.ConversationState.CLOSED
             await conversations.change(tx, thread, now=gone, event="conversation.closed", state=closed)
             await refold(tx, row.id)
@@ -321,7 +330,9 @@ class _Company:
         self, tx: Tx, channel: str, contact: Contact, address: Address, agent: User, when: datetime
     ) -> None:
         subject, body = self.chance.choice(TOPICS)
-        row, thread = await self._arrive(tx, channel, contact, address, when, subject if channel == "email" else "", body)
+        row, thread = await self._arrive(
+            tx, channel, contact, address, when, subject if channel == "email" else "", body
+        )
         answer = when + timedelta(minutes=self.chance.randint(3, 40))
         first = contact.name.split()[0]
         reply = Interaction(

@@ -169,7 +169,9 @@ async def errors_become_http(request: web.Request, handler: Handler) -> web.Stre
     except DatabaseUnavailable as error:
         status = 503
         log.error("database unavailable", route=_route(request), reason=str(error))
-        return await _tell(request, 503, HubError("The hub cannot reach its data just now. Nothing was lost; try again."))
+        return await _tell(
+            request, 503, HubError("The hub cannot reach its data just now. Nothing was lost; try again.")
+        )
     except HubError as error:
         status = status_of(error)
         return await _tell(request, status, error)
@@ -185,7 +187,9 @@ async def errors_become_http(request: web.Request, handler: Handler) -> web.Stre
         metrics.request_s.labels(_route(request)).observe(spent)
         if status >= 400 and status not in (401, 404):
             user: User | None = request.get(USER)
-            log.info("answered", route=_route(request), method=request.method, status=status, user=user.id if user else "")
+            log.info(
+                "answered", route=_route(request), method=request.method, status=status, user=user.id if user else ""
+            )
 
 
 def _worded(answer: web.HTTPException) -> HubError:

@@ -18,7 +18,9 @@ _NOBODY = _HASHER.hash("nobody has this password")
 async def hash_password(password: str) -> str:
     """The argon2id hash; Invalid when the password is too short or too long."""
     if not MIN_LENGTH <= len(password) <= 200:
-        raise Invalid(f"A password has {MIN_LENGTH} to 200 characters.", fields={"password": "Choose a longer password."})
+        raise Invalid(
+            f"A password has {MIN_LENGTH} to 200 characters.", fields={"password": "Choose a longer password."}
+        )
     return await asyncio.to_thread(_HASHER.hash, password)
 
 

@@ -1,7 +1,8 @@
 """Who may see which record: the one place, for desktop and API alike. What may not be seen does not exist (404).
 
 Supervisors and administrators see everything. Agents and telemarketers see every contact (anybody may phone), and the
-conversations of queues they serve, those assigned to them, and those they took part in. Marketers see contacts and campaigns.
+conversations of queues they serve, those assigned to them, and those they took part in. Marketers see contacts and
+campaigns.
 """
 
 from __future__ import annotations
@@ -38,9 +39,7 @@ async def may_see(tx: Tx, user: User, conversation: Conversation) -> bool:
         return True
     if conversation.queue_id is not None and conversation.queue_id in await queues_served(tx, user):
         return True
-    mine = select(Interaction.id).where(
-        Interaction.conversation_id == conversation.id, Interaction.agent_id == user.id
-    )
+    mine = select(Interaction.id).where(Interaction.conversation_id == conversation.id, Interaction.agent_id == user.id)
     return await tx.one(mine.limit(1)) is not None
 
 

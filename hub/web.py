@@ -1,7 +1,7 @@
 """Routes that state who may use them. Deny by default: a route without a statement cannot be written.
 
-`Route(..., access=PUBLIC)` for everybody, `access=SIGNED` for requests that prove themselves (webhooks, links with signed
-tokens), `access=LOGGED_IN` for every user, `roles={…}` for some, and with `scope=…` for API tokens that hold it as well.
+`Route(..., access=PUBLIC)` for everybody, `access=SIGNED` for requests that prove themselves (webhooks, signed links),
+`access=LOGGED_IN` for every user, `roles={…}` for some, and with `scope=…` for API tokens that hold it as well.
 """
 
 from __future__ import annotations

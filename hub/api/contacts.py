@@ -216,7 +216,11 @@ async def shown(tx: Tx, contact: Contact) -> ContactShown:
         owners = await contacts.list_owners(tx, Address(point.kind, point.value, point.value))
         points.append(
             PointShown(
-                kind=point.kind, value=point.value, label=link.label, verified_at=link.verified_at, shared=len(owners) > 1
+                kind=point.kind,
+                value=point.value,
+                label=link.label,
+                verified_at=link.verified_at,
+                shared=len(owners) > 1,
             )
         )
     fields = contact.model_dump(include=set(ContactShown.model_fields) - {"points"})
@@ -257,9 +261,7 @@ async def create_contact(call: Call[Nothing, ContactIn]) -> ContactShown:
     return await call.runtime.db.write(unit)
 
 
-@operation(
-    "GET", "/api/v1/contacts/{id}", "Get a contact", scope="contacts:read", roles=STAFF, answer=ContactShown
-)
+@operation("GET", "/api/v1/contacts/{id}", "Get a contact", scope="contacts:read", roles=STAFF, answer=ContactShown)
 async def get_contact(call: Call[Nothing, Nothing]) -> ContactShown:
     """An id that was merged away answers with the contact it became."""
     async with call.runtime.db.reading() as tx:
@@ -276,9 +278,7 @@ async def change_contact(call: Call[Nothing, ContactChange]) -> ContactShown:
 
     async def unit(tx: Tx) -> ContactShown:
         contact = await contacts.get(tx, call.path["id"])
-        return await shown(
-            tx, await contacts.edit(tx, contact.id, version=call.body.version, now=call.now, **changes)
-        )
+        return await shown(tx, await contacts.edit(tx, contact.id, version=call.body.version, now=call.now, **changes))
 
     return await call.runtime.db.write(unit)
 

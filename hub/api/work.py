@@ -1,0 +1,462 @@
+"""API: an agent's own work: activity, offers, calls, wrap-up; and conversations with replies and notes."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import Field
+from sqlmodel import select
+
+from crm_core import conversations
+from crm_core.addresses import phone
+from crm_core.calls import CallRecord
+from crm_core.consent import Purpose
+from crm_core.conversations import Conversation
+from crm_core.db import Tx
+from crm_core.errors import NotFound
+from crm_core.users import Role
+from hub import rights
+from hub.api.contacts import InteractionPage, InteractionShown, Paging, shown_interaction
+from hub.api.operation import Call, Nothing, Operation, Shown, Strict, operation
+from routing import agents, desk, offers, queues, replies
+from routing.agents import Activity
+
+AGENTS = frozenset({Role.AGENT, Role.TELEMARKETER})
+READERS = AGENTS | {Role.SUPERVISOR, Role.ADMIN}
+
+
+class AgentShown(Shown):
+    """An agent's session."""
+
+    user_id: str
+    activity: str
+    reason: str
+    next_activity: str
+    since: datetime
+    live_load: int
+    live_capacity: int
+    text_load: int
+    text_capacity: int
+    voice_ready: bool
+    version: int
+
+
+class ActivityIn(Strict):
+    """What to do from now on; during live work it takes effect when that ends."""
+
+    activity: str = Field(pattern="^(available|paused|offline)$")
+    reason: str = Field("", max_length=100)
+
+
+class OfferShown(Shown):
+    """An offer of one piece of work."""
+
+    id: str
+    entry_id: str
+    agent_id: str
+    state: str
+    opened_at: datetime
+    deadline_at: datetime
+    closed_at: datetime | None
+    reason: str
+
+
+class OfferList(Shown):
+    """Live offers, oldest first."""
+
+    items: list[OfferShown]
+
+
+class Accepted(Shown):
+    """What the browser's phone sends when it connects (calls only; `nonce` is empty for written work)."""
+
+    offer: str
+    nonce: str
+    state: str
+
+
+class WhyShown(Shown):
+    """The trace that the deciding call returned: candidates, and why each was or was not chosen."""
+
+    offer: str
+    trace: dict[str, Any]
+
+
+class CallIn(Strict):
+    """A call to start. The gate is asked first."""
+
+    number: str = Field(max_length=50)
+    account_id: str = Field(max_length=40, description="our number to call from")
+    country: str = Field("", max_length=2)
+    purpose: Purpose = Purpose.SERVICE
+    contact_id: str | None = Field(None, max_length=40)
+    callback_id: str | None = Field(None, max_length=40)
+
+
+class CallStarted(Shown):
+    """An outgoing call; connect the browser's phone with `call` and `nonce`."""
+
+    call: str
+    nonce: str
+
+
+class SwitchIn(Strict):
+    """On or off."""
+
+    on: bool
+
+
+class FinishIn(Strict):
+    """The end of a piece of work."""
+
+    disposition: str = Field(max_length=100)
+    notes: str = Field("", max_length=20_000)
+
+
+class RecordShown(Shown):
+    """The call detail record, in milliseconds."""
+
+    interaction_id: str
+    direction: str
+    from_e164: str
+    to_e164: str
+    started_at: datetime | None
+    answered_at: datetime | None
+    ended_at: datetime | None
+    menu_ms: int
+    wait_ms: int
+    ring_ms: int
+    talk_ms: int
+    hold_ms: int
+    wrap_ms: int
+    hung_up_by: str
+    end_reason: str
+    agents: list[str]
+    holds: int
+    disposition: str
+
+
+class ConversationShown(Shown):
+    """A conversation."""
+
+    id: str
+    channel: str
+    contact_id: str | None
+    peer: str
+    subject: str
+    state: str
+    queue_id: str | None
+    assigned_user_id: str | None
+    last_at: datetime
+    version: int
+
+
+class ConversationList(Shown):
+    """Conversations, latest first."""
+
+    items: list[ConversationShown]
+
+
+class ReplyIn(Strict):
+    """An answer in a conversation, on its own channel."""
+
+    body: str = Field(min_length=1, max_length=100_000)
+    subject: str = Field("", max_length=500)
+
+
+class NoteIn(Strict):
+    """A remark that stays in the house."""
+
+    body: str = Field(min_length=1, max_length=20_000)
+
+
+class NoteShown(Shown):
+    """A remark."""
+
+    id: str
+    body: str
+    user_id: str
+    created_at: datetime
+
+
+class SnoozeIn(Strict):
+    """Bring it back at this instant."""
+
+    until: datetime
+
+
+def shown_conversation(row: Conversation) -> ConversationShown:
+    """For output."""
+    return ConversationShown.model_validate(row.model_dump(include=set(ConversationShown.model_fields)))
+
+
+@operation("GET", "/api/v1/me", "My session as an agent", scope="work:read", roles=AGENTS, answer=AgentShown)
+async def get_me(call: Call[Nothing, Nothing]) -> AgentShown:
+    """404 for somebody who never was an agent."""
+    async with call.runtime.db.reading() as tx:
+        agent = await agents.find(tx, call.user.id)
+    if agent is None:
+        raise NotFound("You are not an agent.")
+    return AgentShown.model_validate(agent.model_dump(include=set(AgentShown.model_fields)))
+
+
+@operation(
+    "PUT", "/api/v1/me/activity", "Change my activity", scope="work:write", roles=AGENTS, body=ActivityIn,
+    answer=AgentShown,
+)  # fmt: skip
+async def set_activity(call: Call[Nothing, ActivityIn]) -> AgentShown:
+    """The server's state decides; `next_activity` tells what waits for the present work to end."""
+    wanted = Activity(call.body.activity)
+    agent = await call.runtime.db.write(
+        lambda tx: desk.set_activity(tx, call.user.id, wanted, reason=call.body.reason, cause="api", now=call.now)
+    )
+    return AgentShown.model_validate(agent.model_dump(include=set(AgentShown.model_fields)))
+
+
+@operation("GET", "/api/v1/me/offers", "My live offers", scope="work:read", roles=AGENTS, answer=OfferList)
+async def list_offers(call: Call[Nothing, Nothing]) -> OfferList:
+    """At most one call, several pieces of written work."""
+    async with call.runtime.db.reading() as tx:
+        live = await offers.list_live(tx, call.user.id)
+    return OfferList(items=[OfferShown.model_validate(row.model_dump()) for row in live])
+
+
+@operation("POST", "/api/v1/offers/{id}/accept", "Accept an offer", scope="work:write", roles=AGENTS, answer=Accepted)
+async def accept_offer(call: Call[Nothing, Nothing]) -> Accepted:
+    """409 with the reason when it is over. Accepting twice is once."""
+    offer = await call.runtime.db.write(
+        lambda tx: desk.accept(tx, call.path["id"], agent_id=call.user.id, now=call.now)
+    )
+    return Accepted(offer=offer.id, nonce=offer.nonce, state=offer.state)
+
+
+@operation("POST", "/api/v1/offers/{id}/refuse", "Refuse an offer", scope="work:write", roles=AGENTS, answer=None)
+async def refuse_offer(call: Call[Nothing, Nothing]) -> None:
+    """It waits again, at its place."""
+    await call.runtime.db.write(lambda tx: desk.refuse(tx, call.path["id"], agent_id=call.user.id, now=call.now))
+
+
+@operation("GET", "/api/v1/offers/{id}/why", "Why this offer", scope="work:read", roles=READERS, answer=WhyShown)
+async def why_offer(call: Call[Nothing, Nothing]) -> WhyShown:
+    """Your own offers; supervisors see all."""
+    async with call.runtime.db.reading() as tx:
+        offer = await offers.get(tx, call.path["id"])
+    if offer.agent_id != call.user.id and not rights.sees_everything(call.user):
+        raise NotFound("There is no such offer.")
+    return WhyShown(offer=offer.id, trace=offer.trace)
+
+
+@operation(
+    "POST",
+    "/api/v1/calls",
+    "Start a call",
+    scope="calls:write",
+    roles=AGENTS,
+    body=CallIn,
+    answer=CallStarted,
+    status=201,
+)
+async def start_call(call: Call[Nothing, CallIn]) -> CallStarted:
+    """409 with `rule` when the gate refuses."""
+    body = call.body
+    to = phone(body.number, country=body.country)
+    started = await call.runtime.db.write(
+        lambda tx: desk.start_call(
+            tx, agent_id=call.user.id, address=to, purpose=body.purpose, account_id=body.account_id, now=call.now,
+            contact_id=body.contact_id, callback_id=body.callback_id,
+        )
+    )  # fmt: skip
+    return CallStarted(call=started.id, nonce=str(started.data["nonce"]))
+
+
+@operation(
+    "POST",
+    "/api/v1/calls/{id}/hold",
+    "Hold or take back",
+    scope="calls:write",
+    roles=AGENTS,
+    body=SwitchIn,
+    answer=None,
+)
+async def hold_call(call: Call[Nothing, SwitchIn]) -> None:
+    """Your own call only."""
+    await call.runtime.db.write(
+        lambda tx: desk.hold(tx, call.path["id"], agent_id=call.user.id, on=call.body.on, now=call.now)
+    )
+
+
+@operation("POST", "/api/v1/calls/{id}/hang-up", "Hang up", scope="calls:write", roles=AGENTS, answer=None)
+async def hang_up(call: Call[Nothing, Nothing]) -> None:
+    """For everybody in it; wrap-up begins."""
+    await call.runtime.db.write(lambda tx: desk.hang_up(tx, call.path["id"], agent_id=call.user.id, now=call.now))
+
+
+@operation(
+    "GET", "/api/v1/calls/{id}/record", "Call detail record", scope="calls:read", roles=READERS, answer=RecordShown
+)
+async def get_record(call: Call[Nothing, Nothing]) -> RecordShown:
+    """Folded from the stored raw events."""
+    async with call.runtime.db.reading() as tx:
+        row = await rights.interaction(tx, call.user, call.path["id"])
+        record = await tx.one(select(CallRecord).where(CallRecord.interaction_id == row.id))
+    if record is None:
+        raise NotFound("There is no call record.")
+    return RecordShown.model_validate(record.model_dump())
+
+
+@operation(
+    "POST", "/api/v1/entries/{id}/finish", "End wrap-up or written work", scope="work:write", roles=AGENTS, body=FinishIn,
+    answer=None,
+)  # fmt: skip
+async def finish_entry(call: Call[Nothing, FinishIn]) -> None:
+    """Your own work only; 409 while the call goes on."""
+    body = call.body
+    await call.runtime.db.write(
+        lambda tx: desk.finish(
+            tx, call.path["id"], agent_id=call.user.id, disposition=body.disposition, notes=body.notes, now=call.now
+        )
+    )
+
+
+@operation(
+    "GET", "/api/v1/conversations", "My open conversations", scope="conversations:read", roles=READERS,
+    answer=ConversationList,
+)  # fmt: skip
+async def list_conversations(call: Call[Nothing, Nothing]) -> ConversationList:
+    """Those assigned to you, latest first; at most 100."""
+    async with call.runtime.db.reading() as tx:
+        mine = await conversations.list_assigned(tx, call.user.id)
+    return ConversationList(items=[shown_conversation(row) for row in mine])
+
+
+@operation(
+    "GET", "/api/v1/conversations/{id}", "Get a conversation", scope="conversations:read", roles=READERS,
+    answer=ConversationShown,
+)  # fmt: skip
+async def get_conversation(call: Call[Nothing, Nothing]) -> ConversationShown:
+    """404 unless it is yours or of a queue you serve."""
+    async with call.runtime.db.reading() as tx:
+        return shown_conversation(await rights.conversation(tx, call.user, call.path["id"]))
+
+
+@operation(
+    "GET", "/api/v1/conversations/{id}/interactions", "What was said", scope="conversations:read", roles=READERS,
+    query=Paging, answer=InteractionPage,
+)  # fmt: skip
+async def list_conversation(call: Call[Paging, Nothing]) -> InteractionPage:
+    """Newest first."""
+    from crm_core import interactions
+
+    async with call.runtime.db.reading() as tx:
+        found = await rights.conversation(tx, call.user, call.path["id"])
+        rows = await interactions.list_timeline(
+            tx, conversation_id=found.id, before=call.query.before, limit=call.query.limit
+        )
+    last = rows[-1].id if len(rows) == call.query.limit else None
+    return InteractionPage(items=[shown_interaction(row) for row in rows], next=last)
+
+
+@operation(
+    "GET", "/api/v1/interactions/{id}", "Get an interaction", scope="conversations:read", roles=READERS,
+    answer=InteractionShown,
+)  # fmt: skip
+async def get_interaction(call: Call[Nothing, Nothing]) -> InteractionShown:
+    """404 unless you may see its conversation."""
+    async with call.runtime.db.reading() as tx:
+        return shown_interaction(await rights.interaction(tx, call.user, call.path["id"]))
+
+
+@operation(
+    "POST", "/api/v1/conversations/{id}/replies", "Reply", scope="conversations:write", roles=AGENTS, body=ReplyIn,
+    answer=InteractionShown, status=201,
+)  # fmt: skip
+async def reply(call: Call[Nothing, ReplyIn]) -> InteractionShown:
+    """Stored and handed over by the outbox; its `delivery` tells how far it is. 409 with `rule` when the gate refuses."""
+
+    async def unit(tx: Tx) -> InteractionShown:
+        found = await rights.conversation(tx, call.user, call.path["id"])
+        sent = await replies.reply(
+            tx, found.id, agent_id=call.user.id, body=call.body.body, subject=call.body.subject, now=call.now
+        )
+        return shown_interaction(sent)
+
+    return await call.runtime.db.write(unit)
+
+
+@operation(
+    "POST", "/api/v1/conversations/{id}/notes", "Add a note", scope="conversations:write", roles=READERS, body=NoteIn,
+    answer=NoteShown, status=201,
+)  # fmt: skip
+async def add_note(call: Call[Nothing, NoteIn]) -> NoteShown:
+    """Never leaves the house."""
+
+    async def unit(tx: Tx) -> NoteShown:
+        found = await rights.conversation(tx, call.user, call.path["id"])
+        note = await replies.add_note(tx, found.id, agent_id=call.user.id, body=call.body.body, now=call.now)
+        return NoteShown.model_validate(note.model_dump())
+
+    return await call.runtime.db.write(unit)
+
+
+@operation(
+    "POST", "/api/v1/conversations/{id}/close", "Close a conversation", scope="conversations:write", roles=AGENTS,
+    answer=None,
+)  # fmt: skip
+async def close_conversation(call: Call[Nothing, Nothing]) -> None:
+    """Nothing more is to be said; the next message opens a new one."""
+
+    async def unit(tx: Tx) -> None:
+        found = await rights.conversation(tx, call.user, call.path["id"])
+        await replies.close(tx, found.id, agent_id=call.user.id, now=call.now)
+
+    await call.runtime.db.write(unit)
+
+
+@operation(
+    "POST", "/api/v1/conversations/{id}/snooze", "Snooze a conversation", scope="conversations:write", roles=AGENTS,
+    body=SnoozeIn, answer=None,
+)  # fmt: skip
+async def snooze_conversation(call: Call[Nothing, SnoozeIn]) -> None:
+    """Until then, or until they write again."""
+    until = call.body.until if call.body.until.tzinfo else call.body.until.replace(tzinfo=call.now.tzinfo)
+
+    async def unit(tx: Tx) -> None:
+        found = await rights.conversation(tx, call.user, call.path["id"])
+        await replies.snooze(tx, found.id, agent_id=call.user.id, until=until, now=call.now)
+
+    await call.runtime.db.write(unit)
+
+
+class QueueShown(Shown):
+    """A queue."""
+
+    id: str
+    name: str
+    language: str
+    service_level_s: int
+    wrapup_s: int
+
+
+class QueueList(Shown):
+    """Queues by name."""
+
+    items: list[QueueShown]
+
+
+@operation("GET", "/api/v1/queues", "List queues", scope="work:read", roles=READERS, answer=QueueList)
+async def list_queues(call: Call[Nothing, Nothing]) -> QueueList:
+    """Those in use."""
+    statement = select(queues.Queue).where(queues.Queue.retired == False).order_by(queues.Queue.name)  # noqa: E712
+    async with call.runtime.db.reading() as tx:
+        rows = await tx.all(statement)
+    return QueueList(
+        items=[QueueShown.model_validate(row.model_dump(include=set(QueueShown.model_fields))) for row in rows]
+    )
+
+
+OPERATIONS: list[Operation] = [
+    get_me, set_activity, list_offers, accept_offer, refuse_offer, why_offer, start_call, hold_call, hang_up, get_record,
+    finish_entry, list_conversations, get_conversation, list_conversation, get_interaction, reply, add_note,
+    close_conversation, snooze_conversation, list_queues,
+]  # fmt: skip
