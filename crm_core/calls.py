@@ -260,6 +260,9 @@ async def refold(tx: Tx, interaction_id: str) -> CallRecord:
     return record
 
 
+_LEG = fixed(select(CallLeg).where(CallLeg.id == bindparam("id")))
+
+
 async def find_leg(tx: Tx, call_sid: str) -> CallLeg | None:
     """The leg of a CallSid."""
     leg: CallLeg | None = await tx.one(select(CallLeg).where(CallLeg.id == call_sid))

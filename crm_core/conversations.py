@@ -16,7 +16,7 @@ from crm_core.db import Tx
 from crm_core.errors import Conflict, NotFound
 from crm_core.ids import new_id, new_secret
 from crm_core.statements import fixed
-from crm_core.tables import Table, at, key, one_of, ref, text, word
+from crm_core.tables import Table, UtcDateTime, at, key, one_of, ref, text, word
 
 
 class ConversationState(StrEnum):
@@ -65,6 +65,11 @@ _OPEN = fixed(
         Conversation.state != ConversationState.CLOSED,
     )
 )
+_TOUCH = fixed(
+    update(Conversation)
+    .where(col(Conversation.id) == bindparam("id"))
+    .values(last_at=bindparam("now", type_=UtcDateTime()), version=Conversation.version + 1)
+)
 _GET = fixed(select(Conversation).where(Conversation.id == bindparam("id")))
 
 
@@ -109,10 +114,8 @@ async def open_thread(
 
 async def change(tx: Tx, conversation: Conversation, *, now: datetime, event: str, **changes: object) -> None:
     """Guarded change of one conversation; Conflict when its version moved on. `event` such as conversation.assigned."""
-    guard = update(Conversation).where(
-        col(Conversation.id) == conversation.id, col(Conversation.version) == conversation.version
-    )
-    if await tx.run(guard.values(**changes, version=conversation.version + 1)) != 1:
+    values = {**changes, "version": conversation.version + 1}
+    if await tx.change(Conversation, values, id=conversation.id, version=conversation.version) != 1:
         raise Conflict("This conversation changed meanwhile.")
     conversation.__dict__.update(changes, version=conversation.version + 1)
     await events.emit(tx, event, conversation.id, now=now, version=conversation.version)
@@ -120,15 +123,12 @@ async def change(tx: Tx, conversation: Conversation, *, now: datetime, event: st
 
 async def touch(tx: Tx, conversation_id: str, *, now: datetime) -> None:
     """Note that something was said; a snoozed conversation wakes."""
-    await tx.run(
-        update(Conversation)
-        .where(col(Conversation.id) == conversation_id)
-        .values(last_at=now, version=Conversation.version + 1)
-    )
-    await tx.run(
-        update(Conversation)
-        .where(col(Conversation.id) == conversation_id, col(Conversation.state) == ConversationState.SNOOZED)
-        .values(state=ConversationState.OPEN, snoozed_until=None)
+    await tx.run(_TOUCH, id=conversation_id, now=now)
+    await tx.change(
+        Conversation,
+        {"state": ConversationState.OPEN, "snoozed_until": None},
+        id=conversation_id,
+        state=ConversationState.SNOOZED,
     )
 
 

@@ -16,7 +16,7 @@ from sqlmodel import Field, col, or_, select
 
 from crm_core import events, tallies
 from crm_core.db import Tx
-from crm_core.errors import IllegalTransition, NotFound
+from crm_core.errors import Conflict, IllegalTransition, NotFound
 from crm_core.statements import fixed
 from crm_core.tables import Table, at, doc, key, one_of, ref, text, word
 from crm_core.touches import Direction
@@ -218,13 +218,10 @@ async def advance(
         raise IllegalTransition("An ended interaction needs an outcome, and only an ended one.")
     if to == InteractionState.ENDED:
         changes.setdefault("ended_at", now)
-    guard = update(Interaction).where(
-        col(Interaction.id) == interaction.id,
-        col(Interaction.version) == interaction.version,
-        col(Interaction.state) == interaction.state,
-    )
     values = {**changes, "state": to, "outcome": str(outcome), "version": interaction.version + 1}
-    await tx.hit(guard.values(**values))
+    guard = {"id": interaction.id, "version": interaction.version, "state": interaction.state}
+    if await tx.change(Interaction, values, **guard) != 1:
+        raise Conflict
     before = (interaction.queue_id, tally_word(interaction.state, interaction.outcome))
     interaction.__dict__.update(values)
     after = (interaction.queue_id, tally_word(to, str(outcome)))
@@ -244,10 +241,9 @@ async def change(tx: Tx, interaction: Interaction, *, now: datetime, **changes: 
         tallied = tally_word(interaction.state, interaction.outcome)
         await _count(tx, interaction, interaction.queue_id, tallied, -1)
         await _count(tx, interaction, changes["queue_id"], tallied, 1)
-    guard = update(Interaction).where(
-        col(Interaction.id) == interaction.id, col(Interaction.version) == interaction.version
-    )
-    await tx.hit(guard.values(**changes, version=interaction.version + 1))
+    values = {**changes, "version": interaction.version + 1}
+    if await tx.change(Interaction, values, id=interaction.id, version=interaction.version) != 1:
+        raise Conflict
     interaction.__dict__.update(changes, version=interaction.version + 1)
     await events.emit(
         tx, "interaction.changed", interaction.id, now=now, version=interaction.version,
@@ -269,11 +265,14 @@ async def list_timeline(
     return await tx.all(statement.order_by(col(Interaction.id).desc()).limit(min(limit, 200)))
 
 
+_OF_ENTRY = fixed(
+    select(Interaction).where(Interaction.entry_id == bindparam("entry_id")).order_by(col(Interaction.id)).limit(200)
+)
+
+
 async def list_entry(tx: Tx, entry_id: str) -> list[Interaction]:
     """All interactions that one queue entry stands for, oldest first."""
-    return await tx.all(
-        select(Interaction).where(Interaction.entry_id == entry_id).order_by(col(Interaction.id)).limit(200)
-    )
+    return await tx.all(_OF_ENTRY, entry_id=entry_id)
 
 
 async def list_live(tx: Tx, *, limit: int = 500) -> list[Interaction]:

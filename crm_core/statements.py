@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
-from sqlalchemy import Column, Dialect, Executable, insert
+from sqlalchemy import Column, Dialect, Executable, bindparam, insert, update
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine.default import DefaultDialect
@@ -63,6 +63,27 @@ class Compiler:
         self._cache: LRUCache[Any, Any] = LRUCache(1000)
         self._inserts: dict[tuple[Any, ...], Plan] = {}
         self._makers: dict[Any, RowMaker | None] = {}
+        self._changes: dict[tuple[Any, ...], Plan] = {}
+
+    def prepare_change(
+        self, table: type[Table], values: Mapping[str, Any], where: Mapping[str, Any]
+    ) -> tuple[str, list[Any], RowMaker | None]:
+        """SQL and arguments of an UPDATE of these columns under these equalities (None: IS NULL)."""
+        key = (table, tuple(values), tuple((name, value is None) for name, value in where.items()))
+        plan = self._changes.get(key)
+        if plan is None:
+            columns = table.__table__.c  # type: ignore[attr-defined]
+            statement = update(table).values({name: bindparam(f"v_{name}", type_=columns[name].type) for name in values})
+            for name, value in where.items():
+                condition = columns[name].is_(None) if value is None else columns[name] == bindparam(f"w_{name}")
+                statement = statement.where(condition)
+            _, _, plan = self._compile_fixed(Fixed(statement))
+            if plan is None:
+                raise TypeError("a change takes plain values only")
+            self._changes[key] = plan
+        params = {f"v_{name}": value for name, value in values.items()}
+        params.update((f"w_{name}", value) for name, value in where.items() if value is not None)
+        return plan.sql, plan.bind(params), None
 
     def prepare(self, statement: Any, params: Mapping[str, Any]) -> tuple[str, list[Any], RowMaker | None]:
         """SQL, arguments and row maker (None when the statement returns no rows) for one execution."""

@@ -5,7 +5,7 @@ Here only so that the engines and `db.py`, which chooses one, need not import ea
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar, overload
 
@@ -91,6 +91,15 @@ class Tx:
         """Run a guarded UPDATE that must touch exactly one row; Conflict when somebody was first."""
         if await self.run(statement, **params) != 1:
             raise Conflict
+
+    async def change(self, table: type[Table], values: Mapping[str, Any], **where: Any) -> int:
+        """UPDATE of plain columns where plain columns have these values; the number of rows it touched.
+
+        The same columns are compiled once: a tenth of the cost of building an `update()` each time. For everything else
+        (other comparisons, expressions) there is `run`.
+        """
+        sql, arguments, _ = self._compiler.prepare_change(table, values, where)
+        return await self._driver.execute(sql, arguments)
 
     async def add(self, row: T) -> T:
         """Insert one row; gives it back."""
