@@ -142,10 +142,16 @@ async def create_user(call: Call[Nothing, UserIn]) -> UserShown:
     password_hash = await hash_password(body.password)
     made = await call.runtime.db.write(
         lambda tx: users.create(
-            tx, login=body.login, name=body.name, roles=body.roles, password_hash=password_hash, now=call.now,
-            actor=call.user.id, email=body.email,
+            tx,
+            login=body.login,
+            name=body.name,
+            roles=body.roles,
+            password_hash=password_hash,
+            now=call.now,
+            actor=call.user.id,
+            email=body.email,
         )
-    )  # fmt: skip
+    )
     return UserShown.model_validate(made.model_dump(include=set(UserShown.model_fields)))
 
 

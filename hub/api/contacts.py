@@ -228,9 +228,14 @@ async def shown(tx: Tx, contact: Contact) -> ContactShown:
 
 
 @operation(
-    "GET", "/api/v1/contacts", "List or search contacts", scope="contacts:read", roles=STAFF, query=ContactQuery,
+    "GET",
+    "/api/v1/contacts",
+    "List or search contacts",
+    scope="contacts:read",
+    roles=STAFF,
+    query=ContactQuery,
     answer=ContactPage,
-)  # fmt: skip
+)
 async def list_contacts(call: Call[ContactQuery, Nothing]) -> ContactPage:
     """With `q`: the best matches, one page only. Without: all, newest first, by cursor."""
     query = call.query
@@ -245,9 +250,15 @@ async def list_contacts(call: Call[ContactQuery, Nothing]) -> ContactPage:
 
 
 @operation(
-    "POST", "/api/v1/contacts", "Create a contact", scope="contacts:write", roles=WRITERS, body=ContactIn,
-    answer=ContactShown, status=201,
-)  # fmt: skip
+    "POST",
+    "/api/v1/contacts",
+    "Create a contact",
+    scope="contacts:write",
+    roles=WRITERS,
+    body=ContactIn,
+    answer=ContactShown,
+    status=201,
+)
 async def create_contact(call: Call[Nothing, ContactIn]) -> ContactShown:
     """Duplicates are not refused: two people may share an address. Search first when in doubt."""
     body = call.body
@@ -269,9 +280,14 @@ async def get_contact(call: Call[Nothing, Nothing]) -> ContactShown:
 
 
 @operation(
-    "PATCH", "/api/v1/contacts/{id}", "Change a contact", scope="contacts:write", roles=WRITERS, body=ContactChange,
+    "PATCH",
+    "/api/v1/contacts/{id}",
+    "Change a contact",
+    scope="contacts:write",
+    roles=WRITERS,
+    body=ContactChange,
     answer=ContactShown,
-)  # fmt: skip
+)
 async def change_contact(call: Call[Nothing, ContactChange]) -> ContactShown:
     """409 when the contact has another version than the one you saw."""
     changes = call.body.model_dump(exclude={"version"}, exclude_none=True)
@@ -284,9 +300,15 @@ async def change_contact(call: Call[Nothing, ContactChange]) -> ContactShown:
 
 
 @operation(
-    "POST", "/api/v1/contacts/{id}/points", "Add an address", scope="contacts:write", roles=WRITERS, body=PointIn,
-    answer=ContactShown, status=201,
-)  # fmt: skip
+    "POST",
+    "/api/v1/contacts/{id}/points",
+    "Add an address",
+    scope="contacts:write",
+    roles=WRITERS,
+    body=PointIn,
+    answer=ContactShown,
+    status=201,
+)
 async def add_point(call: Call[Nothing, PointIn]) -> ContactShown:
     """Adding one that is there changes nothing; adding another's makes it shared."""
 
@@ -300,9 +322,13 @@ async def add_point(call: Call[Nothing, PointIn]) -> ContactShown:
 
 
 @operation(
-    "DELETE", "/api/v1/contacts/{id}/points/{kind}/{value}", "End an address", scope="contacts:write", roles=WRITERS,
+    "DELETE",
+    "/api/v1/contacts/{id}/points/{kind}/{value}",
+    "End an address",
+    scope="contacts:write",
+    roles=WRITERS,
     answer=None,
-)  # fmt: skip
+)
 async def remove_point(call: Call[Nothing, Nothing]) -> None:
     """The link ends; its history stays."""
     if call.path["kind"] not in list(PointKind):
@@ -312,9 +338,14 @@ async def remove_point(call: Call[Nothing, Nothing]) -> None:
 
 
 @operation(
-    "GET", "/api/v1/contacts/{id}/timeline", "A contact's interactions", scope="contacts:read",
-    roles=frozenset({Role.AGENT, Role.TELEMARKETER, Role.SUPERVISOR, Role.ADMIN}), query=Paging, answer=InteractionPage,
-)  # fmt: skip
+    "GET",
+    "/api/v1/contacts/{id}/timeline",
+    "A contact's interactions",
+    scope="contacts:read",
+    roles=frozenset({Role.AGENT, Role.TELEMARKETER, Role.SUPERVISOR, Role.ADMIN}),
+    query=Paging,
+    answer=InteractionPage,
+)
 async def contact_timeline(call: Call[Paging, Nothing]) -> InteractionPage:
     """All channels, newest first, those that you may see."""
     async with call.runtime.db.reading() as tx:
@@ -334,9 +365,13 @@ async def _visible(tx: Tx, call: Call[Any, Any], row: Interaction) -> bool:
 
 
 @operation(
-    "GET", "/api/v1/contacts/{id}/consent", "Permission for a contact's addresses", scope="consent:read", roles=STAFF,
+    "GET",
+    "/api/v1/contacts/{id}/consent",
+    "Permission for a contact's addresses",
+    scope="consent:read",
+    roles=STAFF,
     answer=ConsentState,
-)  # fmt: skip
+)
 async def contact_consent(call: Call[Nothing, Nothing]) -> ConsentState:
     """Active suppressions and the ledger, newest first, for each of the contact's addresses."""
     state = ConsentState(suppressions=[], ledger=[])
@@ -350,9 +385,14 @@ async def contact_consent(call: Call[Nothing, Nothing]) -> ConsentState:
 
 
 @operation(
-    "POST", "/api/v1/contacts/{id}/opt-outs", "Opt an address out", scope="consent:write", roles=WRITERS, body=OptOutIn,
+    "POST",
+    "/api/v1/contacts/{id}/opt-outs",
+    "Opt an address out",
+    scope="consent:write",
+    roles=WRITERS,
+    body=OptOutIn,
     answer=None,
-)  # fmt: skip
+)
 async def add_opt_out(call: Call[Nothing, OptOutIn]) -> None:
     """Takes effect at once, on every channel it names, for every queue, list and campaign."""
     body = call.body
@@ -362,17 +402,30 @@ async def add_opt_out(call: Call[Nothing, OptOutIn]) -> None:
     async def unit(tx: Tx) -> None:
         contact = await contacts.get(tx, call.path["id"])
         await consent.opt_out(
-            tx, point, channel=body.channel, purpose=body.purpose, reason=reason, source="api",
-            evidence={"said": body.said}, actor=call.user.id, now=call.now, contact_id=contact.id,
-        )  # fmt: skip
+            tx,
+            point,
+            channel=body.channel,
+            purpose=body.purpose,
+            reason=reason,
+            source="api",
+            evidence={"said": body.said},
+            actor=call.user.id,
+            now=call.now,
+            contact_id=contact.id,
+        )
 
     await call.runtime.db.write(unit)
 
 
 @operation(
-    "POST", "/api/v1/contacts/{id}/consents", "Record consent with its proof", scope="consent:write", roles=WRITERS,
-    body=GrantIn, answer=None,
-)  # fmt: skip
+    "POST",
+    "/api/v1/contacts/{id}/consents",
+    "Record consent with its proof",
+    scope="consent:write",
+    roles=WRITERS,
+    body=GrantIn,
+    answer=None,
+)
 async def add_consent(call: Call[Nothing, GrantIn]) -> None:
     """Never lifts an opt-out that is wider than what is granted."""
     body = call.body
@@ -381,14 +434,29 @@ async def add_consent(call: Call[Nothing, GrantIn]) -> None:
     async def unit(tx: Tx) -> None:
         contact = await contacts.get(tx, call.path["id"])
         await consent.grant(
-            tx, point, channel=body.channel, purpose=body.purpose, source="api", evidence=dict(body.evidence),
-            actor=call.user.id, now=call.now, contact_id=contact.id,
-        )  # fmt: skip
+            tx,
+            point,
+            channel=body.channel,
+            purpose=body.purpose,
+            source="api",
+            evidence=dict(body.evidence),
+            actor=call.user.id,
+            now=call.now,
+            contact_id=contact.id,
+        )
 
     await call.runtime.db.write(unit)
 
 
 OPERATIONS: list[Operation] = [
-    list_contacts, create_contact, get_contact, change_contact, add_point, remove_point, contact_timeline,
-    contact_consent, add_opt_out, add_consent,
-]  # fmt: skip
+    list_contacts,
+    create_contact,
+    get_contact,
+    change_contact,
+    add_point,
+    remove_point,
+    contact_timeline,
+    contact_consent,
+    add_opt_out,
+    add_consent,
+]

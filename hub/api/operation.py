@@ -1,7 +1,7 @@
 """How an operation of the JSON API is declared, checked, run and described.
 
-`@operation(...)` states method, path, scope, roles and the shapes of query, body and answer as pydantic models; from the same
-statement come the route, the validation with problem+json errors, and the OpenAPI 3.1 document.
+`@operation(...)` states method, path, scope, roles and the shapes of query, body and answer as pydantic models; from the
+same statement come the route, the validation with problem+json errors, and the OpenAPI 3.1 document.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ Q = TypeVar("Q", bound=BaseModel)
 B = TypeVar("B", bound=BaseModel)
 
 KEPT_FOR = timedelta(hours=24)
+DESCRIPTION = "Everything the desktop can do, by the same functions."
 
 
 class Strict(BaseModel):
@@ -236,14 +237,14 @@ def openapi(operations: list[Operation], *, server: str) -> dict[str, Any]:
         paths.setdefault(op.path, {})[op.method.lower()] = described
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Hub API", "version": "1", "description": "Everything the desktop can do, by the same functions."},
+        "info": {"title": "Hub API", "version": "1", "description": DESCRIPTION},
         "servers": [{"url": server}],
         "paths": paths,
         "components": {
             "schemas": schemas,
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "An API token of an administrator's page."}},
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
-    }  # fmt: skip
+    }
 
 
 _PROBLEM = {
@@ -258,8 +259,14 @@ _PROBLEM = {
         "rule": {"type": "string"},
     },
 }
-_PROBLEMS = {"401": "No valid token", "403": "Not allowed", "404": "No such record", "409": "Conflict, or refused by a rule",
-             "422": "Does not fit", "503": "Data out of reach"}  # fmt: skip
+_PROBLEMS = {
+    "401": "No valid token",
+    "403": "Not allowed",
+    "404": "No such record",
+    "409": "Conflict, or refused by a rule",
+    "422": "Does not fit",
+    "503": "Data out of reach",
+}
 
 
 def _responses(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:

@@ -217,23 +217,40 @@ async def list_campaigns(call: Call[After, Nothing]) -> CampaignPage:
 
 
 @operation(
-    "POST", "/api/v1/campaigns", "Create a campaign", scope="campaigns:write", roles=MARKETERS, body=CampaignIn,
-    answer=CampaignShown, status=201,
-)  # fmt: skip
+    "POST",
+    "/api/v1/campaigns",
+    "Create a campaign",
+    scope="campaigns:write",
+    roles=MARKETERS,
+    body=CampaignIn,
+    answer=CampaignShown,
+    status=201,
+)
 async def create_campaign(call: Call[Nothing, CampaignIn]) -> CampaignShown:
     """A draft with its content. 422 with a sentence per part for a template that cannot be used."""
     body = call.body
 
     async def unit(tx: Tx) -> CampaignShown:
         made = await campaigns.create(
-            tx, name=body.name, account_id=body.account_id, purpose=body.purpose, user_id=call.user.id, now=call.now,
+            tx,
+            name=body.name,
+            account_id=body.account_id,
+            purpose=body.purpose,
+            user_id=call.user.id,
+            now=call.now,
             audience={"tag": body.tag} if body.tag else None,
-        )  # fmt: skip
+        )
         fields = await audience.list_fields(tx, made)
         await campaigns.set_content(
-            tx, made.id, subject=body.subject, body=body.body, html=body.html, user_id=call.user.id, now=call.now,
+            tx,
+            made.id,
+            subject=body.subject,
+            body=body.body,
+            html=body.html,
+            user_id=call.user.id,
+            now=call.now,
             fields=fields,
-        )  # fmt: skip
+        )
         return await shown(tx, await campaigns.get(tx, made.id))
 
     return await call.runtime.db.write(unit)
@@ -249,9 +266,13 @@ async def get_campaign(call: Call[Nothing, Nothing]) -> CampaignShown:
 
 
 @operation(
-    "POST", "/api/v1/campaigns/{id}/prepare", "Freeze the audience and forecast", scope="campaigns:write", roles=MARKETERS,
+    "POST",
+    "/api/v1/campaigns/{id}/prepare",
+    "Freeze the audience and forecast",
+    scope="campaigns:write",
+    roles=MARKETERS,
     answer=CampaignShown,
-)  # fmt: skip
+)
 async def prepare_campaign(call: Call[Nothing, Nothing]) -> CampaignShown:
     """Goes on in the background; the state becomes `ready`."""
 
@@ -262,9 +283,14 @@ async def prepare_campaign(call: Call[Nothing, Nothing]) -> CampaignShown:
 
 
 @operation(
-    "POST", "/api/v1/campaigns/{id}/start", "Start a campaign", scope="campaigns:send", roles=MARKETERS, body=StartIn,
+    "POST",
+    "/api/v1/campaigns/{id}/start",
+    "Start a campaign",
+    scope="campaigns:send",
+    roles=MARKETERS,
+    body=StartIn,
     answer=CampaignShown,
-)  # fmt: skip
+)
 async def start_campaign(call: Call[Nothing, StartIn]) -> CampaignShown:
     """At once or at `start_at`. A start missed by more than the grace period waits for a person."""
     moment = call.body.start_at
@@ -278,9 +304,14 @@ async def start_campaign(call: Call[Nothing, StartIn]) -> CampaignShown:
 
 
 @operation(
-    "POST", "/api/v1/campaigns/{id}/pause", "Pause a campaign", scope="campaigns:send", roles=MARKETERS, body=PauseIn,
+    "POST",
+    "/api/v1/campaigns/{id}/pause",
+    "Pause a campaign",
+    scope="campaigns:send",
+    roles=MARKETERS,
+    body=PauseIn,
     answer=CampaignShown,
-)  # fmt: skip
+)
 async def pause_campaign(call: Call[Nothing, PauseIn]) -> CampaignShown:
     """Nothing new begins after this commit; what is on its way reaches a known state first."""
     reason = call.body.reason or f"Paused by {call.user.name}."
@@ -292,9 +323,13 @@ async def pause_campaign(call: Call[Nothing, PauseIn]) -> CampaignShown:
 
 
 @operation(
-    "POST", "/api/v1/campaigns/{id}/resume", "Resume a campaign", scope="campaigns:send", roles=MARKETERS,
+    "POST",
+    "/api/v1/campaigns/{id}/resume",
+    "Resume a campaign",
+    scope="campaigns:send",
+    roles=MARKETERS,
     answer=CampaignShown,
-)  # fmt: skip
+)
 async def resume_campaign(call: Call[Nothing, Nothing]) -> CampaignShown:
     """Touches only what was not sent."""
 
@@ -305,9 +340,13 @@ async def resume_campaign(call: Call[Nothing, Nothing]) -> CampaignShown:
 
 
 @operation(
-    "POST", "/api/v1/campaigns/{id}/cancel", "Cancel a campaign", scope="campaigns:send", roles=MARKETERS,
+    "POST",
+    "/api/v1/campaigns/{id}/cancel",
+    "Cancel a campaign",
+    scope="campaigns:send",
+    roles=MARKETERS,
     answer=CampaignShown,
-)  # fmt: skip
+)
 async def cancel_campaign(call: Call[Nothing, Nothing]) -> CampaignShown:
     """What was not sent never will be."""
 
@@ -318,9 +357,14 @@ async def cancel_campaign(call: Call[Nothing, Nothing]) -> CampaignShown:
 
 
 @operation(
-    "GET", "/api/v1/campaigns/{id}/deliveries", "Recipients and their fate", scope="campaigns:read", roles=MARKETERS,
-    query=DeliveryQuery, answer=DeliveryPage,
-)  # fmt: skip
+    "GET",
+    "/api/v1/campaigns/{id}/deliveries",
+    "Recipients and their fate",
+    scope="campaigns:read",
+    roles=MARKETERS,
+    query=DeliveryQuery,
+    answer=DeliveryPage,
+)
 async def list_deliveries(call: Call[DeliveryQuery, Nothing]) -> DeliveryPage:
     """By state; `unknown` lists the doubtful by name."""
     query = call.query
@@ -335,9 +379,14 @@ async def list_deliveries(call: Call[DeliveryQuery, Nothing]) -> DeliveryPage:
 
 
 @operation(
-    "GET", "/api/v1/campaigns/{id}/why", "Why did or did not somebody get this", scope="campaigns:read", roles=MARKETERS,
-    query=WhyQuery, answer=WhyAnswer,
-)  # fmt: skip
+    "GET",
+    "/api/v1/campaigns/{id}/why",
+    "Why did or did not somebody get this",
+    scope="campaigns:read",
+    roles=MARKETERS,
+    query=WhyQuery,
+    answer=WhyAnswer,
+)
 async def why_delivery(call: Call[WhyQuery, Nothing]) -> WhyAnswer:
     """The ordered trace of the gate and of every attempt."""
     async with call.runtime.db.reading() as tx:
@@ -356,9 +405,15 @@ async def shown_list(tx: Tx, row: call_lists.CallList) -> ListShown:
 def shown_entry(entry: ListEntry) -> EntryShown:
     """For output."""
     return EntryShown(
-        id=entry.id, list_id=entry.list_id, contact_id=entry.contact_id, number=entry.value, state=entry.state,
-        attempts=entry.attempts, rule=entry.rule, reason=entry.reason,
-    )  # fmt: skip
+        id=entry.id,
+        list_id=entry.list_id,
+        contact_id=entry.contact_id,
+        number=entry.value,
+        state=entry.state,
+        attempts=entry.attempts,
+        rule=entry.rule,
+        reason=entry.reason,
+    )
 
 
 @operation("GET", "/api/v1/lists", "Call lists", scope="lists:read", roles=LIST_READERS, query=After, answer=ListPage)
@@ -386,9 +441,14 @@ async def create_list(call: Call[Nothing, ListIn]) -> ListShown:
 
     async def unit(tx: Tx) -> ListShown:
         made = await call_lists.create(
-            tx, name=body.name, account_id=body.account_id, user_id=call.user.id, now=call.now, script=body.script,
+            tx,
+            name=body.name,
+            account_id=body.account_id,
+            user_id=call.user.id,
+            now=call.now,
+            script=body.script,
             max_attempts=body.max_attempts,
-        )  # fmt: skip
+        )
         await call_lists.build(tx, made.id, source={"tag": body.tag}, now=call.now)
         return await shown_list(tx, await call_lists.get(tx, made.id))
 
@@ -417,9 +477,14 @@ async def release_number(call: Call[Nothing, Nothing]) -> None:
 
 
 @operation(
-    "POST", "/api/v1/list-entries/{id}/dispose", "Say what became of a number", scope="lists:work", roles=CALLERS,
-    body=DisposeIn, answer=None,
-)  # fmt: skip
+    "POST",
+    "/api/v1/list-entries/{id}/dispose",
+    "Say what became of a number",
+    scope="lists:work",
+    roles=CALLERS,
+    body=DisposeIn,
+    answer=None,
+)
 async def dispose_number(call: Call[Nothing, DisposeIn]) -> None:
     """Drives what happens next: retry, callback, never again."""
     body = call.body
@@ -428,10 +493,15 @@ async def dispose_number(call: Call[Nothing, DisposeIn]) -> None:
         moment = moment.replace(tzinfo=UTC)
     await call.runtime.db.write(
         lambda tx: lists.dispose(
-            tx, call.path["id"], user_id=call.user.id, disposition=body.disposition, now=call.now, callback_at=moment,
+            tx,
+            call.path["id"],
+            user_id=call.user.id,
+            disposition=body.disposition,
+            now=call.now,
+            callback_at=moment,
             notes=body.notes,
         )
-    )  # fmt: skip
+    )
 
 
 @operation(
@@ -455,7 +525,20 @@ async def why_number(call: Call[Nothing, Nothing]) -> WhyAnswer:
 
 
 OPERATIONS: list[Operation] = [
-    list_campaigns, create_campaign, get_campaign, prepare_campaign, start_campaign, pause_campaign, resume_campaign,
-    cancel_campaign, list_deliveries, why_delivery, list_lists, create_list, next_number, release_number, dispose_number,
+    list_campaigns,
+    create_campaign,
+    get_campaign,
+    prepare_campaign,
+    start_campaign,
+    pause_campaign,
+    resume_campaign,
+    cancel_campaign,
+    list_deliveries,
+    why_delivery,
+    list_lists,
+    create_list,
+    next_number,
+    release_number,
+    dispose_number,
     why_number,
-]  # fmt: skip
+]

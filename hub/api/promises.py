@@ -56,7 +56,7 @@ class CallbackIn(Strict):
     due_at: datetime
     until_at: datetime | None = None
     contact_id: str | None = Field(None, max_length=40)
-    mine: bool = Field(False, description="offer it to me first")
+    mine: bool = Field(default=False, description="offer it to me first")
     note: str = Field("", max_length=2000)
 
 
@@ -123,20 +123,34 @@ async def list_callbacks(call: Call[Nothing, Nothing]) -> CallbackList:
 
 
 @operation(
-    "POST", "/api/v1/callbacks", "Promise a callback", scope="callbacks:write", roles=AGENTS, body=CallbackIn,
-    answer=CallbackShown, status=201,
-)  # fmt: skip
+    "POST",
+    "/api/v1/callbacks",
+    "Promise a callback",
+    scope="callbacks:write",
+    roles=AGENTS,
+    body=CallbackIn,
+    answer=CallbackShown,
+    status=201,
+)
 async def create_callback(call: Call[Nothing, CallbackIn]) -> CallbackShown:
     """One open promise per number and queue: a second one joins the first."""
     body = call.body
     to = phone(body.number, country=body.country)
     made = await call.runtime.db.write(
         lambda tx: callbacks.request(
-            tx, number=to, queue_id=body.queue_id, due_at=_aware(body.due_at), origin="api", now=call.now,
-            contact_id=body.contact_id, owner_id=call.user.id if body.mine else None,
-            until_at=_aware(body.until_at) if body.until_at else None, note=body.note, created_by=call.user.id,
+            tx,
+            number=to,
+            queue_id=body.queue_id,
+            due_at=_aware(body.due_at),
+            origin="api",
+            now=call.now,
+            contact_id=body.contact_id,
+            owner_id=call.user.id if body.mine else None,
+            until_at=_aware(body.until_at) if body.until_at else None,
+            note=body.note,
+            created_by=call.user.id,
         )
-    )  # fmt: skip
+    )
     return shown_callback(made)
 
 
@@ -200,5 +214,10 @@ async def get_callback(call: Call[Nothing, Nothing]) -> CallbackShown:
 
 
 OPERATIONS: list[Operation] = [
-    list_callbacks, create_callback, get_callback, list_leads, get_lead, change_lead,
-]  # fmt: skip
+    list_callbacks,
+    create_callback,
+    get_callback,
+    list_leads,
+    get_lead,
+    change_lead,
+]

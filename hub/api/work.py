@@ -202,9 +202,14 @@ async def get_me(call: Call[Nothing, Nothing]) -> AgentShown:
 
 
 @operation(
-    "PUT", "/api/v1/me/activity", "Change my activity", scope="work:write", roles=AGENTS, body=ActivityIn,
+    "PUT",
+    "/api/v1/me/activity",
+    "Change my activity",
+    scope="work:write",
+    roles=AGENTS,
+    body=ActivityIn,
     answer=AgentShown,
-)  # fmt: skip
+)
 async def set_activity(call: Call[Nothing, ActivityIn]) -> AgentShown:
     """The server's state decides; `next_activity` tells what waits for the present work to end."""
     wanted = Activity(call.body.activity)
@@ -263,10 +268,16 @@ async def start_call(call: Call[Nothing, CallIn]) -> CallStarted:
     to = phone(body.number, country=body.country)
     started = await call.runtime.db.write(
         lambda tx: desk.start_call(
-            tx, agent_id=call.user.id, address=to, purpose=body.purpose, account_id=body.account_id, now=call.now,
-            contact_id=body.contact_id, callback_id=body.callback_id,
+            tx,
+            agent_id=call.user.id,
+            address=to,
+            purpose=body.purpose,
+            account_id=body.account_id,
+            now=call.now,
+            contact_id=body.contact_id,
+            callback_id=body.callback_id,
         )
-    )  # fmt: skip
+    )
     return CallStarted(call=started.id, nonce=str(started.data["nonce"]))
 
 
@@ -306,9 +317,14 @@ async def get_record(call: Call[Nothing, Nothing]) -> RecordShown:
 
 
 @operation(
-    "POST", "/api/v1/entries/{id}/finish", "End wrap-up or written work", scope="work:write", roles=AGENTS, body=FinishIn,
+    "POST",
+    "/api/v1/entries/{id}/finish",
+    "End wrap-up or written work",
+    scope="work:write",
+    roles=AGENTS,
+    body=FinishIn,
     answer=None,
-)  # fmt: skip
+)
 async def finish_entry(call: Call[Nothing, FinishIn]) -> None:
     """Your own work only; 409 while the call goes on."""
     body = call.body
@@ -320,9 +336,13 @@ async def finish_entry(call: Call[Nothing, FinishIn]) -> None:
 
 
 @operation(
-    "GET", "/api/v1/conversations", "My open conversations", scope="conversations:read", roles=READERS,
+    "GET",
+    "/api/v1/conversations",
+    "My open conversations",
+    scope="conversations:read",
+    roles=READERS,
     answer=ConversationList,
-)  # fmt: skip
+)
 async def list_conversations(call: Call[Nothing, Nothing]) -> ConversationList:
     """Those assigned to you, latest first; at most 100."""
     async with call.runtime.db.reading() as tx:
@@ -331,9 +351,13 @@ async def list_conversations(call: Call[Nothing, Nothing]) -> ConversationList:
 
 
 @operation(
-    "GET", "/api/v1/conversations/{id}", "Get a conversation", scope="conversations:read", roles=READERS,
+    "GET",
+    "/api/v1/conversations/{id}",
+    "Get a conversation",
+    scope="conversations:read",
+    roles=READERS,
     answer=ConversationShown,
-)  # fmt: skip
+)
 async def get_conversation(call: Call[Nothing, Nothing]) -> ConversationShown:
     """404 unless it is yours or of a queue you serve."""
     async with call.runtime.db.reading() as tx:
@@ -341,9 +365,14 @@ async def get_conversation(call: Call[Nothing, Nothing]) -> ConversationShown:
 
 
 @operation(
-    "GET", "/api/v1/conversations/{id}/interactions", "What was said", scope="conversations:read", roles=READERS,
-    query=Paging, answer=InteractionPage,
-)  # fmt: skip
+    "GET",
+    "/api/v1/conversations/{id}/interactions",
+    "What was said",
+    scope="conversations:read",
+    roles=READERS,
+    query=Paging,
+    answer=InteractionPage,
+)
 async def list_conversation(call: Call[Paging, Nothing]) -> InteractionPage:
     """Newest first."""
     from crm_core import interactions
@@ -358,9 +387,13 @@ async def list_conversation(call: Call[Paging, Nothing]) -> InteractionPage:
 
 
 @operation(
-    "GET", "/api/v1/interactions/{id}", "Get an interaction", scope="conversations:read", roles=READERS,
+    "GET",
+    "/api/v1/interactions/{id}",
+    "Get an interaction",
+    scope="conversations:read",
+    roles=READERS,
     answer=InteractionShown,
-)  # fmt: skip
+)
 async def get_interaction(call: Call[Nothing, Nothing]) -> InteractionShown:
     """404 unless you may see its conversation."""
     async with call.runtime.db.reading() as tx:
@@ -368,11 +401,17 @@ async def get_interaction(call: Call[Nothing, Nothing]) -> InteractionShown:
 
 
 @operation(
-    "POST", "/api/v1/conversations/{id}/replies", "Reply", scope="conversations:write", roles=AGENTS, body=ReplyIn,
-    answer=InteractionShown, status=201,
-)  # fmt: skip
+    "POST",
+    "/api/v1/conversations/{id}/replies",
+    "Reply",
+    scope="conversations:write",
+    roles=AGENTS,
+    body=ReplyIn,
+    answer=InteractionShown,
+    status=201,
+)
 async def reply(call: Call[Nothing, ReplyIn]) -> InteractionShown:
-    """Stored and handed over by the outbox; its `delivery` tells how far it is. 409 with `rule` when the gate refuses."""
+    """Stored, and handed over by the outbox; `delivery` tells how far it is. 409 with `rule` when the gate refuses."""
 
     async def unit(tx: Tx) -> InteractionShown:
         found = await rights.conversation(tx, call.user, call.path["id"])
@@ -385,9 +424,15 @@ async def reply(call: Call[Nothing, ReplyIn]) -> InteractionShown:
 
 
 @operation(
-    "POST", "/api/v1/conversations/{id}/notes", "Add a note", scope="conversations:write", roles=READERS, body=NoteIn,
-    answer=NoteShown, status=201,
-)  # fmt: skip
+    "POST",
+    "/api/v1/conversations/{id}/notes",
+    "Add a note",
+    scope="conversations:write",
+    roles=READERS,
+    body=NoteIn,
+    answer=NoteShown,
+    status=201,
+)
 async def add_note(call: Call[Nothing, NoteIn]) -> NoteShown:
     """Never leaves the house."""
 
@@ -400,9 +445,13 @@ async def add_note(call: Call[Nothing, NoteIn]) -> NoteShown:
 
 
 @operation(
-    "POST", "/api/v1/conversations/{id}/close", "Close a conversation", scope="conversations:write", roles=AGENTS,
+    "POST",
+    "/api/v1/conversations/{id}/close",
+    "Close a conversation",
+    scope="conversations:write",
+    roles=AGENTS,
     answer=None,
-)  # fmt: skip
+)
 async def close_conversation(call: Call[Nothing, Nothing]) -> None:
     """Nothing more is to be said; the next message opens a new one."""
 
@@ -414,9 +463,14 @@ async def close_conversation(call: Call[Nothing, Nothing]) -> None:
 
 
 @operation(
-    "POST", "/api/v1/conversations/{id}/snooze", "Snooze a conversation", scope="conversations:write", roles=AGENTS,
-    body=SnoozeIn, answer=None,
-)  # fmt: skip
+    "POST",
+    "/api/v1/conversations/{id}/snooze",
+    "Snooze a conversation",
+    scope="conversations:write",
+    roles=AGENTS,
+    body=SnoozeIn,
+    answer=None,
+)
 async def snooze_conversation(call: Call[Nothing, SnoozeIn]) -> None:
     """Until then, or until they write again."""
     until = call.body.until if call.body.until.tzinfo else call.body.until.replace(tzinfo=call.now.tzinfo)
@@ -456,7 +510,24 @@ async def list_queues(call: Call[Nothing, Nothing]) -> QueueList:
 
 
 OPERATIONS: list[Operation] = [
-    get_me, set_activity, list_offers, accept_offer, refuse_offer, why_offer, start_call, hold_call, hang_up, get_record,
-    finish_entry, list_conversations, get_conversation, list_conversation, get_interaction, reply, add_note,
-    close_conversation, snooze_conversation, list_queues,
-]  # fmt: skip
+    get_me,
+    set_activity,
+    list_offers,
+    accept_offer,
+    refuse_offer,
+    why_offer,
+    start_call,
+    hold_call,
+    hang_up,
+    get_record,
+    finish_entry,
+    list_conversations,
+    get_conversation,
+    list_conversation,
+    get_interaction,
+    reply,
+    add_note,
+    close_conversation,
+    snooze_conversation,
+    list_queues,
+]
