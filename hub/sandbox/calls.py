@@ -68,6 +68,7 @@ class Leg:
         self.ended = asyncio.Event()
         self.pickup: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self.company: Callable[[], list[Leg]] = list
+        self.audience: Callable[[], list[Leg]] | None = None
         self.speak: Callable[[str], None] | None = None
         self.ringing_to: dict[str, Any] = {}
         self.amd: Hook | None = None
@@ -181,7 +182,7 @@ class Leg:
         self.typed.put_nowait((kind, text))
         if kind == "speech" and self.speak is not None:
             self.speak(text)
-        for other in self.company():
+        for other in (self.audience or self.company)():
             other.hear("keys" if kind == "digits" else "voice", text)
 
     def at_end(self, callback: Callable[[], None]) -> None:

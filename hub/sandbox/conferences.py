@@ -63,6 +63,7 @@ class Seat:
     coach: str = ""
     starts: bool = True
     ends: bool = False
+    beep: bool = True
     beep_on_exit: bool = False
     label: str = ""
     status: str = "connected"
@@ -137,7 +138,8 @@ class Rooms:
         room.coming.pop(seat.leg.call.sid, None)
         seat.status = "connected"
         room.seats[seat.leg.call.sid] = seat
-        seat.leg.company = lambda: [other.leg for other in room.seats.values() if other is not seat]
+        seat.leg.company = lambda: connected(room, seat)
+        seat.leg.audience = lambda: hearers(room, seat)
         self._event(room, "participant-join", seat)
         self._beep(room, seat)
         if room.status == "init" and len(room.seats) >= 2 and any(each.starts for each in room.seats.values()):
@@ -206,6 +208,7 @@ class Rooms:
         seat.stop_music()
         seat.status = "complete"
         seat.leg.company = list
+        seat.leg.audience = None
         call = seat.leg.call
         status = call_status or ("completed" if reason == "participant_hung_up" else call.status)
         self._event(
@@ -245,6 +248,8 @@ class Rooms:
         self.world.tell("conference", sid=room.sid)
 
     def _beep(self, room: Room, seat: Seat) -> None:
+        if not seat.beep:
+            return
         for other in room.seats.values():
             if other is not seat:
                 other.leg.hear("beep", "somebody joins")
@@ -286,6 +291,20 @@ class Rooms:
             if seat.label:
                 pairs.append(("ParticipantLabel", seat.label))
         room.courier.send(event, hook.url, hook.method, pairs + (extra or []))
+
+
+def connected(room: Room, seat: Seat) -> list[Leg]:
+    """Those with whom this participant shares sound: nobody while he is on hold, and nobody who is."""
+    if seat.hold:
+        return []
+    return [other.leg for other in room.seats.values() if other is not seat and not other.hold]
+
+
+def hearers(room: Room, seat: Seat) -> list[Leg]:
+    """Those who hear what he says: nobody when he is muted, only the coached one when he coaches."""
+    if seat.muted:
+        return []
+    return [leg for leg in connected(room, seat) if not seat.coach or leg.call.sid == seat.coach]
 
 
 def _text(value: bool) -> str:  # noqa: FBT001 - the wire's spelling of a flag

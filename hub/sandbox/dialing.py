@@ -55,14 +55,15 @@ async def ring(exchange: Exchange, leg: Leg, timeout_s: float) -> None:
     if outcome not in ("answered", "machine"):
         raise EndCall(outcome)
     leg.set_status("in-progress")
-    if leg.amd is not None:
-        leg.call.answered_by = "machine_start" if outcome == "machine" else "human"
+    answered_by = "machine_start" if outcome == "machine" else "human"
+    if leg.amd is not None and not leg.amd.url:
+        leg.call.answered_by = answered_by
     leg.fire("answered")
-    if leg.amd is not None and leg.amd.url:
+    if leg.amd is not None and leg.amd.url:  # asynchronous: told by its own callback only
         pairs = [
             ("CallSid", leg.call.sid),
             ("AccountSid", world.config.account_sid),
-            ("AnsweredBy", leg.call.answered_by or "unknown"),
+            ("AnsweredBy", answered_by),
             ("MachineDetectionDuration", "1200"),
         ]
         leg.courier.send("amd", leg.amd.url, leg.amd.method, pairs)
@@ -306,6 +307,7 @@ async def _dial_room(exchange: Exchange, leg: Leg, element: ET.Element, noun: ET
         starts=flag(noun, "startConferenceOnEnter", default=True),
         ends=flag(noun, "endConferenceOnExit", default=False),
         label=noun.get("participantLabel", ""),
+        beep=noun.get("beep", "true") in ("true", "onEnter"),
     )
     outcome = [("DialCallStatus", "answered"), ("DialBridged", "true")]
 

@@ -40,8 +40,9 @@ from hub.sandbox.line import Lines
 from hub.sandbox.machine import Exchange
 from hub.sandbox.messages import Texts
 from hub.sandbox.placing import NoSuchNumber, dial_in
-from hub.sandbox.state import Call, CallbackEntry, Message
-from hub.sandbox.world import MAGIC, World, is_e164
+from hub.sandbox.state import Call
+from hub.sandbox.views import call_view, callback_view, message_view, settings_view
+from hub.sandbox.world import is_e164
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", "[::1]"})
 Next = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -90,61 +91,6 @@ async def body_of(request: web.Request) -> dict[str, Any]:
     if not isinstance(body, dict):
         raise BadRequest("the body must be a JSON object")
     return body
-
-
-def call_view(call: Call, leg: Leg | None) -> dict[str, Any]:
-    return {
-        "sid": call.sid,
-        "from": call.from_,
-        "to": call.to,
-        "direction": call.direction,
-        "status": call.status,
-        "parent": call.parent_sid,
-        "name": call.caller_name,
-        "doing": call.doing,
-        "listening": bool(leg and leg.listening.is_set()),
-        "heard": call.heard[-40:],
-        "company": [{"call": other.call.sid, "address": other.device()} for other in leg.company()] if leg else [],
-        "created_at": call.created_at.isoformat(),
-        "answered_at": call.started_at.isoformat() if call.started_at else None,
-        "ended_at": call.ended_at.isoformat() if call.ended_at else None,
-        "duration_s": call.duration_s() if call.over else None,
-    }
-
-
-def message_view(message: Message) -> dict[str, Any]:
-    return {
-        "sid": message.sid,
-        "from": message.from_,
-        "to": message.to,
-        "body": message.body,
-        "direction": message.direction,
-        "status": message.status,
-        "error_code": message.error_code,
-        "segments": message.num_segments,
-        "media": message.media,
-        "at": message.created_at.isoformat(),
-    }
-
-
-def callback_view(entry: CallbackEntry) -> dict[str, Any]:
-    return {**asdict(entry), "at": entry.at.isoformat()}
-
-
-def settings_view(world: World) -> dict[str, Any]:
-    config = world.config
-    return {
-        "numbers": [
-            {"number": number.number, "label": number.friendly_name, "voice_url": number.voice_url}
-            for number in world.numbers.values()
-        ],
-        "people": [asdict(person) for person in world.people.values()],
-        "mailbox": config.mailbox.address,
-        "form_url": config.hub_form_url,
-        "speech_scale": config.speech_scale,
-        "time_scale": config.time_scale,
-        "magic": MAGIC,
-    }
 
 
 class Outside:

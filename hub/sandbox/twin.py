@@ -15,7 +15,7 @@ from urllib.parse import quote
 import aiohttp
 from aiohttp import web
 
-from hub.sandbox import page, rest_account, rest_calls, rest_conferences, rest_messages
+from hub.sandbox import page, rest_account, rest_calls, rest_conferences, rest_messages, rest_queues, rest_recordings
 from hub.sandbox.calls import Leg, Legs
 from hub.sandbox.clock import Clock
 from hub.sandbox.conferences import Rooms
@@ -82,7 +82,9 @@ class Sandbox:
     def app(self) -> web.Application:
         app = web.Application(middlewares=[guard], client_max_size=32 * 1024 * 1024)
         app.add_routes(rest_calls.routes(self.exchange))
+        app.add_routes(rest_recordings.routes(self.exchange))
         app.add_routes(rest_conferences.routes(self.exchange))
+        app.add_routes(rest_queues.routes(self.exchange))
         app.add_routes(rest_messages.routes(self.exchange, self.texts))
         app.add_routes(rest_account.routes(self.exchange))
         app.add_routes(self.outside.routes())
