@@ -234,6 +234,13 @@ class Floor:
             found = await tx.all(select(Interaction).order_by(col(Interaction.created_at), col(Interaction.id)))
             return found[-1]
 
+    async def interaction_of(self, call_id: str) -> Interaction:
+        """The inbound call of this CallSid."""
+        async with self.db.reading() as tx:
+            found = await interactions.find_external(tx, "acc-voice", call_id)
+            assert found is not None
+            return found
+
     async def interactions(self) -> list[Interaction]:
         async with self.db.reading() as tx:
             return await tx.all(select(Interaction).order_by(col(Interaction.created_at), col(Interaction.id)))

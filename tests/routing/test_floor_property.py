@@ -1,0 +1,417 @@
+"""A floor in the hands of chance: calls, texts, forms, agents who accept, refuse, vanish and return, callbacks, two routers, time.
+
+After every step the hub's own invariants must hold, and at the end of each run what came must be all that is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from channels.contract import CallArrived, FormArrived
+from crm_core.addresses import phone
+from crm_core.accounts import Form
+from crm_core.clock import FixedClock
+from crm_core.consent import Purpose
+from crm_core.db import open_database
+from crm_core.errors import Conflict, NotAllowed, NotFound
+from crm_core.interactions import Interaction
+from crm_core.outbox import OutboxState, OutboxTask
+from crm_core.touches import Direction
+from routing import desk, engine, router
+from routing.queues import EntryState, Lane, QueueEntry, Refusal
+from tests.databases import START
+from tests.routing.floor import NUMBER, Floor, caller
+from tests.routing.provider import Leg, Provider
+
+AGENTS = ("kim", "lee", "max")
+who = st.sampled_from(AGENTS)
+number = st.integers(0, 5)
+pick = st.integers(0, 1000)
+
+
+def machine(url: str) -> type[RuleBasedStateMachine]:
+    """The machine over a database of its own per run."""
+
+    class FloorMachine(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            self.runner = asyncio.Runner()
+            self.folder = tempfile.mkdtemp()
+            self.came = 0
+            self.promises = 0
+            self.clock = FixedClock(START)
+
+        def teardown(self) -> None:
+            self.wait(self.settle())
+            self.wait(self.floor.db.close())
+            self.runner.close()
+            shutil.rmtree(self.folder)
+
+        def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
+            return self.runner.run(work)
+
+        def quietly(self, work: Coroutine[Any, Any, Any]) -> None:
+            """Acts that come too late are answered with a Conflict, which is right."""
+
+            async def go() -> None:
+                with suppress(Conflict, NotAllowed, NotFound):
+                    await work
+                await self.obey()
+
+            self.wait(go())
+
+        @initialize(wrapup=st.sampled_from([0, 30]), offer_after=st.sampled_from([0, -1]))
+        def open(self, wrapup: int, offer_after: int) -> None:
+            async def go() -> None:
+                target = url
+                if url.startswith("sqlite"):
+                    shutil.copy(url.removeprefix("sqlite:///"), Path(self.folder) / "hub.db")
+                    target = f"sqlite:///{self.folder}/hub.db"
+                self.db = await open_database(target)
+                if not url.startswith("sqlite"):
+                    await empty(self.db)
+                self.floor = Floor(self.db, self.clock)
+                self.provider = Provider(self.db, self.clock)
+                await self.floor.open(*AGENTS, wrapup_s=wrapup, callback_offer_after_s=offer_after, callback_retry_s=60)
+
+            self.wait(go())
+
+        # --- the provider's side
+
+        async def obey(self) -> None:
+            """The executor: everything asked for, until nothing more is."""
+            for _ in range(50):
+                tasks = await self.floor.take_outbox()
+                if not tasks:
+                    return
+                for task in tasks:
+                    await self.provider.execute(task)
+
+        @rule(order=st.sampled_from(["first", "last", "twice"]), index=pick)
+        def deliver(self, order: str, index: int) -> None:
+            """One event arrives: the oldest, or another before it, or twice."""
+            if not self.provider.pending:
+                return
+            place = 0 if order != "last" else index % len(self.provider.pending)
+            interaction_id, event = self.provider.pending.pop(place)
+
+            async def go() -> None:
+                for _ in range(2 if order == "twice" else 1):
+                    await self.provider.deliver(event, interaction_id)
+                await self.obey()
+
+            self.wait(go())
+
+        async def drain(self) -> None:
+            for _ in range(200):
+                await self.obey()
+                if not self.provider.pending:
+                    return
+                interaction_id, event = self.provider.pending.pop(0)
+                await self.provider.deliver(event, interaction_id)
+
+        @rule()
+        def deliver_all(self) -> None:
+            self.wait(self.drain())
+
+        # --- people outside
+
+        @rule(number=number)
+        def phones(self, number: int) -> None:
+            async def go() -> None:
+                leg = Leg(self.provider.sid("CA"), "")
+                event = CallArrived(leg.call_id, caller(number), NUMBER, leg.call_id, {}, {})
+                steps = await self.db.write(lambda tx: router.call_arrived(tx, event, now=self.clock.now()))
+                leg.interaction_id = (await self.floor.interaction_of(leg.call_id)).id
+                self.provider.legs[leg.call_id] = leg
+                await self.provider.obey(leg, steps)
+
+            self.came += 1
+            self.wait(go())
+
+        def legs(self, fits: Callable[[Leg], bool]) -> list[Leg]:
+            return [leg for leg in self.provider.legs.values() if leg.alive and fits(leg)]
+
+        @rule(index=pick)
+        def customer_hangs_up(self, index: int) -> None:
+            found = self.legs(lambda leg: not leg.label.startswith("agent-") and leg.call_id not in self.provider.ringing)
+            if found:
+                leg = found[index % len(found)]
+                queued = leg.queued
+                self.provider.hang_up(leg)
+                if queued:
+                    self.quietly(self.left(leg))
+
+        async def left(self, leg: Leg) -> None:
+            await self.provider.ask(leg, leg.wait_path.replace("step=wait", "step=left"), QueueResult="hangup")
+
+        @rule(index=pick, key=st.sampled_from(["", "1"]))
+        def waits_on(self, index: int, key: str) -> None:
+            found = self.legs(lambda leg: leg.queued)
+            if not found:
+                return
+            leg = found[index % len(found)]
+
+            async def go() -> None:
+                steps = await self.provider.ask(leg, leg.wait_path.replace("step=pressed", "step=wait"))
+                await self.provider.obey(leg, steps)
+                if key and leg.queued and "step=pressed" in leg.wait_path:
+                    await self.provider.obey(leg, await self.provider.ask(leg, leg.wait_path, Digits=key))
+
+            self.quietly(go())
+
+        @rule(number=number, body=st.sampled_from(["Hello?", "And another thing", "STOP", "START"]))
+        def texts(self, number: int, body: str) -> None:
+            self.came += 1
+            self.wait(self.floor.text(body, caller(number)))
+
+        @rule(number=number)
+        def posts(self, number: int) -> None:
+            fields = {"name": "Someone", "phone": caller(number), "message": f"{self.came}"}
+            event = FormArrived("contact", fields, f"form-{self.came}", "203.0.113.9")
+
+            async def go(tx: Any) -> None:
+                form = await tx.one(select(Form).where(Form.id == "form"))
+                await router.form_arrived(tx, event, form=form, now=self.clock.now())
+
+            self.came += 1
+            self.wait(self.db.write(go))
+
+        @rule(index=pick, picks_up=st.booleans())
+        def phone_rings_out(self, index: int, picks_up: bool) -> None:
+            calls = sorted(self.provider.ringing)
+            if not calls:
+                return
+            call_id = calls[index % len(calls)]
+            if picks_up:
+                self.quietly(self.provider.answer(call_id))
+            else:
+                del self.provider.ringing[call_id]
+                leg = self.provider.legs[call_id]
+                leg.alive = False
+                self.provider.tell_status(leg, "no-answer", 9)
+
+        # --- agents
+
+        @rule(agent=who, then=st.sampled_from(["connects", "nothing"]))
+        def accepts(self, agent: str, then: str) -> None:
+            async def go() -> None:
+                live = [offer for offer in await self.floor.live_offers(agent) if offer.state == "open"]
+                if not live:
+                    return
+                offer = await self.floor.accept(agent, live[0].id)
+                if then == "connects" and offer.state == "accepting":
+                    await self.joins(agent, offer=offer.id, nonce=offer.nonce)
+
+            self.quietly(go())
+
+        async def joins(self, agent: str, **params: str) -> None:
+            leg = Leg(self.provider.sid("CB"), "", f"agent-{agent}")
+            _, steps = await self.floor.connect(agent, leg.call_id, **params)
+            name = getattr(steps[0], "name", "")
+            if name:
+                leg.interaction_id = name.removeprefix("room-")
+                self.provider.legs[leg.call_id] = leg
+                await self.provider.obey(leg, steps)
+
+        @rule(agent=who)
+        def refuses(self, agent: str) -> None:
+            async def go() -> None:
+                for offer in (await self.floor.live_offers(agent))[:1]:
+                    await self.db.write(lambda tx: desk.refuse(tx, offer.id, agent_id=agent, now=self.clock.now()))
+
+            self.quietly(go())
+
+        @rule(agent=who, activity=st.sampled_from(["available", "available", "paused", "offline"]))
+        def changes_activity(self, agent: str, activity: str) -> None:
+            self.quietly(self.db.write(lambda tx: desk.set_activity(tx, agent, activity, now=self.clock.now())))
+
+        @rule(agent=who, ready=st.booleans())
+        def beats(self, agent: str, ready: bool) -> None:
+            self.quietly(self.db.write(lambda tx: desk.heartbeat(tx, agent, voice_ready=ready, now=self.clock.now())))
+
+        @rule(agent=who)
+        def loses_the_line(self, agent: str) -> None:
+            for leg in self.legs(lambda leg: leg.label.partition(".")[0] == f"agent-{agent}")[:1]:
+                self.provider.hang_up(leg)
+
+        @rule(agent=who)
+        def reloads(self, agent: str) -> None:
+            async def go() -> None:
+                shown = await self.db.write(lambda tx: desk.rejoin(tx, agent_id=agent, now=self.clock.now()))
+                if shown is not None:
+                    await self.joins(agent, **shown["rejoin_params"])
+
+            self.quietly(go())
+
+        @rule(agent=who)
+        def hangs_up(self, agent: str) -> None:
+            async def go() -> None:
+                shown = await self.db.write(lambda tx: desk.rejoin(tx, agent_id=agent, now=self.clock.now()))
+                if shown is not None:
+                    await self.floor.hang_up(agent, shown["interaction_id"])
+
+            self.quietly(go())
+
+        @rule(agent=who, index=pick, disposition=st.sampled_from(["done", "", "dnc"]))
+        def finishes(self, agent: str, index: int, disposition: str) -> None:
+            async def go() -> None:
+                held = [
+                    entry
+                    for entry in await self.floor.entries()
+                    if entry.agent_id == agent and entry.state in (EntryState.CONNECTED, EntryState.WRAPUP)
+                ]
+                if held:
+                    await self.floor.finish(agent, held[index % len(held)].id, disposition)
+
+            self.quietly(go())
+
+        @rule(agent=who, number=number, what=st.sampled_from(["callback", "form", "anybody"]))
+        def dials(self, agent: str, number: int, what: str) -> None:
+            async def go() -> None:
+                held = [e for e in await self.floor.entries() if e.agent_id == agent and e.state == EntryState.CONNECTED]
+                number_e164, callback_id = caller(number), None
+                for callback in await self.floor.callbacks():
+                    if what == "callback" and callback.ended_at is None:
+                        if not held or held[0].callback_id == callback.id:
+                            number_e164, callback_id = callback.number_e164, callback.id
+                call: Interaction = await self.db.write(
+                    lambda tx: desk.start_call(
+                        tx, agent_id=agent, address=phone(number_e164), purpose=Purpose.REQUESTED_CALLBACK,
+                        account_id="acc-voice", now=self.clock.now(), callback_id=callback_id,
+                    )
+                )  # fmt: skip
+                await self.joins(agent, call=call.id, nonce=call.data["nonce"])
+
+            self.quietly(go())
+
+        # --- the router, once or twice at the same time
+
+        @rule(leaders=st.sampled_from([1, 1, 2, 3]))
+        def ticks(self, leaders: int) -> None:
+            async def go() -> None:
+                before = {offer.id for offer in await self.floor.offers()}
+                await asyncio.gather(
+                    *(engine.tick(self.db, clock=self.clock, holder=f"router-{each}") for each in range(leaders))
+                )
+                await self.in_order(before)
+                await self.obey()
+
+            self.wait(go())
+
+        async def in_order(self, before: set[str]) -> None:
+            """Nobody was passed over: whoever is offered live work, no older live work waits that they could have had."""
+            waiting = [
+                entry
+                for entry in await self.floor.entries()
+                if entry.state == EntryState.WAITING and entry.lane == Lane.LIVE
+                and (entry.not_before is None or entry.not_before <= self.clock.now())
+            ]  # fmt: skip
+            known = {entry.id: entry for entry in await self.floor.entries()}
+            async with self.db.reading() as tx:
+                refused = {(row.entry_id, row.agent_id) for row in await tx.all(select(Refusal))}
+            for offer in await self.floor.offers():
+                entry = known[offer.entry_id]
+                if offer.id in before or entry.lane != Lane.LIVE or offer.state != "open":
+                    continue
+                passed = [
+                    other.id
+                    for other in waiting
+                    if (other.order_at, other.id) < (entry.order_at, entry.id) and (other.id, offer.agent_id) not in refused
+                ]
+                assert passed == [], f"{entry.id} was offered before {passed}"
+
+        @rule(seconds=st.sampled_from([1, 5, 11, 21, 31, 61, 400]), alive=st.sets(who))
+        def time_passes(self, seconds: int, alive: set[str]) -> None:
+            self.clock.tick(seconds)
+            for agent in sorted(alive):
+                self.wait(self.floor.beat(agent))
+
+        # --- what must always hold
+
+        @invariant()
+        @precondition(lambda self: hasattr(self, "floor"))
+        def all_is_well(self) -> None:
+            self.wait(self.floor.check())
+
+        @invariant()
+        @precondition(lambda self: hasattr(self, "floor"))
+        def nothing_is_lost(self) -> None:
+            async def go() -> None:
+                told = await self.floor.conservation()
+                assert told["came"] == self.came == sum(told.values()) - told["came"]
+                promises = await self.floor.callbacks()
+                assert len(promises) >= self.promises
+                self.promises = len(promises)
+                for callback in promises:
+                    assert (callback.ended_at is None) == (
+                        callback.state in ("requested", "due", "claimed", "dialing")
+                    )
+                    if callback.state in ("blocked", "expired"):
+                        assert callback.rule
+
+            self.wait(go())
+
+        async def settle(self) -> None:
+            """Everybody outside hangs up and the agents go home: then nothing may be left in a call."""
+            if not hasattr(self, "floor"):
+                return
+            await self.drain()
+            for leg in list(self.provider.legs.values()):
+                self.provider.ringing.pop(leg.call_id, None)
+                self.provider.hang_up(leg)
+            await self.drain()
+            for _ in range(12):
+                self.clock.tick(61)
+                await engine.tick(self.db, clock=self.clock, holder="last")
+                await self.drain()
+            await self.floor.check()
+            for entry in await self.floor.entries():
+                assert entry.state in (EntryState.WAITING, EntryState.DONE, EntryState.CONNECTED), entry.state
+            for interaction in await self.floor.interactions():
+                if "room" in interaction.data:
+                    assert interaction.state in ("ended", "promised"), f"{interaction.direction} call is {interaction.state}"
+            for agent in AGENTS:
+                row = await self.floor.agent(agent)
+                assert (row.live_load, row.ringing, row.wrapups) == (0, 0, 0)
+
+    return FloorMachine
+
+
+async def empty(db: Any) -> None:
+    """Every table of the test's database, emptied."""
+    from hub.models import metadata
+    from sqlalchemy import text
+
+    names = ", ".join(table.name for table in metadata.sorted_tables)
+    await db.write(lambda tx: tx.run(text(f"TRUNCATE {names} CASCADE")))
+
+
+LIMITS: dict[str, Any] = {
+    "deadline": None,
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+    "print_blob": True,
+}
+
+
+@pytest.mark.timeout(600)
+def test_chance_breaks_nothing_on_sqlite(sqlite_url: str) -> None:
+    run_state_machine_as_test(machine(sqlite_url), settings=settings(max_examples=40, stateful_step_count=40, **LIMITS))
+
+
+@pytest.mark.timeout(600)
+def test_chance_breaks_nothing_on_postgresql(pg_url: str) -> None:
+    run_state_machine_as_test(machine(pg_url), settings=settings(max_examples=8, stateful_step_count=25, **LIMITS))
