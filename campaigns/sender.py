@@ -11,7 +11,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from sqlalchemy import update
 from sqlmodel import col
@@ -21,7 +21,7 @@ from campaigns.brakes import REJECTED
 from campaigns.campaigns import Campaign, CampaignState
 from campaigns.counts import Delta
 from campaigns.deliveries import Delivery, DeliveryState
-from channels.contract import OutboundMail, OutboundText, Sends
+from channels.contract import OutboundMail, OutboundText, SendReceipt, Sends
 from channels.errors import (
     ChannelError,
     ContentRejected,
@@ -51,6 +51,19 @@ BACKOFF_S = (60, 300, 900, 3600, 14_400)
 HOLD_MAX = timedelta(days=7)  # a campaign's text is stale after that
 
 
+@runtime_checkable
+class KeepsLines(Protocol):
+    """An adapter that can hand many messages over on one kept connection."""
+
+    def line(self) -> Any:
+        """A connection, opened with the first message; has `close()`."""
+        ...
+
+    async def send_on(self, line: Any, message: Any) -> SendReceipt:
+        """`send` on that connection."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Sending:
     """What a worker sends with."""
@@ -64,6 +77,22 @@ class Sending:
     worker: str = "worker"
     at_once: int = AT_ONCE
     templates: dict[tuple[str, int], content.Template] = field(default_factory=dict, repr=False)
+    idle_lines: list[Any] = field(default_factory=list, repr=False)
+
+    async def send(self, message: Any) -> SendReceipt:
+        """Hand one message over, on a kept connection where the adapter keeps some."""
+        if not isinstance(self.channel, KeepsLines):
+            return await self.channel.send(message)
+        line = self.idle_lines.pop() if self.idle_lines else self.channel.line()
+        try:
+            return await self.channel.send_on(line, message)
+        finally:
+            self.idle_lines.append(line)
+
+    async def close(self) -> None:
+        """Close the kept connections; the adapter itself is its maker's to close."""
+        while self.idle_lines:
+            await self.idle_lines.pop().close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +351,7 @@ async def _send(row: Delivery, message: OutboundText | OutboundMail, sending: Se
     failpoint("sender.before_call")
     try:
         async with asyncio.timeout(SEND_S):
-            receipt = await sending.channel.send(message)
+            receipt = await sending.send(message)
     except ChannelError as error:
         return outcome_of(error, attempt=row.attempt)
     except Exception as error:  # whatever went wrong, the message may have gone: that is the outcome

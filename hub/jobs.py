@@ -104,14 +104,19 @@ class Slice:
 
 async def campaign_slice(runtime: Runtime, campaign_id: str, bounds: Slice) -> None:
     """Step after step until nothing is due soon."""
-    prepare = sending_for(runtime)
-    while not bounds.over():
-        again = await runner.step(runtime.db, campaign_id, prepare=prepare, clock=runtime.clock)
-        wait_s = 0.0 if again is None else (again - runtime.clock.now()).total_seconds()
-        if again is None or wait_s > NAP_S:
-            return
-        if wait_s > 0:
-            await bounds.nap(wait_s)
+    known: dict[tuple[str, int], Sending] = {}
+    prepare = sending_for(runtime, known)
+    try:
+        while not bounds.over():
+            again = await runner.step(runtime.db, campaign_id, prepare=prepare, clock=runtime.clock)
+            wait_s = 0.0 if again is None else (again - runtime.clock.now()).total_seconds()
+            if again is None or wait_s > NAP_S:
+                return
+            if wait_s > 0:
+                await bounds.nap(wait_s)
+    finally:
+        for sending in known.values():
+            await sending.close()
 
 
 async def import_slice(runtime: Runtime, import_id: str, bounds: Slice) -> None:
@@ -143,9 +148,8 @@ async def list_slice(runtime: Runtime, list_id: str, bounds: Slice) -> None:
         await bounds.nap(0.5)
 
 
-def sending_for(runtime: Runtime) -> Callable[[Campaign], Awaitable[Sending]]:
-    """What a campaign is sent with, by its account's row; Misconfigured when its channel is off."""
-    known: dict[tuple[str, int], Sending] = {}
+def sending_for(runtime: Runtime, known: dict[tuple[str, int], Sending]) -> Callable[[Campaign], Awaitable[Sending]]:
+    """What a campaign is sent with, by its account's row; Misconfigured when its channel is off. `known` keeps them."""
     worker = f"{socket.gethostname()}:{os.getpid()}"
 
     async def prepare(campaign: Campaign) -> Sending:

@@ -18,8 +18,10 @@ from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address, PointKind
 from crm_core.clock import FixedClock
 from crm_core.consent import Purpose
-from crm_core.db import Database, Tx
+from crm_core.db import Database, Tx, open_database
 from crm_core.ids import new_id
+
+__all__ = ["FixedClock", "open_database"]
 
 SECRET = "s" * 40
 SMS_FROM, MAIL_FROM, VOICE_FROM = "+442079460100", "news@example.test", "+442079460101"
@@ -81,7 +83,9 @@ async def account(tx: Tx, channel: str, address: str, *, now: datetime, **settin
     return await tx.add(row)
 
 
-async def agree(tx: Tx, address: Address, *, now: datetime, channel: str | None = None, purpose: str = "marketing") -> None:
+async def agree(
+    tx: Tx, address: Address, *, now: datetime, channel: str | None = None, purpose: str = "marketing"
+) -> None:
     """They said yes, with proof."""
     channel = channel or ("sms" if address.kind == PointKind.PHONE else "email")
     await consent.grant(
@@ -157,7 +161,9 @@ async def start(db: Database, campaign_id: str, clock: FixedClock) -> None:
     await db.write(unit)
 
 
-async def run(db: Database, campaign_id: str, equipment: Sending, clock: FixedClock, *, steps: int = 400) -> CampaignState:
+async def run(
+    db: Database, campaign_id: str, equipment: Sending, clock: FixedClock, *, steps: int = 400
+) -> CampaignState:
     """Work until nothing is due now; the state then."""
 
     async def prepare(_: Campaign) -> Sending:

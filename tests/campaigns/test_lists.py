@@ -36,7 +36,13 @@ def noon(clock: FixedClock) -> FixedClock:
 
 
 async def a_list(
-    db: Database, numbers: list[Address], noon: FixedClock, *, name: str = "Spring calls", agreed: bool = True, **rules: int
+    db: Database,
+    numbers: list[Address],
+    noon: FixedClock,
+    *,
+    name: str = "Spring calls",
+    agreed: bool = True,
+    **rules: int,
 ) -> CallList:
     """An active list of these numbers, with consent to telemarketing unless said otherwise."""
 
@@ -67,7 +73,9 @@ async def claim(db: Database, row: CallList, user: str, noon: FixedClock) -> Lis
     return await db.write(lambda tx: lists.claim_next(tx, row.id, user_id=user, now=noon.now()))
 
 
-async def call(db: Database, entry: ListEntry, user: str, noon: FixedClock, disposition: str, **more: object) -> ListEntry:
+async def call(
+    db: Database, entry: ListEntry, user: str, noon: FixedClock, disposition: str, **more: object
+) -> ListEntry:
     """Dial and dispose."""
 
     async def dial(tx: Tx) -> None:
@@ -211,7 +219,13 @@ async def test_a_promise_is_kept_by_its_owner_first(db: Database, noon: FixedClo
     promised = noon.now() + timedelta(hours=2)
     entry = await db.write(
         lambda tx: lists.dispose(
-            tx, entry.id, user_id="lena", disposition="callback", now=noon.now(), callback_at=promised, notes="after two"
+            tx,
+            entry.id,
+            user_id="lena",
+            disposition="callback",
+            now=noon.now(),
+            callback_at=promised,
+            notes="after two",
         )
     )
     assert (entry.state, entry.user_id, entry.due_at) == (EntryState.CALLBACK, "lena", promised)
