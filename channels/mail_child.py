@@ -52,10 +52,10 @@ MESSAGE_ID = re.compile(r"<[^<>\s]{1,500}>")
 CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff]")
 TURNING = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")
 LINE_BREAKS = re.compile(r"[\r\n\t]+ *")
-TAGS = re.compile(
-    r"<(?:script|style|head|title)\b.*?</(?:script|style|head|title)\s*>|<[^>]*>", re.IGNORECASE | re.DOTALL
-)
+SILENT = re.compile(r"<(script|style|head|title)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
+TAGS = re.compile(r"<[^<>]*>")
 QUOTE_LINE = re.compile(r"^\s*>")
+WROTE_LINE = re.compile(r"[@\d].*[:：]\s*$")
 PARAMETER = re.compile(r';\s*([\w*-]{1,40})\s*=\s*(?:"((?:[^"\\]|\\.){0,500})"|([^\s;"]{1,500}))')
 
 
@@ -133,6 +133,8 @@ def html_text(html: str) -> str:
 
         return clean(get_text(html)).strip()
     except (ValueError, RecursionError, AttributeError, TypeError, IndexError, ImportError):
+        if html.count("<") < 5_000:  # beyond that the pattern's time grows with the square
+            html = SILENT.sub(" ", html)
         return clean(re.sub(r"\s+", " ", TAGS.sub(" ", html))).strip()
 
 
@@ -167,7 +169,9 @@ def split_reply(text: str) -> tuple[str, str]:
     end = start + len(new.strip())
     if text[start:end] != new.strip():
         return _split_by_marks(text)
-    return text[:end].strip("\n"), text[end:].strip("\n")
+    # The library knows ten languages' headers, but not every client's: what it left may still end in quoted lines.
+    kept, more = _split_by_marks(text[:end])
+    return kept.strip("\n"), (more + text[end:]).strip("\n")
 
 
 def _in_main_thread() -> bool:
@@ -177,11 +181,16 @@ def _in_main_thread() -> bool:
 
 
 def _split_by_marks(text: str) -> tuple[str, str]:
+    """Cut before the quoted lines that run to the end, and before the line that says who wrote them."""
     lines = text.split("\n")
-    for at, line in enumerate(lines):
-        if QUOTE_LINE.match(line) and all(QUOTE_LINE.match(rest) or not rest.strip() for rest in lines[at : at + 5]):
-            return "\n".join(lines[:at]).rstrip(), "\n".join(lines[at:])
-    return text, ""
+    at = len(lines)
+    while at and (QUOTE_LINE.match(lines[at - 1]) or not lines[at - 1].strip()):
+        at -= 1
+    if not any(QUOTE_LINE.match(line) for line in lines[at:]):
+        return text, ""
+    if at and WROTE_LINE.search(lines[at - 1]):
+        at -= 1
+    return "\n".join(lines[:at]).rstrip(), "\n".join(lines[at:])
 
 
 # --- structure -------------------------------------------------------------------------------------------------------

@@ -88,7 +88,7 @@ class WebFormChannel:
 
 def form_key(url: str) -> str:
     """The form's public key: the last part of the path. AnswerUnreadable when it cannot be one."""
-    key = urlsplit(url).path.rstrip("/").rpartition("/")[2]
+    key = urlsplit(url).path.rpartition("/")[2]
     if not FORM_KEY.fullmatch(key):
         raise AnswerUnreadable("There is no such form.", code="no_form")
     return key

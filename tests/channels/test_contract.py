@@ -1,6 +1,6 @@
 """The contract that every adapter keeps, by case tables: what is in tests/fixtures/<kind>/ and the faults listed here.
 
-Valid, unsigned, duplicate, unknown status, time-out, 429, 5xx, opt-out, refused; and no secret or address in an error or log.
+Valid, unsigned, duplicate, unknown status, time-out, 429, 5xx, opt-out; no secret or address in an error or a log.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def assert_expected(found: list[Any], expected: list[Mapping[str, Any]]) -> None
                 assert got == value, name
 
 
-# --- receiving ---------------------------------------------------------------------------------------------------------
+# --- receiving -------------------------------------------------------------------------------------------------------
 
 RECEIVED = [*fixtures("voice"), *fixtures("sms"), *fixtures("webform")]
 SIGNED = [*fixtures("voice"), *fixtures("sms")]
@@ -211,7 +211,7 @@ def test_lower_case_fields_of_a_phone_call_are_nobodys_parameters():
     assert arrived.params == {}
 
 
-# --- sending -----------------------------------------------------------------------------------------------------------
+# --- sending ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -329,7 +329,7 @@ async def test_mail_faults(name, rules, wanted, caplog):
     assert "ana@example.com" not in words
 
 
-# --- the suite's own completeness ----------------------------------------------------------------------------------------
+# --- the suite's own completeness ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", sorted(registry.BUILDERS))
@@ -353,7 +353,8 @@ def test_every_adapter_in_the_folder_is_registered():
 def test_the_matrix_tells_the_truth():
     rows = (Path(__file__).parents[2] / "docs/channels/README.md").read_text().splitlines()
     protocols = {
-        "Receives": contract.Receives, "Sends": contract.Sends, "PlacesCalls": contract.PlacesCalls, "Polls": contract.Polls,
+        "Receives": contract.Receives, "Sends": contract.Sends,
+        "PlacesCalls": contract.PlacesCalls, "Polls": contract.Polls,
     }  # fmt: skip
     head = next(row for row in rows if row.startswith("| Channel")).strip("|").split("|")
     names = [cell.strip() for cell in head]

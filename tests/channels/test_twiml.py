@@ -54,7 +54,8 @@ def test_urls_become_absolute_and_stay_what_they_are():
 def test_conference_says_all_that_call_control_rests_on():
     customer, agent = rendered(EVERY[6])[0][0], rendered(EVERY[7])[0][0]
     assert customer.attrib == {
-        "participantLabel": "customer", "startConferenceOnEnter": "true", "endConferenceOnExit": "true", "muted": "true",
+        "participantLabel": "customer", "startConferenceOnEnter": "true", "endConferenceOnExit": "true",
+        "muted": "true",
         "beep": "false", "waitUrl": BASE + "/w", "waitMethod": "POST", "record": "record-from-start",
         "statusCallback": BASE + "/room", "statusCallbackMethod": "POST",
         "statusCallbackEvent": "start end join leave mute hold",

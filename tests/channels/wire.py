@@ -50,7 +50,7 @@ def posted(
     return RawRequest(ORIGIN + path, "POST", sent, urlencode(pairs).encode(), NOW)
 
 
-# --- Twilio's REST API ---------------------------------------------------------------------------------------------------
+# --- Twilio's REST API -----------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -123,9 +123,11 @@ def nonsense(request: web.Request) -> web.Response:
 
 def message_json(status: str = "queued") -> dict[str, Any]:
     return {
-        "sid": MESSAGE, "account_sid": ACCOUNT, "body": "Hello", "status": status, "error_code": None, "to": "+12025550101",
+        "sid": MESSAGE, "account_sid": ACCOUNT, "body": "Hello", "status": status, "error_code": None,
+        "to": "+12025550101",
         "from": "+442079460000", "direction": "outbound-api", "num_segments": "1", "num_media": "0", "price": None,
-        "date_created": "Wed, 18 Nov 2026 10:00:00 +0000", "uri": f"/2010-04-01/Accounts/{ACCOUNT}/Messages/{MESSAGE}.json",
+        "date_created": "Wed, 18 Nov 2026 10:00:00 +0000",
+        "uri": f"/2010-04-01/Accounts/{ACCOUNT}/Messages/{MESSAGE}.json",
     }  # fmt: skip
 
 
@@ -160,7 +162,7 @@ async def twilio_wire() -> AsyncIterator[TwilioWire]:
         await runner.cleanup()
 
 
-# --- SMTP ----------------------------------------------------------------------------------------------------------------
+# --- SMTP ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -229,7 +231,7 @@ async def smtp_wire(**rules: str) -> AsyncIterator[SmtpWire]:
         yield wire
 
 
-# --- IMAP ----------------------------------------------------------------------------------------------------------------
+# --- IMAP ------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
