@@ -38,7 +38,9 @@ async def keep(tx: Tx, *, user_id: str, conversation_id: str, subject: str, body
 
 async def find(tx: Tx, *, user_id: str, conversation_id: str) -> Draft | None:
     """The draft, if there is one."""
-    return await tx.one(select(Draft).where(Draft.user_id == user_id, Draft.conversation_id == conversation_id))
+    mine = select(Draft).where(Draft.user_id == user_id, Draft.conversation_id == conversation_id)
+    draft: Draft | None = await tx.one(mine)
+    return draft
 
 
 async def drop(tx: Tx, *, user_id: str, conversation_id: str) -> None:

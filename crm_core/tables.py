@@ -27,10 +27,32 @@ metadata = MetaData(
 )
 
 
-class _TableMeta(type(SQLModel)):  # type: ignore[misc]  # SQLModel's own metaclass, which it does not export
-    """Makes rows past pydantic's and SQLAlchemy's constructors: nothing is validated or tracked there, and each cost 0.2 ms."""
+def _plan(table: Any) -> tuple[dict[str, Any], dict[str, Any], frozenset[str]]:
+    """Columns with a plain default; those that must be given (None) or are made by a factory; all of them."""
+    configure_mappers()  # else the first row made in a process could not be read by attribute
+    plain: dict[str, Any] = {}
+    made: dict[str, Any] = {}
+    for name, one in table.model_fields.items():
+        if one.default_factory is not None:
+            made[name] = one.default_factory
+        elif one.is_required() or one.default is PydanticUndefined:
+            made[name] = None
+        else:
+            plain[name] = one.default
+    return plain, made, frozenset(table.model_fields)
 
-    if not TYPE_CHECKING:
+
+if TYPE_CHECKING:
+
+    class Table(SQLModel):
+        """Base of every table; see below."""
+
+        metadata = metadata
+
+else:
+
+    class _TableMeta(type(SQLModel)):
+        """Makes rows past pydantic's and SQLAlchemy's constructors, which validate nothing here and cost 0.2 ms a row."""
 
         def __call__(cls, **values: Any) -> Any:
             plan = cls.__dict__.get("__plan__")
@@ -54,30 +76,14 @@ class _TableMeta(type(SQLModel)):  # type: ignore[misc]  # SQLModel's own metacl
             put(row, "__pydantic_private__", None)
             return row
 
+    class Table(SQLModel, metaclass=_TableMeta):
+        """Base of every table. Rows are facts of one instant: change them with a guarded UPDATE, not by attribute."""
 
-def _plan(table: Any) -> tuple[dict[str, Any], dict[str, Any], frozenset[str]]:
-    """Columns with a plain default; those that must be given (None) or are made by a factory; all of them."""
-    configure_mappers()  # else the first row made in a process could not be read by attribute
-    plain: dict[str, Any] = {}
-    made: dict[str, Any] = {}
-    for name, one in table.model_fields.items():
-        if one.default_factory is not None:
-            made[name] = one.default_factory
-        elif one.is_required() or one.default is PydanticUndefined:
-            made[name] = None
-        else:
-            plain[name] = one.default
-    return plain, made, frozenset(table.model_fields)
+        metadata = metadata
 
-
-class Table(SQLModel, metaclass=_TableMeta):
-    """Base of every table. Rows are read-only facts of one instant: change them with a guarded UPDATE, not by attribute."""
-
-    metadata = metadata
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # A plain object: no state of SQLAlchemy's hangs on it, whether it was read or made.
-        self.__dict__[name] = value
+        def __setattr__(self, name: str, value: Any) -> None:
+            # A plain object: no state of SQLAlchemy's hangs on it, whether it was read or made.
+            self.__dict__[name] = value
 
 
 class UtcDateTime(TypeDecorator[datetime]):
