@@ -41,6 +41,40 @@ def twilio_arguments(parser: Parser) -> None:
     setup.add_argument("--dry-run", action="store_true", help="say what would be changed, change nothing")
 
 
+def user_arguments(parser: Parser) -> None:
+    verbs = parser.add_subparsers(dest="user_verb", required=True, metavar="VERB")
+    add = verbs.add_parser("add", help="a new user; asks for the password, or reads it from standard input")
+    add.add_argument("login")
+    add.add_argument("--role", action="append", required=True, choices=ROLES, help="may be given several times")
+    add.add_argument("--name", default="", help="how colleagues see them")
+    add.add_argument("--email", default="")
+    add.add_argument("--language", default="en", choices=["en", "es", "de", "zh"])
+    add.add_argument("--zone", default="UTC", help="time zone, such as Europe/Berlin")
+    add.add_argument("--generate", action="store_true", help="make a password up and print it")
+    verbs.add_parser("list", help="everybody, one a line, separated by tabs")
+    password = verbs.add_parser("password", help="a new password; logs the user out everywhere")
+    password.add_argument("login")
+    password.add_argument("--generate", action="store_true", help="make a password up and print it")
+    for name, what in (("disable", "may not log in any more"), ("enable", "may log in again")):
+        verbs.add_parser(name, help=what).add_argument("login")
+
+
+def token_arguments(parser: Parser) -> None:
+    verbs = parser.add_subparsers(dest="token_verb", required=True, metavar="VERB")
+    add = verbs.add_parser("add", help="a new token for the JSON API; prints its secret once")
+    add.add_argument("login", help="the user it acts as")
+    add.add_argument("--name", required=True, help="what it is for")
+    add.add_argument(
+        "--scope", action="append", required=True, help="such as contacts:read; may be given several times"
+    )
+    add.add_argument("--days", type=int, help="ends after so many days")
+    verbs.add_parser("list", help="all tokens, one a line, separated by tabs")
+    verbs.add_parser("revoke", help="end a token at once").add_argument("token", metavar="ID")
+
+
+ROLES = ["agent", "telemarketer", "marketer", "supervisor", "admin", "partner"]
+
+
 @dataclass(frozen=True)
 class Verb:
     """One verb: where its function is, and how the parsed arguments become that function's."""
@@ -87,6 +121,20 @@ VERBS: dict[str, Verb] = {
         "hub.twilio_setup:setup",
         lambda run, settings, arguments: run(settings, dry_run=arguments.dry_run),
         twilio_arguments,
+        quiet=True,
+    ),
+    "user": Verb(
+        "people who log in",
+        "hub.user_commands:run_user",
+        lambda run, settings, arguments: run(settings, arguments),
+        user_arguments,
+        quiet=True,
+    ),
+    "token": Verb(
+        "tokens for the JSON API",
+        "hub.user_commands:run_token",
+        lambda run, settings, arguments: run(settings, arguments),
+        token_arguments,
         quiet=True,
     ),
     "sandbox": Verb(
