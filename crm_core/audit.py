@@ -37,6 +37,11 @@ async def record(tx: Tx, *, actor: str, action: str, subject: str, now: datetime
     await tx.add(AuditEntry(id=new_id(now), at=now, actor_id=actor, action=action, subject=subject, detail=detail))
 
 
+async def any_unsealed(tx: Tx) -> bool:
+    """True when `seal` has something to do: a read that keeps the writer free."""
+    return await tx.one(select(AuditEntry.id).where(col(AuditEntry.number).is_(None)).limit(1)) is not None
+
+
 async def seal(tx: Tx) -> int:
     """Chain every unsealed entry, in id order; the number sealed. Run by one leased sealer every five seconds."""
     last = await tx.one(

@@ -117,7 +117,8 @@ async def _into_queue(
 async def _queue(tx: Tx, queue_id: str | None) -> Queue | None:
     if queue_id is None:
         return next(iter(await queues.list_all(tx)), None)
-    return await tx.one(select(Queue).where(Queue.id == queue_id))
+    found: Queue | None = await tx.one(queues.BY_ID, id=queue_id)
+    return found
 
 
 def _enqueue(interaction_id: str, queue: Queue, entry: QueueEntry) -> Enqueue:

@@ -101,10 +101,8 @@ async def enter(
 
 async def _advance(tx: Tx, entry: QueueEntry, to: EntryState, *, now: datetime, **changes: Any) -> None:
     values = {**changes, "state": to, "version": entry.version + 1}
-    guard = update(QueueEntry).where(
-        col(QueueEntry.id) == entry.id, col(QueueEntry.version) == entry.version, col(QueueEntry.state) == entry.state
-    )
-    await tx.hit(guard.values(**values))
+    if await tx.change(QueueEntry, values, id=entry.id, version=entry.version, state=entry.state) != 1:
+        raise Conflict
     if entry.state == EntryState.WAITING:
         await tx.run(_DROP_TRACE, id=entry.id)
     entry.__dict__.update(values)

@@ -136,12 +136,12 @@ class EntryTrace(Table, table=True):
     at: datetime = at()
 
 
-_QUEUE = fixed(select(Queue).where(Queue.id == bindparam("id")))
+BY_ID = fixed(select(Queue).where(Queue.id == bindparam("id")))
 
 
 async def get(tx: Tx, queue_id: str) -> Queue:
     """The queue, or NotFound."""
-    found: Queue | None = await tx.one(_QUEUE, id=queue_id)
+    found: Queue | None = await tx.one(BY_ID, id=queue_id)
     if found is None:
         raise NotFound("There is no such queue.")
     return found

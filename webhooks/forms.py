@@ -12,12 +12,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
-from urllib.parse import parse_qsl, urlsplit
 
 from aiohttp import web
 from sqlmodel import select
 
-from channels.contract import Arrival, FormArrived, MailFile, RawRequest
+from channels import webform
+from channels.contract import Arrival, FormArrived, RawRequest
+from channels.errors import AnswerUnreadable
 from crm_core.accounts import ChannelAccount, Form
 from crm_core.addresses import find_email, find_phone
 from crm_core.db import DatabaseUnavailable, Tx
@@ -26,7 +27,7 @@ from crm_core.ids import new_id
 from crm_core.interactions import Attachment
 from routing import router
 from webhooks import receipts
-from webhooks.body import Misshapen, TooLarge, TooSlow, read_body, read_multipart
+from webhooks.body import Packed, TooLarge, TooSlow, read_body
 from webhooks.intake import Answer, Deps, Kind, Post, Unreadable, store_and_run
 
 PROVIDER = "form"
@@ -35,11 +36,9 @@ KEY_FIELD = "_key"  # hosted form: one per rendering, so that a second click is 
 KEY_HEADER = "idempotency-key"
 SIGNATURE_HEADER = "x-hub-signature-256"
 READ_HEADER = "x-hub-read"  # multipart: its fields and stored files, so that the effects can be made again
+REMOTE_HEADER = "x-hub-remote"
 RAW_HEADER = "x-hub-raw"  # object-store key of a body too large for a row
-BODY_BYTES = 64 * 1024
-UPLOAD_BYTES = 10 * 1024 * 1024
-MAX_FIELDS = 100
-VALUE_CHARS = 10_000
+BODY_BYTES = 64 * 1024  # of a post, kept in its row; more goes to the object store
 BUCKET_S = 300
 PER_ADDRESS, PER_FORM, WINDOW_S = 20, 600, 60
 
@@ -81,15 +80,6 @@ class FormDeps:
     remote_of: Callable[[web.Request], str] = lambda request: request.remote or ""
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A post, read."""
-
-    fields: dict[str, str]
-    files: Sequence[tuple[str, MailFile]]
-    machine: bool  # JSON in, JSON out
-
-
 class Rejected(Exception):
     """The post is answered with a status and a sentence, and leads to nothing."""
 
@@ -100,59 +90,25 @@ class Rejected(Exception):
 
 # --- reading ---------------------------------------------------------------------------------------------------------
 
+READER = webform.WebFormChannel(webform.Settings())
 
-def read_sent(content_type: str, body: bytes) -> Sent:
+
+def read_sent(raw: RawRequest) -> FormArrived:
     """Fields and files of a post; Rejected with the reason."""
-    kind = content_type.partition(";")[0].strip().lower()
-    if kind == "application/json":
-        return Sent(_json_fields(body), (), machine=True)
-    if kind == "application/x-www-form-urlencoded":
-        try:
-            pairs = parse_qsl(body.decode("utf-8"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
-        except ValueError as error:
-            raise Rejected(400, "The body is not a form in UTF-8.") from error
-        return Sent(_once(pairs), (), machine=False)
-    if kind == "multipart/form-data":
-        try:
-            parts = read_multipart(content_type, body)
-        except Misshapen as error:
-            raise Rejected(400, str(error)) from error
-        return Sent(_once(parts.fields), parts.files, machine=False)
-    raise Rejected(415, "Send application/json, application/x-www-form-urlencoded or multipart/form-data.")
-
-
-def _json_fields(body: bytes) -> dict[str, str]:
     try:
-        found = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise Rejected(400, "The body is not JSON.") from error
-    if not isinstance(found, dict) or len(found) > MAX_FIELDS:
-        raise Rejected(400, f"The body must be one JSON object with at most {MAX_FIELDS} fields.")
-    fields: dict[str, str] = {}
-    for name, value in found.items():
-        if isinstance(value, dict | list):
-            raise Rejected(422, "A field must be text, a number or a truth value.", fields={name[:100]: "Must be text."})
-        fields[name] = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    return _clean(fields)
+        arrivals = READER.parse(raw)
+    except AnswerUnreadable as error:
+        status = {"too_large": 413, "content_type": 415, "encoding": 415, "no_form": 404}.get(error.code, 400)
+        raise Rejected(status, error.message) from error
+    sent = arrivals[0]
+    assert isinstance(sent, FormArrived)
+    # Lone surrogates, which JSON may spell, can be stored by no database.
+    fields = {_storable(name): _storable(value) for name, value in sent.fields.items()}
+    return replace(sent, fields=fields)
 
 
-def _once(pairs: Sequence[tuple[str, str]]) -> dict[str, str]:
-    # Several values of one name (a group of checkboxes) are one field.
-    fields: dict[str, str] = {}
-    for name, value in pairs:
-        fields[name] = f"{fields[name]}, {value}" if fields.get(name) else value
-    return _clean(fields)
-
-
-def _clean(fields: dict[str, str]) -> dict[str, str]:
-    errors = {name[:100]: f"At most {VALUE_CHARS} characters." for name, v in fields.items() if len(v) > VALUE_CHARS}
-    if errors or any(len(name) > 100 for name in fields):
-        raise Rejected(422, "A field is too long.", fields=errors)
-    # NUL and lone surrogates can be stored by no database.
-    return {
-        name.replace("\x00", ""): value.replace("\x00", "").encode("utf-8", "replace").decode().strip()
-        for name, value in fields.items()
-    }
+def _storable(text: str) -> str:
+    return text.replace("\x00", "").encode("utf-8", "replace").decode().strip()
 
 
 def check_fields(form: Form, fields: Mapping[str, str]) -> dict[str, str]:
@@ -175,22 +131,15 @@ def check_fields(form: Form, fields: Mapping[str, str]) -> dict[str, str]:
 # --- effects ---------------------------------------------------------------------------------------------------------
 
 
-def slug_of(url: str) -> str:
-    """The form's key in its address."""
-    return urlsplit(url).path.rstrip("/").rpartition("/")[2]
-
-
 def read_stored(request: RawRequest) -> Post:
     """A stored post taken apart again."""
     kept = request.headers.get(READ_HEADER)
     if kept is not None:
-        fields = dict(json.loads(kept)["fields"])
-    else:
-        try:
-            fields = read_sent(request.headers.get("content-type", ""), request.body).fields
-        except Rejected as error:
-            raise Unreadable(error.sentence) from error
-    return Post(request, fields, {})
+        return Post(request, dict(json.loads(kept)["fields"]), {})
+    try:
+        return Post(request, read_sent(request).fields, {})
+    except Rejected as error:
+        raise Unreadable(error.sentence) from error
 
 
 _BY_SLUG = select(Form)
@@ -206,13 +155,13 @@ async def find_form(tx: Tx, slug: str) -> tuple[Form, ChannelAccount] | None:
 
 
 async def _apply(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now: datetime) -> str:
-    found = await find_form(tx, slug_of(post.request.url))
+    found = await find_form(tx, webform.form_key(post.request.url))
     if found is None:
         raise NotFound("There is no such form.")
     form, _ = found
     fields = {name: value for name, value in post.fields.items() if not name.startswith("_") and name != HONEYPOT}
     key = hashlib.sha256(post.request.url.encode() + post.request.body).hexdigest()
-    event = FormArrived(form.slug, fields, key, post.request.headers.get("x-hub-remote", ""))
+    event = FormArrived(form.slug, fields, key, post.request.headers.get(REMOTE_HEADER, ""))
     lead = await router.form_arrived(tx, event, form=form, now=now)
     kept = post.request.headers.get(READ_HEADER)
     for name, content_type, size, file_key in json.loads(kept)["files"] if kept and lead.interaction_id else ():
@@ -311,27 +260,27 @@ async def _receive(
     await _within_rate(deps, f"form:{slug[:100]}", PER_FORM, now)
     content_type = request.headers.get("Content-Type", "")
     uploads = content_type.lower().startswith("multipart/")
+    limit = webform.MAX_MULTIPART if uploads else webform.MAX_BODY
     try:
-        body = await read_body(request, limit=UPLOAD_BYTES if uploads else BODY_BYTES)
+        body = await read_body(request, limit=limit)
     except TooLarge as error:
-        limit = f"{UPLOAD_BYTES // 2**20} MiB" if uploads else f"{BODY_BYTES // 1024} KiB"
-        raise Rejected(413, f"The form may not be larger than {limit}.") from error
+        raise Rejected(413, f"The form is too large; at most {limit // 1024} KiB are taken.") from error
     except TooSlow as error:
         raise Rejected(408, "The form took too long to arrive.") from error
-    except Misshapen as error:
+    except Packed as error:
         raise Rejected(415, str(error)) from error
-    sent = read_sent(content_type, body)
+    url = deps.intake.public_url + f"/webhooks/forms/{slug}"
+    headers = {"content-type": content_type, REMOTE_HEADER: remote}
+    raw = RawRequest(url, "POST", headers, body, now)
+    sent = read_sent(raw)
     if hosted is not None:
         hosted.update(sent.fields)
-    url = deps.intake.public_url + f"/webhooks/forms/{slug}"
-    headers = {"content-type": content_type, "x-hub-remote": remote}
-    raw = RawRequest(url, "POST", headers, body, now)
     try:
         answer = await _store(deps, request, sent, raw, slug, now)
     except (DatabaseUnavailable, TimeoutError) as error:
         raise Rejected(503, "The form could not be stored just now; please send it again.", retry_s=10) from error
     deps.intake.count("webform", answer.outcome)
-    return answer, sent.fields
+    return answer, dict(sent.fields)
 
 
 async def _within_rate(deps: FormDeps, name: str, limit: int, now: datetime) -> None:
@@ -342,7 +291,7 @@ async def _within_rate(deps: FormDeps, name: str, limit: int, now: datetime) -> 
 
 
 async def _store(
-    deps: FormDeps, request: web.Request, sent: Sent, raw: RawRequest, slug: str, now: datetime
+    deps: FormDeps, request: web.Request, sent: FormArrived, raw: RawRequest, slug: str, now: datetime
 ) -> Answer:
     async with deps.intake.db.reading() as tx:
         found = await find_form(tx, slug)
@@ -365,7 +314,7 @@ async def _store(
         return Answer(200, "spam", KIND.empty)
     key = f"{slug}:key:{given}" if given else await _bucket(deps, slug, digest, now)
     extra, raw = await _keep_files(deps, sent, raw, key, now)
-    extra["x-hub-remote"] = raw.headers.get("x-hub-remote", "")
+    extra[REMOTE_HEADER] = raw.headers.get(REMOTE_HEADER, "")
     post = Post(replace(raw, headers={**raw.headers, **extra}), sent.fields, {})
     return await store_and_run(deps.intake, KIND, post, key=key, headers=extra)
 
@@ -380,7 +329,7 @@ async def _bucket(deps: FormDeps, slug: str, digest: str, now: datetime) -> str:
 
 
 async def _keep_files(
-    deps: FormDeps, sent: Sent, raw: RawRequest, key: str, now: datetime
+    deps: FormDeps, sent: FormArrived, raw: RawRequest, key: str, now: datetime
 ) -> tuple[dict[str, str], RawRequest]:
     """Files into the object store before any row names them; a repeat finds its row and stores nothing."""
     if not raw.headers["content-type"].lower().startswith("multipart/"):
@@ -393,7 +342,7 @@ async def _keep_files(
         extra[RAW_HEADER] = await deps.files.put(raw.body, folder="raw", now=now)
     files = [
         (file.name, file.content_type, len(file.content), await deps.files.put(file.content, folder="forms", now=now))
-        for _, file in sent.files
+        for file in sent.files
     ]
     extra[READ_HEADER] = json.dumps({"fields": sent.fields, "files": files})
     return extra, replace(raw, body=b"") if RAW_HEADER in extra else raw

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from campaigns import deliveries
+from campaigns import reports
 from channels.contract import Arrival, DeliveryReport, MessageArrived
 from crm_core.db import Tx
 from crm_core.errors import NotFound
@@ -25,7 +25,7 @@ async def _reported(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now
         if not isinstance(event, DeliveryReport):
             continue
         known = await router.delivery_reported(tx, event, now=now)
-        if not known and not await deliveries.apply_report(tx, event, now=now):
+        if not known and not await reports.apply_report(tx, event, now=now):
             raise NotFound("No message of ours has this id.")
 
 

@@ -120,6 +120,12 @@ async def discard(tx: Tx, receipt_id: str, *, reason: str, now: datetime, answer
     await tx.run(guard.values(state=ReceiptState.DISCARDED, error=reason[:1000], answer=answer, done_at=now))
 
 
+async def quarantine(tx: Tx, receipt_id: str, *, reason: str, now: datetime) -> None:
+    """It cannot be made use of by a machine: a person looks at it."""
+    guard = update(WebhookReceipt).where(col(WebhookReceipt.id) == receipt_id)
+    await tx.run(guard.values(state=ReceiptState.QUARANTINED, error=reason[:1000], done_at=now))
+
+
 async def fail(tx: Tx, receipt_id: str, *, error: str, now: datetime) -> None:
     """Its effects failed; it is swept again, and quarantined after five tries."""
     receipt = await tx.one(select(WebhookReceipt).where(WebhookReceipt.id == receipt_id))

@@ -9,7 +9,7 @@ from aiohttp import web
 
 from channels.contract import RawRequest
 from webhooks import forms, intake, messaging, voice
-from webhooks.body import Misshapen, TooLarge, TooSlow, read_body
+from webhooks.body import Packed, TooLarge, TooSlow, read_body
 from webhooks.forms import FormDeps
 from webhooks.intake import Answer, Deps, Kind
 
@@ -53,8 +53,8 @@ async def raw_request(deps: Deps, request: web.Request) -> RawRequest | web.Resp
     """The request as its sender meant it, or the answer to one that is too large, too slow or packed."""
     try:
         body = await read_body(request)
-    except (TooLarge, TooSlow, Misshapen) as error:
-        status = {TooLarge: 413, TooSlow: 408, Misshapen: 415}[type(error)]
+    except (TooLarge, TooSlow, Packed) as error:
+        status = {TooLarge: 413, TooSlow: 408, Packed: 415}[type(error)]
         sentence = {413: "At most 64 KiB.", 408: "The body took too long to arrive."}.get(status, str(error))
         deps.count("unknown", "unreadable")
         refused = web.Response(status=status, text=sentence)

@@ -1,0 +1,78 @@
+"""A client for the intake benchmark: raw HTTP over asyncio, knows exactly which posts were acknowledged."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs
+
+from bench.intake_data import PATH
+
+LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
+
+
+async def post(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: str, signature: str) -> int:
+    """Send one post on a kept connection; the status."""
+    writer.write(
+        (
+            f"POST {PATH} HTTP/1.1\r\nHost: hub.example.test\r\nContent-Type: application/x-www-form-urlencoded\r\n"
+            f"X-Twilio-Signature: {signature}\r\nContent-Length: {len(body)}\r\n\r\n{body}"
+        ).encode()
+    )
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = LENGTH.search(head)
+    await reader.readexactly(int(length[1]) if length else 0)
+    return int(head[9:12])
+
+
+async def drive(port: int, posts: list[tuple[str, str]], *, seconds: int, connections: int) -> dict[str, Any]:
+    """Closed loop over `connections`; rate and latencies."""
+    waiting, times, bad = iter(posts), [], 0
+    until = time.monotonic() + seconds
+
+    async def one() -> None:
+        nonlocal bad
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for body, signature in waiting:
+            began = time.monotonic()
+            bad += await post(reader, writer, body, signature) >= 300
+            times.append(time.monotonic() - began)
+            if time.monotonic() > until:
+                break
+        writer.close()
+
+    began = time.monotonic()
+    await asyncio.gather(*(one() for _ in range(connections)))
+    times.sort()
+    return {
+        "rate": len(times) / (time.monotonic() - began), "p50_ms": times[len(times) // 2] * 1000,
+        "p99_ms": times[int(len(times) * 0.99)] * 1000, "requests": len(times), "bad": bad, "errors": "",
+    }  # fmt: skip
+
+
+async def kill_while_posting(
+    port: int, posts: list[tuple[str, str]], kill: Callable[[], None], *, connections: int = 32, after: int = 300
+) -> set[str]:
+    """Post until the server is killed after about `after` answers; the CallSids it acknowledged with a 2xx."""
+    waiting = iter(posts)
+    acknowledged: set[str] = set()
+    killed = False
+
+    async def one() -> None:
+        nonlocal killed
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for body, signature in waiting:
+                if await post(reader, writer, body, signature) < 300:
+                    acknowledged.add(parse_qs(body)["CallSid"][0])
+                if len(acknowledged) >= after and not killed:
+                    killed = True
+                    kill()
+        except (OSError, asyncio.IncompleteReadError):
+            return
+
+    await asyncio.wait_for(asyncio.gather(*(one() for _ in range(connections))), 60)
+    return acknowledged

@@ -1,0 +1,102 @@
+"""The servers and writers of the intake benchmark, each a process of its own: `hub URL`, `floor PORT`, `bulk URL`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from datetime import UTC, datetime
+from typing import Any
+
+import uvloop
+from aiohttp import web
+
+from bench.intake_data import ACCOUNT_SID, ORIGIN, PATH, TOKEN
+from channels.contract import RawRequest
+from channels.twilio_api import TwilioSettings
+from channels.voice import VoiceChannel
+from crm_core import failpoints
+from crm_core.clock import SystemClock
+from crm_core.db import open_database
+from crm_core.ids import new_id
+from crm_core.touches import Direction, Touch
+
+VOICE = VoiceChannel(TwilioSettings(ACCOUNT_SID, TOKEN))
+
+
+async def listen(app: web.Application) -> None:
+    """Serve for ever; the port is the first line."""
+    runner = web.AppRunner(app, access_log=None, keepalive_timeout=75, auto_decompress=False)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0, backlog=1024).start()
+    print(runner.addresses[0][1], flush=True)
+    await asyncio.Event().wait()
+
+
+async def hub(url: str) -> None:
+    """The hub's own webhook routes and intake, over its own database code."""
+    from webhooks import voice
+    from webhooks.intake import Deps
+    from webhooks.routes import _signed
+
+    failpoints.arm(os.environ.get("HUB_FAILPOINTS", ""))
+    db = await open_database(url)
+    db.wakeups = await _wakeups()
+    deps = Deps(db=db, clock=SystemClock(), channels={"voice": VOICE}, public_url=ORIGIN)
+    app = web.Application()
+    app.router.add_post(PATH, _signed(deps, voice.ARRIVED))
+    await listen(app)
+
+
+async def _wakeups() -> Any:
+    import redis.asyncio as aioredis
+
+    from hub.redis_ports import RedisWakeups
+
+    where = os.environ.get("BENCH_REDIS_URL", "unix:///nonexistent/valkey.sock")
+    return RedisWakeups(aioredis.Redis.from_url(where, socket_timeout=0.5, socket_connect_timeout=0.5))
+
+
+async def floor() -> None:
+    """A bare handler that only reads the body and checks the signature."""
+
+    async def handle(request: web.Request) -> web.Response:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        raw = RawRequest(ORIGIN + request.raw_path, "POST", headers, await request.read(), datetime.now(UTC))
+        if not VOICE.verify(raw):
+            return web.Response(status=403)
+        return web.Response(text="<Response/>", content_type="text/xml")
+
+    app = web.Application()
+    app.router.add_post(PATH, handle)
+    await listen(app)
+
+
+async def bulk(url: str) -> None:
+    """A campaign's kind of writing: rows in short transactions, as fast as it may."""
+    db = await open_database(url, bulk=True)
+    print(0, flush=True)
+
+    async def unit(tx: Any) -> None:
+        now = datetime.now(UTC)
+        await tx.add_all(
+            [
+                Touch(
+                    id=new_id(now), direction=Direction.OUTBOUND, channel="email", kind="email", value=f"p{n}@example.com",
+                    purpose="marketing", at=now,
+                )
+                for n in range(100)
+            ]
+        )  # fmt: skip
+
+    while True:
+        await db.write(unit)
+
+
+def main() -> None:
+    role, argument = sys.argv[1], sys.argv[2]
+    uvloop.run({"hub": hub, "bulk": bulk}[role](argument) if role != "floor" else floor())
+
+
+if __name__ == "__main__":
+    main()

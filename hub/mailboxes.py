@@ -1,0 +1,100 @@
+"""Mailboxes: one task per account under a lease, each mail kept raw, then taken in with the cursor in one transaction.
+
+A broken connection waits and comes back with the stored cursor; a mail that cannot be read or whose effects fail is kept and
+named, and the next one follows: one mail never stops a mailbox.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from sqlmodel import select
+
+from channels.contract import MailArrived, MailUnreadable
+from channels.errors import ChannelError, Misconfigured
+from channels.mail_pool import MailPool
+from crm_core import accounts
+from crm_core.accounts import ChannelAccount
+from crm_core.db import DatabaseUnavailable
+from crm_core.errors import HubError
+from hub.log import get_logger
+from hub.runtime import Runtime
+from webhooks import mail, receipts
+
+log = get_logger(__name__)
+
+LEAST_WAIT_S, MOST_WAIT_S = 1.0, 300.0
+LOOK_S = 10.0
+SWEEP_AT_ONCE = 20
+
+
+async def list_mailboxes(runtime: Runtime) -> list[ChannelAccount]:
+    """Accounts that are polled."""
+    async with runtime.db.reading() as tx:
+        found = await tx.all(
+            select(ChannelAccount).where(ChannelAccount.channel == "email", ChannelAccount.enabled == True)  # noqa: E712
+        )
+    return list(found)
+
+
+async def poll_account(runtime: Runtime, account_id: str) -> None:
+    """Fetch one account's mail for ever; cancel to stop. Ends when the account is switched off."""
+    wait_s = LEAST_WAIT_S
+    while True:
+        async with runtime.db.reading() as tx:
+            account = await accounts.get(tx, account_id)
+        if not account.enabled:
+            return
+        began = asyncio.get_running_loop().time()
+        try:
+            await _read(runtime, account)
+        except Misconfigured as error:
+            log.warning("mailbox: not usable", account=account_id, reason=error.message)
+            wait_s = MOST_WAIT_S
+        except (HubError, DatabaseUnavailable, OSError, TimeoutError) as error:
+            if asyncio.get_running_loop().time() - began > MOST_WAIT_S:
+                wait_s = LEAST_WAIT_S
+            log.warning("mailbox: connection lost", account=account_id, reason=f"{type(error).__name__}: {error}")
+        await asyncio.sleep(wait_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter, not a secret
+        wait_s = min(wait_s * 2, MOST_WAIT_S)
+
+
+async def _read(runtime: Runtime, account: ChannelAccount) -> None:
+    channel = runtime.channels.mail(account)
+    async for arrival, cursor in channel.poll(account.cursor):
+        if not isinstance(arrival, MailArrived | MailUnreadable):
+            continue
+        kept = await mail.keep(runtime.files, arrival, now=runtime.clock.now())
+        answer = await mail.take(runtime.db, runtime.clock, account, arrival, kept, cursor)
+        runtime.metrics.webhooks.labels("email", answer.outcome).inc()
+
+
+async def sweep_failed(runtime: Runtime) -> int:
+    """Make the effects of mails that failed: read again from the raw bytes in the store; how many were looked at."""
+    async with runtime.db.reading() as tx:
+        owed = await receipts.list_unfinished(tx, now=runtime.clock.now(), limit=SWEEP_AT_ONCE)
+    mails = [receipt for receipt in owed if receipt.kind == mail.KIND]
+    if not mails:
+        return 0
+    pool = MailPool()
+    try:
+        for receipt in mails:
+            await _again(runtime, pool, receipt)
+    finally:
+        await pool.close()
+    return len(mails)
+
+
+async def _again(runtime: Runtime, pool: MailPool, receipt: receipts.WebhookReceipt) -> None:
+    try:
+        async with runtime.db.reading() as tx:
+            account = await accounts.get(tx, receipt.headers[mail.ACCOUNT])
+        raw = await runtime.files.get(receipt.headers[mail.RAW])
+        read = await pool.read(raw, event_key=receipt.url)
+        kept = await mail.keep(runtime.files, read, now=runtime.clock.now(), raw_key=receipt.headers[mail.RAW])
+        answer = await mail.retry(runtime.db, runtime.clock, account, read, kept, receipt.id)
+        runtime.metrics.webhooks.labels("email", f"swept_{answer.outcome}").inc()
+    except (HubError, ChannelError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        await runtime.db.write(lambda tx: receipts.fail(tx, receipt.id, error=reason, now=runtime.clock.now()))
