@@ -10,6 +10,7 @@ from hub.desktop import (
     leads,
     phone,
     profile,
+    public,
     status,
     stream,
     wallboard,
@@ -31,4 +32,5 @@ ROUTES: list[Route] = [
     *leads.routes,
     *wallboard.routes,
     *profile.routes,
+    *public.routes,
 ]

@@ -50,11 +50,12 @@ class WhyPart:
     """The trace that the deciding call left: why this agent, and what stood against the others."""
 
     why: str
+    chosen: str
     position: int
     ring: int
     skills: dict[str, int]
     others: list[tuple[str, str]]
-    more: list[str]
+    more: list[tuple[str, int]]
 
 
 async def activity_part(request: web.Request) -> web.Response:
@@ -112,9 +113,9 @@ async def why(request: web.Request) -> web.StreamResponse:
         if offer is None:
             raise NotFound("There is no such decision.")
         trace = offer.trace
-        agents = trace.get("agents", {})
-        agents = agents if isinstance(agents, dict) else {}
-        names = await users_of(tx, [key for key in agents if len(key) == 26])
+        agents = trace.get("agents") or {}
+        named: dict[str, str] = agents.get("by_agent", {})
+        names = await users_of(tx, [*named, str(trace.get("agent", ""))])
     return part(
         request,
         "parts/why.html",
@@ -123,8 +124,9 @@ async def why(request: web.Request) -> web.StreamResponse:
             position=int(trace.get("position", 0)),
             ring=int(trace.get("ring", 0)),
             skills=dict(trace.get("skills", {})),
-            others=[(names[key], str(told)) for key, told in agents.items() if key in names],
-            more=[f"{key}: {told}" for key, told in agents.items() if key not in names],
+            chosen=names.get(str(trace.get("agent", "")), ""),
+            others=[(names.get(key, ""), str(told)) for key, told in named.items()],
+            more=list(agents.get("by_reason", {}).items()) if not named else [],
         ),
     )
 
