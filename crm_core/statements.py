@@ -206,7 +206,8 @@ def _entities(statement: Any) -> list[type[Table] | None]:
     """One item per thing asked for: the table class, or None for a single column."""
     described = getattr(statement, "column_descriptions", None)
     if described is not None:
-        return [d["entity"] if d["entity"] is not None and d["expr"] is d["entity"] else None for d in described]
+        owners = [d.get("entity") for d in described]
+        return [o if o is not None and d["expr"] is o else None for o, d in zip(owners, described, strict=True)]
     owners = [getattr(item, "_annotations", {}).get("parententity") for item in statement._returning]
     whole = [hasattr(item, "columns") for item in statement._returning]
     return [owner.class_ if owner and is_whole else None for owner, is_whole in zip(owners, whole, strict=True)]

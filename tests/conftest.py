@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-pytest_plugins = ["tests.databases"]
+pytest_plugins = ["tests.databases", "tests.apps"]
 
 CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
 # Debian keeps these outside a plain user's PATH.
