@@ -24,7 +24,9 @@ from hub.settings import Settings
 NUMBERS = ("+442079460000", "+442079460001")
 MAILBOX = "support@hub.example.test"
 APP_NAME = "Contact hub"
-APP_VOICE_PATH = "/webhooks/twilio/client"
+VOICE_PATH, SMS_PATH = "/webhooks/twilio/voice", "/webhooks/twilio/sms"
+# The twin, like Twilio, tries again by these connection overrides: two retries, whatever failed.
+OVERRIDES = "#rc=2&rp=all"
 PORTS_FILE = "sandbox-ports.json"
 LOGINS_FILE = "demo-logins.json"
 FORM_KEY = "website"
@@ -95,9 +97,9 @@ def write_config(settings: Settings, made: TwinCredentials, ports: TwinPorts) ->
         "numbers": [
             {
                 "number": number,
-                "voice_url": f"{hub}/webhooks/twilio/voice",
-                "status_callback": f"{hub}/webhooks/twilio/voice/status",
-                "sms_url": f"{hub}/webhooks/twilio/sms",
+                "voice_url": f"{hub}{VOICE_PATH}{OVERRIDES}",
+                "status_callback": f"{hub}{VOICE_PATH}/status{OVERRIDES}",
+                "sms_url": f"{hub}{SMS_PATH}{OVERRIDES}",
             }
             for number in NUMBERS
         ],
@@ -149,7 +151,12 @@ def wait_for_ports(data_dir: Path, *, alive: Callable[[], bool], within_s: float
 def register_app(made: TwinCredentials, ports: TwinPorts, *, hub_url: str) -> str:
     """The SID of the TwiML App that agents' browsers call, made or corrected by REST as `hub twilio setup` does it."""
     apps = f"/2010-04-01/Accounts/{made.account_sid}/Applications"
-    fields = {"FriendlyName": APP_NAME, "VoiceUrl": f"{hub_url}{APP_VOICE_PATH}", "VoiceMethod": "POST"}
+    fields = {
+        "FriendlyName": APP_NAME,
+        "VoiceUrl": f"{hub_url}{VOICE_PATH}/client",
+        "VoiceMethod": "POST",
+        "StatusCallback": f"{hub_url}{VOICE_PATH}/status",
+    }
     found = rest(made, ports, "GET", f"{apps}.json?{urlencode({'FriendlyName': APP_NAME})}")["applications"]
     path = f"{apps}/{found[0]['sid']}.json" if found else f"{apps}.json"
     return str(rest(made, ports, "POST", path, urlencode(fields))["sid"])
