@@ -35,8 +35,8 @@ FETCH_START = re.compile(rb"\d+ FETCH \(")
 QUOTED_BODY = re.compile(rb'BODY\[\](?:<0>)? "((?:[^"\\]|\\.)*)"')
 UIDVALIDITY = re.compile(rb"UIDVALIDITY (\d+)")
 
-# DEBUG prints every byte received, so every mail.
-logging.getLogger("aioimaplib").setLevel(logging.INFO)
+# DEBUG prints every byte received, so every mail; INFO prints lines that the library did not expect, which may be mail.
+logging.getLogger("aioimaplib.aioimaplib").setLevel(logging.WARNING)
 
 
 @dataclass(frozen=True, slots=True)

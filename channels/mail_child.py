@@ -81,10 +81,8 @@ def decode(data: bytes, charset: str) -> str:
 def _encoded_word(found: re.Match[str]) -> str:
     charset, how, word = found[1].partition("*")[0], found[2].upper(), found[3].encode("ascii", "replace")
     try:
-        if how == "B":
-            data = base64.b64decode(word + b"=" * (-len(word) % 4))
-        else:
-            data = quopri.decodestring(word.replace(b"_", b" "))
+        padded, plain = word + b"=" * (-len(word) % 4), word.replace(b"_", b" ")
+        data = base64.b64decode(padded) if how == "B" else quopri.decodestring(plain)
     except (binascii.Error, ValueError):
         return found[0]
     return decode(data, charset)

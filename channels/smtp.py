@@ -133,6 +133,8 @@ class SmtpLine:
             ) from None
         except (aiosmtplib.SMTPException, TimeoutError, OSError) as lost:
             self._drop()
+            if "STARTTLS" in str(lost):
+                raise Misconfigured("The mail server offers no encryption (STARTTLS).", code="no_tls") from None
             if isinstance(lost.__cause__, ssl.SSLError):
                 raise Misconfigured("The mail server's certificate is not trusted.", code="certificate") from None
             raise Unavailable("The mail server cannot be reached.", code="unreachable") from None

@@ -6,14 +6,21 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import ipaddress
+import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
 from aiohttp import web
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from channels.contract import AccountConfig, RawRequest
 
@@ -224,9 +231,9 @@ class SmtpWire:
 
 
 @asynccontextmanager
-async def smtp_wire(**rules: str) -> AsyncIterator[SmtpWire]:
+async def smtp_wire(tls: ssl.SSLContext | None = None, **rules: str) -> AsyncIterator[SmtpWire]:
     wire = SmtpWire(rules=dict(rules))
-    async with _served(wire.serve) as port:
+    async with _served(wire.serve, tls) as port:
         wire.port = port
         yield wire
 
@@ -357,18 +364,20 @@ class ImapWire:
 
 
 @asynccontextmanager
-async def imap_wire(*mails: bytes) -> AsyncIterator[ImapWire]:
+async def imap_wire(*mails: bytes, tls: ssl.SSLContext | None = None) -> AsyncIterator[ImapWire]:
     wire = ImapWire()
     for raw in mails:
         wire.deliver(raw)
     wire.arrived.clear()
-    async with _served(wire.serve) as port:
+    async with _served(wire.serve, tls) as port:
         wire.port = port
         yield wire
 
 
 @asynccontextmanager
-async def _served(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]) -> AsyncIterator[int]:
+async def _served(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any], tls: ssl.SSLContext | None = None
+) -> AsyncIterator[int]:
     tasks: set[asyncio.Task[Any]] = set()
 
     async def one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -379,7 +388,7 @@ async def _served(serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], 
             await serve(reader, writer)
         tasks.discard(task)
 
-    server = await asyncio.start_server(one, "127.0.0.1", 0)
+    server = await asyncio.start_server(one, "127.0.0.1", 0, ssl=tls)
     try:
         yield server.sockets[0].getsockname()[1]
     finally:
@@ -399,3 +408,32 @@ def letter(subject: str = "Hello", body: str = "How are you?", **headers: str) -
     }
     head.update({name.replace("_", "-"): value for name, value in headers.items()})
     return "".join(f"{name}: {value}\r\n" for name, value in head.items()).encode() + b"\r\n" + body.encode() + b"\r\n"
+
+
+# --- TLS ---------------------------------------------------------------------------------------------------------------
+
+
+def tls_pair(folder: Path, host: str = "127.0.0.1") -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """(server's, client's) contexts: a certificate of our own making for `host`, and one that trusts it alone."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "wire")])
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(datetime(2020, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2120, 1, 1, tzinfo=UTC))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    certificate, private = folder / "cert.pem", folder / "key.pem"
+    certificate.write_bytes(made.public_bytes(serialization.Encoding.PEM))
+    private.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(certificate, private)
+    return server, ssl.create_default_context(cafile=str(certificate))
