@@ -215,7 +215,9 @@ async def _repeat(deps: Deps, kind: Kind, tx: Tx, post: Post, key: str, *, last:
         # Only its insert was seen and it has been undone meanwhile.
         raise Conflict("This receipt went away.")
     if known.state in receipts.OPEN and await receipts.lock_unfinished(tx, known.id) is not None:
-        return await effects(deps, kind, tx, known.id, post, last=last)
+        # What was pressed or said is in the first delivery; the one that came back may carry less.
+        stored = replace(_stored(kind, known), query=post.query)
+        return await effects(deps, kind, tx, known.id, stored, last=last)
     if known.state in receipts.OPEN:
         known = await receipts.get(tx, known.id) or known
     return repeated(deps, kind, post, known)
@@ -288,12 +290,15 @@ async def sweep(deps: Deps, kinds: Mapping[str, Kind], *, limit: int = 50) -> in
     return len(owed)
 
 
-def _again(deps: Deps, kind: Kind, receipt: WebhookReceipt) -> Callable[[Tx, bool], Awaitable[Answer]]:
-    request = RawRequest(receipt.url, "POST", receipt.headers, receipt.body, receipt.received_at)
+def _stored(kind: Kind, receipt: WebhookReceipt) -> Post:
+    """The post of a receipt, taken apart again."""
+    return (kind.read or read)(RawRequest(receipt.url, "POST", receipt.headers, receipt.body, receipt.received_at))
 
+
+def _again(deps: Deps, kind: Kind, receipt: WebhookReceipt) -> Callable[[Tx, bool], Awaitable[Answer]]:
     async def unit(tx: Tx, last: bool) -> Answer:  # noqa: FBT001 - called by `run` alone
         if await receipts.lock_unfinished(tx, receipt.id) is None:
             return Answer(200, "repeated")
-        return await effects(deps, kind, tx, receipt.id, (kind.read or read)(request), last=last)
+        return await effects(deps, kind, tx, receipt.id, _stored(kind, receipt), last=last)
 
     return unit
