@@ -128,9 +128,7 @@ class Visitor:
     async def ask(self, method: str, path: str, **more: Any) -> tuple[int, Any]:
         """One request; status and parsed JSON or text."""
         headers = {"Accept": "application/json", "X-CSRF": self.csrf, **self.headers, **more.pop("headers", {})}
-        async with self.http.request(
-            method, self.url + path, headers=headers, allow_redirects=False, **more
-        ) as answer:
+        async with self.http.request(method, self.url + path, headers=headers, allow_redirects=False, **more) as answer:
             text = await answer.text()
             told = await answer.json(content_type=None) if "json" in answer.content_type and text else text
             return answer.status, told

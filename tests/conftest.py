@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,9 +150,14 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path
 
 
 @pytest.fixture(scope="session")
-def pg_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PgServer]:
-    """One real PostgreSQL per worker, from the wheel: workers that shared one would stop it under each other."""
-    folder = tmp_path_factory.mktemp("pg")
+def pg_server() -> Iterator[PgServer]:
+    """One real PostgreSQL per worker, from the wheel: workers that shared one would stop it under each other.
+
+    Not below pytest's own folder: run by root it is closed to others at every start of pytest, and the server, which
+    then runs as a user of its own, would lose its data under its feet.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="hub-pg-"))
+    folder.chmod(0o755)
     before = os.environ.get("XDG_RUNTIME_DIR")
     os.environ["XDG_RUNTIME_DIR"] = str(folder)  # its lock file would otherwise be shared by every user of the machine
     try:
@@ -171,6 +177,7 @@ def pg_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PgServer]:
         yield PgServer(server)
     finally:
         server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

@@ -16,13 +16,12 @@ from typing import Any, Generic, TypeVar, cast
 from aiohttp import web
 from pydantic import BaseModel, ConfigDict, ValidationError
 from sqlalchemy import delete, update
-from sqlmodel import Field as Column
 from sqlmodel import col, select
 
 from crm_core.db import Tx
 from crm_core.errors import Conflict, HubError, Invalid
-from crm_core.tables import Table, at, text
 from crm_core.users import Role, User
+from hub.api.replays import ApiReplay
 from hub.runtime import Runtime
 from hub.web import Route, now_of, runtime_of, user_of
 
@@ -45,18 +44,6 @@ class Nothing(Strict):
 
 class Shown(BaseModel):
     """Output."""
-
-
-class ApiReplay(Table, table=True):
-    """The answer to a POST with an `Idempotency-Key`: a repeat gets it again. `status` 0 = still running."""
-
-    __tablename__ = "api_replays"
-
-    key: str = Column(primary_key=True)  # user, path and the caller's key, hashed
-    request_hash: str = text()
-    status: int = 0
-    answer: str = text()
-    created_at: datetime = at(index=True)
 
 
 @dataclass(frozen=True, slots=True)
