@@ -102,6 +102,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[], Hub]]:
             hub.stop()
 
 
+@pytest.mark.timeout(300)
 def test_it_starts_from_nothing_mends_itself_and_stops_clean(start: Callable[[], Hub], tmp_path: Path) -> None:
     hub = start()
     url = hub.wait_ready()
@@ -137,6 +138,7 @@ def test_it_starts_from_nothing_mends_itself_and_stops_clean(start: Callable[[],
     assert status(url, "/healthz") == 0
 
 
+@pytest.mark.timeout(300)
 def test_kill_9_ends_everything_and_the_next_start_finds_its_data(start: Callable[[], Hub], tmp_path: Path) -> None:
     hub = start()
     hub.wait_ready()
