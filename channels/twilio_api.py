@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import hmac
+import importlib
 import re
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -23,6 +24,7 @@ from channels.errors import AnswerUnreadable, Misconfigured, OutcomeUnknown
 from channels.twilio_errors import API_ORIGIN, HttpFailed, meaning
 
 TIMEOUT_S = 10.0
+REST = "twilio.rest"
 MAX_BODY = 64 * 1024
 MAX_FIELDS = 500
 
@@ -84,31 +86,28 @@ def is_signed(request: RawRequest, settings: TwilioSettings) -> bool:
     try:
         pairs = [] if request.method == "GET" else _pairs(request)
         tail = "".join(name + value for name, value in sorted(set(pairs)))
-        urls = [request.url, *_with_and_without_port(request.url)]
+        good = _matches(settings, request.url + tail, given) or any(
+            _matches(settings, url + tail, given) for url in _with_and_without_port(request.url)
+        )
     except (AnswerUnreadable, ValueError):
         return False
-    found = False
+    return good and all(value == settings.account_sid for name, value in pairs if name == "AccountSid")
+
+
+def _matches(settings: TwilioSettings, text: str, given: str) -> bool:
+    data, found = text.encode("utf-8", "surrogatepass"), False
     for token in filter(None, (settings.auth_token, settings.previous_auth_token)):
-        for url in urls:
-            found |= hmac.compare_digest(_signature(token, url + tail), given)
-            if found:
-                break
-    if not found:
-        return False
-    return all(value == settings.account_sid for name, value in pairs if name == "AccountSid")
+        digest = hmac.digest(token.encode(), data, "sha1")
+        found |= hmac.compare_digest(base64.b64encode(digest).decode("ascii"), given)
+    return found
 
 
-def _signature(token: str, text: str) -> str:
-    digest = hmac.digest(token.encode(), text.encode("utf-8", "surrogatepass"), hashlib.sha1)
-    return base64.b64encode(digest).decode("ascii")
-
-
-def _with_and_without_port(url: str) -> list[str]:
+def _with_and_without_port(url: str) -> tuple[str, ...]:
     parts = urlsplit(url)
     host = parts.netloc.rpartition(":")[0] if parts.port else parts.netloc
     port = parts.port or (443 if parts.scheme == "https" else 80)
     spellings = (urlunsplit(parts._replace(netloc=host)), urlunsplit(parts._replace(netloc=f"{host}:{port}")))
-    return [spelling for spelling in spellings if spelling != url]
+    return tuple(spelling for spelling in spellings if spelling != url)
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -253,7 +252,7 @@ class TwilioApi:
         """Twilio's client, talking to `api_base`. A loop that has ended takes its connections with it."""
         loop = asyncio.get_running_loop()
         if self._client is None or self._loop is not loop:
-            # Imported here: it costs a sixth of a second, and processes that never call Twilio need not pay it.
+            # Imported here: processes that never call Twilio need not pay for it.
             from twilio.rest import Client
 
             from channels.twilio_http import mapped_client
@@ -271,9 +270,12 @@ class TwilioApi:
 
     async def call(self, ask: Callable[[Any], Awaitable[Any]], *, creates: bool = False) -> Any:
         """One request through Twilio's client, at most `timeout_s` long. Raises a ChannelError and nothing else."""
+        if REST not in sys.modules:  # a sixth of a second at best: not in the loop, where calls wait meanwhile
+            await asyncio.to_thread(importlib.import_module, REST)
+        client = self.client()
         try:
             async with asyncio.timeout(self._timeout_s + 1):
-                return await ask(self.client())
+                return await ask(client)
         except HttpFailed as failed:
             raise meaning(failed, creates=creates) from None
         except TimeoutError:

@@ -262,7 +262,7 @@ async def test_faults(ask, fault, caplog):
     async with wire.twilio_wire() as server:
         server.answers = [fault.answer]
         settings = settings_from(wire.twilio_config(kind, base=server.base))
-        api = TwilioApi(settings, timeout_s=0.5)
+        api = TwilioApi(settings, timeout_s=1.5)
         channel = sms.SmsChannel(settings, api=api) if kind == "sms" else voice.VoiceChannel(settings, api=api)
         wanted = fault.create if ask in CREATES else fault.repeatable
         try:
