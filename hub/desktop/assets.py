@@ -33,7 +33,7 @@ VENDOR = {
 DYNAMIC_ICONS = {
     "phone", "message", "mail", "forms", "phone-calling", "target-arrow", "point", "headset", "users", "list-check", "send",
     "layout-dashboard", "settings", "mood-confuzed", "map-search", "phone-outgoing", "phone-incoming", "alert-circle",
-    "info-circle",
+    "info-circle", "check", "x", "mug",
 }  # fmt: skip
 _TEXT = {".css", ".js", ".svg", ".json", ".html"}
 

@@ -10,11 +10,11 @@ from markupsafe import escape
 from sqlmodel import select
 
 from channels.mail_html import has_remote_images, sanitise
-from crm_core import interactions
 from crm_core.errors import NotFound
 from crm_core.interactions import Attachment
+from hub import rights
 from hub.desktop.templating import reader_of
-from hub.web import STAFF, Route, runtime_of
+from hub.web import STAFF, Route, runtime_of, user_of
 
 # The frame is sandboxed without scripts and without an origin; this policy holds even where somebody opens it by itself.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src {images}; sandbox allow-popups; frame-ancestors 'self'; form-action 'none'; base-uri 'none'"
@@ -25,7 +25,7 @@ async def mail(request: web.Request) -> web.StreamResponse:
     """A mail as designed: sanitised again at each look, remote pictures only when asked for."""
     runtime = runtime_of(request)
     async with runtime.db.reading() as tx:
-        touch = await interactions.get(tx, request.match_info["interaction"])
+        touch = await rights.interaction(tx, user_of(request), request.match_info["interaction"])
         inline = await tx.all(
             select(Attachment).where(Attachment.interaction_id == touch.id, Attachment.content_id != "").limit(50)
         )
@@ -60,8 +60,9 @@ async def download(request: web.Request) -> web.StreamResponse:
     runtime = runtime_of(request)
     async with runtime.db.reading() as tx:
         file = await tx.one(select(Attachment).where(Attachment.id == request.match_info["file"]))
-    if file is None:
-        raise NotFound("There is no such file.")
+        if file is None:
+            raise NotFound("There is no such file.")
+        await rights.interaction(tx, user_of(request), file.interaction_id)
     inline = "inline" in request.query and bool(file.content_id) and file.content_type in INLINE_IMAGES
     name = "".join(c if c.isprintable() and c not in '\\/"' else "_" for c in file.name)[:150] or "file"
     response = web.StreamResponse(

@@ -199,7 +199,7 @@ async def _note_refusal(tx: Tx, refused: Refused, list_entry_id: str, user_id: s
         until = refused.data.get("until")
         await lists.refused(
             tx, list_entry_id, user_id=user_id, rule=refused.rule, reason=refused.message,
-            until=datetime.fromisoformat(until) if until else None, now=now,
+            until=datetime.fromisoformat(until) if isinstance(until, str) else until, now=now,
         )  # fmt: skip
 
 

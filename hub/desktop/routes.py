@@ -5,9 +5,11 @@ from __future__ import annotations
 from hub.desktop import (
     assets,
     callbacks,
+    campaigns,
     contacts,
     files,
     leads,
+    lists,
     phone,
     profile,
     public,
@@ -31,6 +33,8 @@ ROUTES: list[Route] = [
     *callbacks.routes,
     *leads.routes,
     *wallboard.routes,
+    *lists.routes,
+    *campaigns.routes,
     *profile.routes,
     *public.routes,
 ]

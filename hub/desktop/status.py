@@ -12,6 +12,7 @@ from crm_core.contacts import Contact
 from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.interactions import Interaction
+from hub import rights
 from hub.desktop import figures
 from hub.desktop.figures import AgentNow, QueueFigure
 from hub.desktop.people import Candidate, candidates_of
@@ -19,6 +20,7 @@ from hub.desktop.render import render
 from hub.desktop.templating import part
 from hub.desktop.timeline import users_of
 from hub.web import STAFF, Route, runtime_of, user_of
+from routing import entries
 from routing.offers import Offer
 
 
@@ -112,6 +114,8 @@ async def why(request: web.Request) -> web.StreamResponse:
         offer = await tx.one(select(Offer).where(Offer.id == request.match_info["offer"]))
         if offer is None:
             raise NotFound("There is no such decision.")
+        entry = await entries.get(tx, offer.entry_id)
+        await rights.conversation(tx, user_of(request), entry.conversation_id)
         trace = offer.trace
         agents = trace.get("agents") or {}
         named: dict[str, str] = agents.get("by_agent", {})

@@ -8,12 +8,13 @@ from datetime import datetime
 from aiohttp import web
 from sqlmodel import col, select
 
-from crm_core import accounts, conversations, drafts, interactions
+from crm_core import accounts, drafts, interactions
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.interactions import Disposition
 from crm_core.users import Role
+from hub import rights
 from hub.desktop import people, timeline, worklist
 from hub.desktop.people import PersonPane
 from hub.desktop.render import render
@@ -223,7 +224,7 @@ async def show_work(request: web.Request) -> web.StreamResponse:
         work = await worklist.read(tx, user.id, now=now, current=wanted)
         pane = None
         if wanted:
-            pane = await pane_of(tx, await conversations.get(tx, wanted), user.id)
+            pane = await pane_of(tx, await rights.conversation(tx, user, wanted), user.id)
     return await render(request, "work/page.html", WorkPage(work=work, pane=pane))
 
 
@@ -246,7 +247,7 @@ async def show_offers(request: web.Request) -> web.StreamResponse:
 async def show_timeline(request: web.Request) -> web.StreamResponse:
     """The timeline, anew or its earlier part."""
     async with runtime_of(request).db.reading() as tx:
-        conversation = await conversations.get(tx, request.match_info["conversation"])
+        conversation = await rights.conversation(tx, user_of(request), request.match_info["conversation"])
         items = await timeline.read(tx, conversation, before=request.query.get("before", ""))
     return part(request, "work/timeline.html", TimelinePart(items, conversation.id))
 
@@ -254,7 +255,7 @@ async def show_timeline(request: web.Request) -> web.StreamResponse:
 async def show_person(request: web.Request) -> web.StreamResponse:
     """The right column."""
     async with runtime_of(request).db.reading() as tx:
-        conversation = await conversations.get(tx, request.match_info["conversation"])
+        conversation = await rights.conversation(tx, user_of(request), request.match_info["conversation"])
         person = await people.pane_of_conversation(tx, conversation)
     return part(request, "work/person.html", person)
 
@@ -262,7 +263,7 @@ async def show_person(request: web.Request) -> web.StreamResponse:
 async def show_wrapup(request: web.Request) -> web.StreamResponse:
     """The wrap-up panel; empty when there is nothing to finish."""
     async with runtime_of(request).db.reading() as tx:
-        conversation = await conversations.get(tx, request.match_info["conversation"])
+        conversation = await rights.conversation(tx, user_of(request), request.match_info["conversation"])
         wrapup = await wrapup_of(tx, conversation, user_of(request).id, opened="open" in request.query)
     return part(request, "work/wrapup.html", wrapup)
 
@@ -273,7 +274,7 @@ async def show_call(request: web.Request) -> web.StreamResponse:
     async with runtime_of(request).db.reading() as tx:
         wanted = request.match_info.get("interaction", "")
         if wanted:
-            conversation_id = (await interactions.get(tx, wanted)).conversation_id
+            conversation_id = (await rights.interaction(tx, user, wanted)).conversation_id
         else:
             found = await tx.one(
                 select(QueueEntry)

@@ -9,11 +9,12 @@ from zoneinfo import ZoneInfo
 from aiohttp import web
 
 from channels.segments import segments
-from crm_core import addresses, contacts, conversations, drafts, leads, recognition
+from crm_core import addresses, contacts, drafts, leads, recognition
 from crm_core.addresses import Address, find_email, find_phone
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
 from crm_core.errors import Conflict, HubError, Invalid, Refused
+from hub import rights
 from hub.desktop import people, work, worklist
 from hub.desktop.render import render
 from hub.desktop.templating import html, part, reader_of, respond, told
@@ -45,7 +46,7 @@ def counted(reader: Reader, text: str) -> str:
 
 
 async def _conversation(request: web.Request, tx: Tx) -> Conversation:
-    return await conversations.get(tx, request.match_info["conversation"])
+    return await rights.conversation(tx, user_of(request), request.match_info["conversation"])
 
 
 async def _composer(request: web.Request, *, error: str = "", status: int = 200, event: str = "") -> web.Response:
@@ -66,7 +67,7 @@ async def keep_draft(request: web.Request) -> web.StreamResponse:
     wanted = request.match_info["conversation"]
 
     async def unit(tx: Tx) -> str:
-        conversation = await conversations.get(tx, wanted)
+        conversation = await rights.conversation(tx, user, wanted)
         await drafts.keep(tx, user_id=user.id, conversation_id=wanted, subject=subject, body=body, now=now)
         return conversation.channel
 
@@ -91,6 +92,7 @@ async def send_reply(request: web.Request) -> web.StreamResponse:
         return await _composer(request, error=reader.gettext("Write something first."), status=422)
 
     async def unit(tx: Tx) -> None:
+        await rights.conversation(tx, user, wanted)
         await replies.reply(tx, wanted, agent_id=user.id, body=body, subject=subject, now=now)
         await drafts.drop(tx, user_id=user.id, conversation_id=wanted)
 
@@ -132,10 +134,13 @@ async def add_note(request: web.Request) -> web.StreamResponse:
     """Keep a remark for colleagues."""
     body = str((await request.post()).get("body", "")).strip()
     user, now, wanted = user_of(request), now_of(request), request.match_info["conversation"]
+
+    async def unit(tx: Tx) -> None:
+        await rights.conversation(tx, user, wanted)
+        await replies.add_note(tx, wanted, agent_id=user.id, body=body, now=now)
+
     if body:
-        await runtime_of(request).db.write(
-            lambda tx: replies.add_note(tx, wanted, agent_id=user.id, body=body, now=now)
-        )
+        await runtime_of(request).db.write(unit)
     return await _composer(request, event="said")
 
 
@@ -149,7 +154,7 @@ async def finish(request: web.Request) -> web.StreamResponse:
     reader = reader_of(request)
 
     async def unit(tx: Tx) -> None:
-        conversation = await conversations.get(tx, wanted)
+        conversation = await rights.conversation(tx, user, wanted)
         entry = await work.held_entry(tx, wanted, user.id)
         if entry is None or entry.id != form.get("entry"):
             raise Conflict("This work is finished already.")
@@ -217,16 +222,24 @@ async def snooze(request: web.Request) -> web.StreamResponse:
     hours = min(max(int(str((await request.post()).get("hours", "1"))), 1), 24 * 30)
     user, now, wanted = user_of(request), now_of(request), request.match_info["conversation"]
     until = now + timedelta(hours=hours)
-    await runtime_of(request).db.write(
-        lambda tx: replies.snooze(tx, wanted, agent_id=user.id, until=until, now=now)
-    )
+
+    async def unit(tx: Tx) -> None:
+        await rights.conversation(tx, user, wanted)
+        await replies.snooze(tx, wanted, agent_id=user.id, until=until, now=now)
+
+    await runtime_of(request).db.write(unit)
     return await _back_to_work(request)
 
 
 async def close(request: web.Request) -> web.StreamResponse:
     """Close the conversation; a new message opens a new one."""
     user, now, wanted = user_of(request), now_of(request), request.match_info["conversation"]
-    await runtime_of(request).db.write(lambda tx: replies.close(tx, wanted, agent_id=user.id, now=now))
+
+    async def unit(tx: Tx) -> None:
+        await rights.conversation(tx, user, wanted)
+        await replies.close(tx, wanted, agent_id=user.id, now=now)
+
+    await runtime_of(request).db.write(unit)
     return await _back_to_work(request)
 
 
@@ -288,6 +301,7 @@ async def who(request: web.Request) -> web.StreamResponse:
     """People by name or number, to pick from."""
     query = request.query.get("q", "")[:100]
     async with runtime_of(request).db.reading() as tx:
+        await _conversation(request, tx)
         found = await contacts.search(tx, query, limit=PICKED)
         listed = await people.candidates_of(tx, [contact.id for contact in found])
     return part(request, "work/who.html", Found(request.match_info["conversation"], listed, query))
