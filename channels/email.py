@@ -7,9 +7,10 @@ raw mail, which is the caller's to keep; never by Message-ID, which a stranger c
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -92,21 +93,25 @@ class EmailChannel:
 
     # --- in ---
 
-    async def poll(self, cursor: Mapping[str, Any]) -> AsyncIterator[tuple[Arrival, Mapping[str, Any]]]:
+    async def poll(self, cursor: Mapping[str, Any]) -> AsyncGenerator[tuple[Arrival, Mapping[str, Any]], None]:
         """New mails for ever, each with the cursor {"uidvalidity", "last_uid"} to store in the same transaction.
 
         Asking for the next one says that this one is committed; only then is it marked seen. Raises a ChannelError when
         the connection is lost. A changed UIDVALIDITY starts from the first mail again, under new event keys.
         """
-        async for one in self._read(cursor, stay=True):
-            yield one
+        async with contextlib.aclosing(self._read(cursor, stay=True)) as mails:
+            async for one in mails:
+                yield one
 
-    async def drain(self, cursor: Mapping[str, Any]) -> AsyncIterator[tuple[Arrival, Mapping[str, Any]]]:
+    async def drain(self, cursor: Mapping[str, Any]) -> AsyncGenerator[tuple[Arrival, Mapping[str, Any]], None]:
         """`poll`, but it ends when there is nothing new."""
-        async for one in self._read(cursor, stay=False):
-            yield one
+        async with contextlib.aclosing(self._read(cursor, stay=False)) as mails:
+            async for one in mails:
+                yield one
 
-    async def _read(self, cursor: Mapping[str, Any], *, stay: bool) -> AsyncIterator[tuple[Arrival, Mapping[str, Any]]]:
+    async def _read(
+        self, cursor: Mapping[str, Any], *, stay: bool
+    ) -> AsyncGenerator[tuple[Arrival, Mapping[str, Any]], None]:
         if self.settings.imap is None:
             raise Misconfigured("No mailbox for reading is set.", code="no_imap")
         mailbox = Mailbox(self.settings.imap, tls=self._tls)
