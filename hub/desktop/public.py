@@ -1,25 +1,24 @@
-"""Pages for people outside the house: the hosted web form, and stopping a campaign's messages. GET never changes anything."""
+"""Pages for people outside: the hosted form, and the one page with which anybody leaves our mailings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from aiohttp import web
 
 from campaigns import unsubscribe
 from crm_core.accounts import Form
-from hub.desktop.render import render
-from hub.web import SIGNED, Route, now_of, remote_of, runtime_of
+from hub.desktop.templating import html, reader_of, respond
+from hub.web import PUBLIC, Route, now_of, remote_of, runtime_of
 from webhooks.forms import HONEYPOT, KEY_FIELD
 
-CONSENT_FIELD = "consent"
+HEADERS = {"Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex"}
 
 
 @dataclass(frozen=True, slots=True)
 class FormPage:
-    """A hosted form: to fill in, to correct, or done."""
+    """A hosted form: to be filled in, to be corrected, or thanked for."""
 
     form: Form
     values: Mapping[str, str]
@@ -29,15 +28,13 @@ class FormPage:
     sentence: str
     honeypot: str
     key_field: str
-    consent_field: str
 
 
 @dataclass(frozen=True, slots=True)
-class StopPage:
-    """The same page for every token, so that it tells nothing about anybody."""
+class LeavePage:
+    """The same for every link, valid or not: nobody learns from it whether an address is known here."""
 
     done: bool
-    action: str
 
 
 async def form_page(
@@ -51,30 +48,36 @@ async def form_page(
     sentence: str,
     status: int,
 ) -> web.StreamResponse:
-    """Show a hosted form."""
-    page = FormPage(form, values, errors, key, done, sentence, HONEYPOT, KEY_FIELD, CONSENT_FIELD)
-    return await render(request, "public/form.html", page, status=status)
+    """The hosted form in the visitor's language; its own labels and texts are as the company wrote them."""
+    _ = reader_of(request).gettext
+    page = FormPage(
+        form=form, values=values, errors={name: _(told) for name, told in errors.items()}, key=key, done=done,
+        sentence=_(sentence) if sentence else "", honeypot=HONEYPOT, key_field=KEY_FIELD,
+    )  # fmt: skip
+    body = html(request, "public/form.html", page, layout="bare.html", frame=None)
+    return respond(body, status=status, headers=HEADERS)
 
 
-async def show_stop(request: web.Request) -> web.StreamResponse:
-    """Ask; the button does it. Mail scanners follow links, so a GET must not."""
-    return await render(request, "public/stop.html", StopPage(done=False, action=request.path))
+async def show_leave(request: web.Request) -> web.StreamResponse:
+    """GET /u/{token}: a page with a button. Looks at nothing and changes nothing: mail scanners open every link."""
+    body = html(request, "public/leave.html", LeavePage(done=False), layout="bare.html", frame=None)
+    return respond(body, headers=HEADERS)
 
 
-async def stop(request: web.Request) -> web.StreamResponse:
-    """Stop at once (RFC 8058 one-click too); the same answer for a known, an unknown and a used token."""
+async def leave(request: web.Request) -> web.StreamResponse:
+    """POST /u/{token}: the button, or a mail program's one click (RFC 8058). The answer is always the same."""
     runtime, now = runtime_of(request), now_of(request)
     delivery_id = unsubscribe.read(runtime.settings.secret_key, request.match_info["token"])
-    browser = request.headers.get("User-Agent", "")
-
-    async def unit(tx: Any) -> None:
-        await unsubscribe.unsubscribe(tx, delivery_id, now=now, remote=remote_of(request), browser=browser)
-
-    await runtime.db.write(unit)
-    return await render(request, "public/stop.html", StopPage(done=True, action=request.path))
+    remote, browser = remote_of(request), request.headers.get("User-Agent", "")[:300]
+    if delivery_id is not None:
+        await runtime.db.write(
+            lambda tx: unsubscribe.unsubscribe(tx, delivery_id, now=now, remote=remote, browser=browser)
+        )
+    body = html(request, "public/leave.html", LeavePage(done=True), layout="bare.html", frame=None)
+    return respond(body, headers=HEADERS)
 
 
 routes = [
-    Route("GET", "/u/{token}", show_stop, access=SIGNED),
-    Route("POST", "/u/{token}", stop, access=SIGNED, body_limit=4096),
+    Route("GET", "/u/{token}", show_leave, access=PUBLIC),
+    Route("POST", "/u/{token}", leave, access=PUBLIC, body_limit=16 * 1024),
 ]

@@ -13,6 +13,7 @@ from hub.desktop import (
     phone,
     profile,
     public,
+    public,
     status,
     stream,
     wallboard,
@@ -36,5 +37,6 @@ ROUTES: list[Route] = [
     *lists.routes,
     *campaigns.routes,
     *profile.routes,
+    *public.routes,
     *public.routes,
 ]
