@@ -26,7 +26,8 @@ from crm_core.users import Role, Team, User
 from hub.passwords import hash_password
 from hub.settings import Settings
 from hub.twin import FORM_KEY, LOGINS_FILE, MAILBOX, NUMBERS, write_private
-from routing.agents import Agent, AgentSkill
+from routing import agents
+from routing.agents import AgentSkill
 from routing.queues import Queue, QueueMember
 
 PASSWORD = "welcome to the hub"  # noqa: S105 - the demo's own, on a hub that only this machine can reach
@@ -75,10 +76,8 @@ DISPOSITIONS = (
     ("do_not_call", "Never call again", "", {"do_not_call": True}),
 )
 
-FIRST = """Ana Bo Carla Dev Elif Farid Gina Hugo Ines Jonas Kira Leo Mina Nils Olga Pavel Quinn Rosa Sven Tara Umar Vera
-Wim Xenia Yara Zoe Anton Bella Cem Dana""".split()
-LAST = """Example Sample Muster Rivera Novak Okafor Petrov Quist Rossi Silva Tanaka Ueda Varga Weiss Young Zander Alami
-Berg Costa Dubois""".split()
+FIRST = ["Ana", "Bo", "Carla", "Dev", "Elif", "Farid", "Gina", "Hugo", "Ines", "Jonas", "Kira", "Leo", "Mina", "Nils", "Olga", "Pavel", "Quinn", "Rosa", "Sven", "Tara", "Umar", "Vera", "Wim", "Xenia", "Yara", "Zoe", "Anton", "Bella", "Cem", "Dana"]
+LAST = ["Example", "Sample", "Muster", "Rivera", "Novak", "Okafor", "Petrov", "Quist", "Rossi", "Silva", "Tanaka", "Ueda", "Varga", "Weiss", "Young", "Zander", "Alami", "Berg", "Costa", "Dubois"]
 FIRMS = ("Northwind Bikes", "Blue Harbour", "Cedar & Sons", "Delta Tools", "Elm Street Bakery", "Fjord Travel")
 TOPICS = (
     ("Where is my order?", "I ordered two weeks ago and heard nothing. Could you look it up, please?"),
@@ -143,7 +142,7 @@ class _Company:
             )  # fmt: skip
             self.users[person.login] = user
             if person.queues:
-                await tx.add(Agent(user_id=user.id, since=self.now, idle_since=self.now))
+                await agents.ensure(tx, user.id, now=self.now)
             for queue in person.queues:
                 await tx.add(QueueMember(queue_id=self.queues[queue].id, user_id=user.id))
             for skill in person.skills:
