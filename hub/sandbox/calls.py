@@ -8,7 +8,6 @@ a room, ending a child leg), so that an interruption at any instant has the docu
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
@@ -211,9 +210,11 @@ class Leg:
                 self.undo.clear()
                 await task
                 return None
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, EndCall):
-                await task
+            while not task.done():  # a library may swallow one cancellation; it does not swallow them all
+                task.cancel()
+                await asyncio.wait({task}, timeout=0.05)
+            if not task.cancelled() and (error := task.exception()) is not None and not isinstance(error, EndCall):
+                raise error
             return await self._serve()
         finally:
             waker.cancel()

@@ -49,7 +49,8 @@ async def ring(exchange: Exchange, leg: Leg, timeout_s: float) -> None:
     elif world.number_of(to) is not None:
         exchange.call_in(leg)
     try:
-        outcome = await asyncio.wait_for(asyncio.shield(leg.pickup), max(0.05, timeout_s * world.config.time_scale))
+        async with asyncio.timeout(max(0.05, timeout_s * world.config.time_scale)):
+            outcome = await asyncio.shield(leg.pickup)
     except TimeoutError:
         raise EndCall("no-answer") from None
     if outcome not in ("answered", "machine"):
@@ -149,7 +150,7 @@ async def _dial_parties(
 
 async def _talk(exchange: Exchange, bridge: Bridge, element: ET.Element, document: Document) -> None:
     parent, child = bridge.parent, bridge.winner
-    assert child is not None  # noqa: S101 - set by the one that called
+    assert child is not None
     parent.answer()
     for other in bridge.children:
         if other is not child:
@@ -170,7 +171,8 @@ async def _talk(exchange: Exchange, bridge: Bridge, element: ET.Element, documen
         )
     limit = float(element.get("timeLimit", "14400")) * max(exchange.world.config.time_scale, 0.001)
     try:
-        await asyncio.wait_for(bridge.over.wait(), limit)
+        async with asyncio.timeout(limit):
+            await bridge.over.wait()
     except TimeoutError:
         child.interrupt(Hangup("api"))
 

@@ -211,7 +211,7 @@ class ImapServer:
 
         async def connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             task = asyncio.current_task()
-            assert task is not None  # noqa: S101 - inside a coroutine there is one
+            assert task is not None
             self._connections.add(task)
             try:
                 with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
@@ -225,7 +225,7 @@ class ImapServer:
 
     async def deliver(self, raw: bytes, when: datetime) -> int:
         """Put a mail into the INBOX; gives its UID. Clients in IDLE hear of it at once."""
-        assert self.folders is not None  # noqa: S101 - delivered only after start
+        assert self.folders is not None
         message = await self.folders.inbox.append(AppendMessage(raw, when, frozenset()), recent=True)
         return message.uid
 

@@ -35,7 +35,7 @@ class StoredMail:
 
     def parsed(self) -> EmailMessage:
         message = message_from_bytes(self.raw(), policy=policy.default)
-        assert isinstance(message, EmailMessage)  # noqa: S101 - the default policy makes these
+        assert isinstance(message, EmailMessage)
         return message
 
 

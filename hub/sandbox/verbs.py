@@ -275,7 +275,8 @@ async def _until_quiet(exchange: Exchange, leg: Leg, element: ET.Element) -> str
         if left <= 0:
             return ""
         try:
-            kind, text = await asyncio.wait_for(leg.typed.get(), min(left, max(silence, 0.05)) if silence else left)
+            async with asyncio.timeout(min(left, max(silence, 0.05)) if silence else left):
+                kind, text = await leg.typed.get()
         except TimeoutError:
             return ""
         if kind == "digits":

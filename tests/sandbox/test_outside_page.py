@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
+from twilio.jwt.access_token import AccessToken
+from twilio.jwt.access_token.grants import VoiceGrant
 
 pytestmark = pytest.mark.needs_chromium
 
@@ -107,3 +109,54 @@ async def test_an_unknown_person_and_a_withheld_number_can_call(hub, sandbox, pa
         assert (await hub.gets("/voice", From=number)).params["From"] == number, label
         await page.get_by_role("button", name="Hang up").click()
         await expect(page.locator("#idle")).to_be_visible()
+
+
+AGENT = """
+async (url) => {
+  const { Sound } = await import("/page/sound.js");
+  const audio = new Audio();
+  const sounds = new Map();
+  const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+  const socket = new WebSocket(url);
+  globalThis.audio = audio;
+  socket.onmessage = ({ data }) => {
+    const message = JSON.parse(data);
+    const tell = (to) => (data) => socket.send(JSON.stringify({ type: "signal", call: message.call, data, to }));
+    if (message.type === "registered") socket.send(JSON.stringify({ type: "connect", params: {} }));
+    if (message.type === "peers") for (const { call } of message.peers) {
+      if (!sounds.has(call)) sounds.set(call, new Sound(tell(call), stream, audio));
+    }
+    if (message.type === "signal") sounds.get(message.from)?.take(message.data);
+  };
+}
+"""
+
+
+async def test_sound_goes_both_ways_between_the_page_and_an_agents_browser(hub, sandbox, rest):
+    if CHROMIUM is None:
+        pytest.skip("no Chromium found; install the distribution's chromium package")
+    room = "<Dial><Conference beep='false'>room-1</Conference></Dial>"
+    hub.says("/voice", room)
+    hub.says("/client", room)
+    app = await rest("POST", "/Applications.json", expect=201, FriendlyName="hub", VoiceUrl=f"{hub.url}/client")
+    config = sandbox.config
+    token = AccessToken(config.account_sid, config.api_key_sid, config.api_key_secret, identity="agent1")
+    token.add_grant(VoiceGrant(outgoing_application_sid=app["sid"], incoming_allow=True))
+    async with async_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-dev-shm-usage", "--use-fake-ui-for-media-stream"]
+        flags += ["--use-fake-device-for-media-stream", "--autoplay-policy=no-user-gesture-required"]
+        flags.append("--disable-features=WebRtcHideLocalIpsWithMdns")
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+        context = await browser.new_context(permissions=["microphone"])
+        person, agent = await context.new_page(), await context.new_page()
+        await person.goto(sandbox.base_url)
+        await agent.goto(f"{sandbox.base_url}/page/icon.svg")
+        url = f"{sandbox.base_url.replace('http', 'ws', 1)}/line?token={token.to_jwt()}"
+        await agent.evaluate(AGENT, url)
+        await person.get_by_role("button", name="Call the company").click()
+        await person.get_by_role("button", name="Sound off").click()
+        await expect(person.locator("#talking-state")).to_contain_text("talking with agent1")
+        playing = "(audio) => audio.srcObject?.getAudioTracks()[0]?.muted === false"
+        await person.wait_for_function(f"() => ({playing})(document.getElementById('far'))", timeout=15000)
+        await agent.wait_for_function(f"() => ({playing})(globalThis.audio)", timeout=15000)
+        await browser.close()

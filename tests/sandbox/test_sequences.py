@@ -133,10 +133,21 @@ class Replay:
         elif words[0] == "answer-at":
             sid = await self.sandbox.ringing(words[1])
             await self.sandbox.act(sid, "answer")
+        elif words[0] in ("until-seated", "until-talking"):
+            await self.until(words[0], words[1])
         elif words[0] == "refuse-at":
             await self.sandbox.act(await self.sandbox.ringing(words[1]), "refuse")
         else:
             await self.sandbox.act(words[1], words[0], **body)
+
+    async def until(self, what: str, sid: str) -> None:
+        """Wait for something that no callback tells."""
+        exchange = self.sandbox.exchange
+        async with asyncio.timeout(5):
+            while not (
+                exchange.rooms.by_sid[sid].seats if what == "until-seated" else exchange.legs.live[sid].company()
+            ):
+                await asyncio.sleep(0.005)
 
     async def browse(self, words: list[str], body: dict[str, str]) -> None:
         verb, identity = words[0], words[1]
