@@ -262,7 +262,7 @@ async def test_faults(ask, fault, caplog):
     async with wire.twilio_wire() as server:
         server.answers = [fault.answer]
         settings = settings_from(wire.twilio_config(kind, base=server.base))
-        api = TwilioApi(settings, timeout_s=1.5)
+        api = TwilioApi(settings, timeout_s=2.0 if fault.answer is wire.hangs else 30.0)
         channel = sms.SmsChannel(settings, api=api) if kind == "sms" else voice.VoiceChannel(settings, api=api)
         wanted = fault.create if ask in CREATES else fault.repeatable
         try:
@@ -318,7 +318,8 @@ MAIL_FAULTS: list[tuple[str, dict[str, str], type[ChannelError]]] = [
 async def test_mail_faults(name, rules, wanted, caplog):
     caplog.set_level(logging.DEBUG)
     async with wire.smtp_wire(**rules) as server:
-        smtp = replace(email.smtp_from_url(f"smtp://127.0.0.1:{server.port}"), phase_s=0.3, data_s=0.3)
+        short = 1.0 if "hang" in rules.values() else 30.0
+        smtp = replace(email.smtp_from_url(f"smtp://127.0.0.1:{server.port}"), phase_s=short, data_s=short)
         channel = email.EmailChannel(email.EmailSettings("support@example.test", smtp=smtp))
         with pytest.raises(ChannelError) as caught:
             await channel.send(MAIL)

@@ -135,7 +135,7 @@ def test_empty_and_too_large():
 
 
 def channel(port: int, **smtp) -> EmailChannel:
-    settings = replace(smtp_from_url(f"smtp://127.0.0.1:{port}"), phase_s=2.0, data_s=2.0, **smtp)
+    settings = replace(smtp_from_url(f"smtp://127.0.0.1:{port}"), phase_s=20.0, data_s=20.0, **smtp)
     return EmailChannel(EmailSettings("support@example.test", smtp=settings), clock=FixedClock(NOW))
 
 

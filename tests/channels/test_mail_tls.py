@@ -20,7 +20,7 @@ MAIL = OutboundMail("support@example.test", "", "ana@example.com", "x", "x", "",
 async def test_a_mailbox_over_tls(tmp_path, fault):
     server_tls, client_tls = wire.tls_pair(tmp_path)
     async with wire.imap_wire(letter("a"), tls=server_tls) as server:
-        imap = replace(imap_from_url(f"imaps://u:password@127.0.0.1:{server.port}"), step_s=1.0, idle_s=1.0)
+        imap = replace(imap_from_url(f"imaps://u:password@127.0.0.1:{server.port}"), step_s=3.0, idle_s=1.0)
         channel = EmailChannel(EmailSettings("support@example.test", imap=imap), tls=client_tls, pool=MailPool(size=1))
         assert [mail.subject async for mail, _ in channel.drain({})] == ["a"]
         if fault:
@@ -41,8 +41,8 @@ async def test_a_sender_over_tls(tmp_path):
 async def test_a_certificate_that_nobody_vouches_for(tmp_path):
     server_tls, _ = wire.tls_pair(tmp_path)
     async with wire.smtp_wire(tls=server_tls) as server, wire.imap_wire(tls=server_tls) as mailbox:
-        smtp = replace(smtp_from_url(f"smtps://127.0.0.1:{server.port}"), phase_s=2.0)
-        imap = replace(imap_from_url(f"imaps://u:password@127.0.0.1:{mailbox.port}"), step_s=2.0)
+        smtp = replace(smtp_from_url(f"smtps://127.0.0.1:{server.port}"), phase_s=20.0)
+        imap = replace(imap_from_url(f"imaps://u:password@127.0.0.1:{mailbox.port}"), step_s=10.0)
         channel = EmailChannel(EmailSettings("support@example.test", imap=imap, smtp=smtp))
         with pytest.raises(ChannelError) as caught:
             await channel.send(MAIL)
