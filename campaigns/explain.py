@@ -61,7 +61,7 @@ def _gate(row: Delivery, purpose: str) -> list[Line]:
     """One line per rule that the binding look asked, in the gate's order; rules behind the first failure were not asked."""
     if not row.verdict:
         return [Line("gate", None, "The binding look has not happened yet.")]
-    asked = list(row.verdict.get("checked", []))
+    asked = list(dict.fromkeys(row.verdict.get("checked", [])))  # one rule may stand for two questions
     failed = str(row.verdict.get("rule", ""))
     lines = [
         Line(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from campaigns import campaigns, counts, deliveries, imports, runner
@@ -24,6 +24,7 @@ from crm_core.ids import new_id
 __all__ = ["FixedClock", "open_database"]
 
 SECRET = "s" * 40
+NOON = datetime(2026, 11, 18, 16, 0, tzinfo=UTC)  # mid-morning in Washington
 SMS_FROM, MAIL_FROM, VOICE_FROM = "+442079460100", "news@example.test", "+442079460101"
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import asyncio
 from collections import Counter
 from typing import Any
 
 from aiohttp import web
-from aiosmtpd.controller import Controller
+from aiosmtpd.smtp import SMTP
 
 SID = "AC" + "0" * 32
 
@@ -70,7 +70,7 @@ class CountingMailbox:
 
     def __init__(self) -> None:
         self.envelopes: list[Any] = []
-        self._controller: Any = None
+        self._server: Any = None
         self.port = 0
 
     @property
@@ -78,22 +78,16 @@ class CountingMailbox:
         """Mails taken, by recipient."""
         return Counter(to for envelope in self.envelopes for to in envelope.rcpt_tos)
 
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802 - aiosmtpd's name
+    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:
         self.envelopes.append(envelope)
         return "250 OK"
 
-    def __enter__(self) -> CountingMailbox:
-        self._controller = Controller(self, hostname="127.0.0.1", port=0, data_size_limit=10_000_000)
-        # aiosmtpd's own check of readiness connects to the configured port, which is 0 here.
-        self._controller._trigger_server = lambda: None
-        self._controller.start()
-        self.port = self._controller.server.sockets[0].getsockname()[1]
+    async def __aenter__(self) -> CountingMailbox:
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: SMTP(self, enable_SMTPUTF8=True), "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._controller.stop(no_assert=True)
-
-
-def shown(found: dict[str, int]) -> str:
-    """Counts as one line for a failure's message."""
-    return json.dumps(found, sort_keys=True)
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await self._server.wait_closed()
