@@ -127,8 +127,10 @@ class World:
             self.applications[raw["sid"]] = Application(**raw)
         for sid, urls in saved.get("numbers", {}).items():
             if sid in self.numbers:
+                given = asdict(self.numbers[sid])
                 for key, value in urls.items():
-                    setattr(self.numbers[sid], key, value)
+                    if not (key.endswith(("_url", "_callback")) and given.get(key)):  # the configuration is newer
+                        setattr(self.numbers[sid], key, value)
         self.opted_out = {(sender, to) for sender, to in saved.get("opted_out", [])}
 
     def save(self) -> None:
