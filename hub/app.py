@@ -1,4 +1,4 @@
-"""The web process: every route with its statement of who may use it, the static files, and the process's background."""
+"""The web process: every route with its statement of who may use it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from pathlib import Path
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
@@ -23,25 +23,9 @@ from hub.web import Route
 
 log = get_logger(__name__)
 
-PACKAGE = Path(__file__).parent
-STATIC = PACKAGE / "desktop" / "static"
-NODE_MODULES = PACKAGE.parent / "node_modules"
-# Public name -> file of a locked npm package. Nothing else of node_modules is served.
-VENDOR = {
-    "tabler.min.css": "@tabler/core/dist/css/tabler.min.css",
-    "tabler.min.js": "@tabler/core/dist/js/tabler.min.js",
-    "tabler-icons.min.css": "@tabler/icons-webfont/dist/tabler-icons.min.css",
-    "fonts/tabler-icons.woff2": "@tabler/icons-webfont/dist/fonts/tabler-icons.woff2",
-    "htmx.min.js": "htmx.org/dist/htmx.min.js",
-    "twilio.min.js": "@twilio/voice-sdk/dist/twilio.min.js",
-    "uplot.min.js": "uplot/dist/uPlot.iife.min.js",
-    "uplot.min.css": "uplot/dist/uPlot.min.css",
-}
-CACHE_S = 3600
-
 
 def collect_routes(runtime: Runtime) -> list[Route]:
-    """Every route of the hub, static files apart."""
+    """Every route of the hub."""
     return [*ops.routes, *auth.routes, *DESKTOP, *API, *webhook_routes(runtime)]
 
 
@@ -52,21 +36,14 @@ def build_app(runtime: Runtime) -> web.Application:
     app[ROUTES] = collect_routes(runtime)
     for route in app[ROUTES]:
         app.router.add_route(route.method, route.path, guarded(route))
-    app.router.add_get("/static/vendor/{name:.+}", _vendor)
-    app.router.add_static("/static/", STATIC, append_version=True)
     app.on_response_prepare.append(add_security_headers)
     return app
 
 
-async def _vendor(request: web.Request) -> web.StreamResponse:
-    file = VENDOR.get(request.match_info["name"])
-    if file is None:
-        raise web.HTTPNotFound
-    return web.FileResponse(NODE_MODULES / file, headers={"Cache-Control": f"public, max-age={CACHE_S}"})
-
-
 @contextlib.asynccontextmanager
-async def serving(runtime: Runtime, *, host: str, port: int, reuse_port: bool = False):  # type: ignore[no-untyped-def]
+async def serving(
+    runtime: Runtime, *, host: str, port: int, reuse_port: bool = False
+) -> AsyncIterator[tuple[web.AppRunner, int]]:
     """The application listening; gives (runner, port). Port 0 chooses a free one."""
     runner = web.AppRunner(
         build_app(runtime),

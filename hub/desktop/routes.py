@@ -13,7 +13,6 @@ from hub.desktop import (
     phone,
     profile,
     public,
-    public,
     status,
     stream,
     wallboard,
@@ -37,6 +36,5 @@ ROUTES: list[Route] = [
     *lists.routes,
     *campaigns.routes,
     *profile.routes,
-    *public.routes,
     *public.routes,
 ]
