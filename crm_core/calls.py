@@ -122,12 +122,16 @@ async def record_event(
 def fold(interaction_id: str, events: Iterable[CallEvent]) -> CallRecord:
     """The call record of these events, whatever order they come in. Pure.
 
-    Time lines: menu = arrived→queued; wait = queued→(offer accepted or left); ring = accepted→customer and agent together;
-    talk = together and not held; hold = together and held; wrap = last together→disposed.
+    Time lines: menu = arrived→queued; wait = queued→(offer accepted or left); ring = accepted→customer and agent together, or
+    dialed→answered; talk = together and not held; hold = together and held; wrap = the customer is gone→disposed. They add up
+    to the time from the first event to the last of them. A rescue (the agent was lost, the customer is still there) waits again.
     """
     ordered = sorted(
-        events, key=lambda e: (e.happened_at, e.sequence, _ORDER.get(e.kind, 50), e.leg_id, e.kind, e.event_key)
-    )
+        events,
+        key=lambda e: (
+            e.happened_at, _ORDER.get(e.kind, 50), e.sequence, e.role != LegRole.CUSTOMER, e.leg_id, e.kind, e.event_key,
+        ),
+    )  # fmt: skip
     state = _Fold(interaction_id)
     for event in ordered:
         state.take(event)
@@ -136,8 +140,8 @@ def fold(interaction_id: str, events: Iterable[CallEvent]) -> CallRecord:
 
 # At the same instant the cause comes before its effect.
 _ORDER = {"arrived": 0, "queued": 1, "initiated": 2, "ringing": 3, "offered": 4, "accepted": 5, "answered": 6, "moved": 7,
-          "join": 10, "hold": 20, "unhold": 21, "leave": 60, "busy": 70, "no-answer": 70, "failed": 70, "canceled": 70,
-          "completed": 71, "end": 80, "wrapup": 90, "disposed": 95}  # fmt: skip
+          "join": 10, "hold": 20, "unhold": 21, "hangup": 55, "leave": 60, "busy": 70, "no-answer": 70, "failed": 70,
+          "canceled": 70, "completed": 71, "end": 80, "callback": 85, "wrapup": 90, "disposed": 95}  # fmt: skip
 _ENDINGS = {"completed", "busy", "no-answer", "failed", "canceled"}
 
 
@@ -151,8 +155,9 @@ class _Fold:
         self.since: datetime | None = None
         self.customer_in = False
         self.held = False
-        self.agents_in: set[str] = set()
+        self.agents_in: set[str] = set()  # legs
         self.first_leaver = ""
+        self.hung_up = ""  # who pressed the button, when the hub knows it
         self.ending = ""
         self.over = False
 
@@ -167,9 +172,15 @@ class _Fold:
         when, kind, role = event.happened_at, event.kind, event.role
         row = self.row
         row.__dict__["started_at"] = min(filter(None, (row.started_at, when)))
-        if self.over and kind not in ("disposed", "wrapup"):
+        if kind == "disposed":
+            # Chosen late, after the time for wrap-up: a new outcome, no new time.
+            row.__dict__["disposition"] = event.raw.get("disposition", "")
+            self.enter("", when)
+        elif kind in ("callback", "voicemail"):
+            self.ending = kind
+        elif self.over:
             return
-        if kind == "arrived":
+        elif kind == "arrived":
             row.__dict__.update(
                 direction=event.raw.get("direction", "inbound"),
                 from_e164=event.raw.get("from", ""),
@@ -180,19 +191,19 @@ class _Fold:
             self.enter("wait", when)
         elif kind == "accepted":
             self.enter("ring", when)
+        elif kind == "hangup":
+            self.hung_up = role
         elif kind in ("join", "leave", "hold", "unhold"):
             self._room(event)
         elif kind in _ENDINGS and role == LegRole.CUSTOMER:
             self.ending = self.ending or kind
-            self._leave("customer", when)
-        elif kind in _ENDINGS and role == LegRole.AGENT and event.user_id in self.agents_in:
-            self.agents_in.discard(event.user_id)
-            self._leave("agent", when)
-        elif kind in ("callback", "voicemail"):
-            self.ending = kind
-        elif kind == "disposed":
-            row.__dict__["disposition"] = event.raw.get("disposition", "")
-            self.enter("", when)
+            self.customer_in = False
+            self._end(when)
+        elif kind in _ENDINGS and role == LegRole.AGENT and event.leg_id in self.agents_in:
+            self._agent_left(event.leg_id, when)
+        elif kind == "wrapup" and self.phase in ("talk", "hold"):
+            # The hub has ended the talk; the provider's own reports about it may be lost.
+            self._tentative_end(when)
 
     def _room(self, event: CallEvent) -> None:
         when, role = event.happened_at, event.role
@@ -200,46 +211,62 @@ class _Fold:
             if role == LegRole.CUSTOMER:
                 self.customer_in = True
             else:
-                self.agents_in.add(event.user_id)
+                self.agents_in.add(event.leg_id)
                 if event.user_id and event.user_id not in self.row.agents:
                     self.row.agents.append(event.user_id)
             if self.customer_in and self.agents_in:
                 if self.row.answered_at is None:
                     self.row.__dict__["answered_at"] = when
+                self.row.__dict__["ended_at"] = None
+                self.first_leaver = ""
                 self.enter("hold" if self.held else "talk", when)
+        elif event.kind == "leave" and role == LegRole.CUSTOMER:
+            self.customer_in = False
+            # From a talk this is the end of the call. A customer whom we move back to the queue leaves the room while waiting.
+            if self.phase in ("talk", "hold"):
+                self.first_leaver = self.first_leaver or "customer"
+                self._tentative_end(when)
         elif event.kind == "leave":
-            if role == LegRole.CUSTOMER:
-                self._leave("customer", when)
-            else:
-                self.agents_in.discard(event.user_id)
-                self._leave("agent", when)
+            self._agent_left(event.leg_id, when)
         elif role == LegRole.CUSTOMER:
             self.held = event.kind == "hold"
-            if self.held:
+            if self.held and self.phase == "talk":
                 self.row.__dict__["holds"] = self.row.holds + 1
             if self.customer_in and self.agents_in:
                 self.enter("hold" if self.held else "talk", when)
 
-    def _leave(self, who: str, when: datetime) -> None:
-        if who == "customer":
-            self.customer_in = False
-        self.first_leaver = self.first_leaver or who
-        if who == "customer" or not self.customer_in:
-            self.over = True
+    def _agent_left(self, leg_id: str, when: datetime) -> None:
+        self.agents_in.discard(leg_id)
+        if self.agents_in or self.phase not in ("talk", "hold"):
+            return
+        self.first_leaver = self.first_leaver or "agent"
+        # The customer is still there without an agent: they wait again until somebody comes or they leave.
+        self.enter("wait", when)
+
+    def _tentative_end(self, when: datetime) -> None:
+        self.row.__dict__["ended_at"] = when
+        self.enter("wrap", when)
+
+    def _end(self, when: datetime) -> None:
+        self.over = True
+        if self.phase in ("talk", "hold"):
+            self.first_leaver = self.first_leaver or "customer"
+        if self.phase != "wrap":
             self.row.__dict__["ended_at"] = when
             self.enter("wrap" if self.row.answered_at else "", when)
-        elif not self.agents_in:
-            # The customer is still there without an agent: they wait again (rescue) until somebody comes or they leave.
-            self.enter("wait", when)
 
     def record(self, count: int) -> CallRecord:
         row = self.row
-        reason = self.ending or ("completed" if row.answered_at else "")
-        if row.ended_at and not row.answered_at and row.direction == "inbound" and self.ending in ("", "completed"):
+        answered = row.answered_at is not None
+        reason = self.ending or ("completed" if answered else "")
+        if row.ended_at and not answered and row.direction == "inbound" and self.ending in ("", "completed"):
             reason = "abandoned"
         times = {f"{name}_ms": round(value) for name, value in self.spent.items()}
         row.__dict__.update(
-            times, hung_up_by=self.first_leaver, end_reason=reason if row.ended_at else "", events=count
+            times,
+            hung_up_by=(self.hung_up or self.first_leaver or ("customer" if row.ended_at else "")),
+            end_reason=reason if row.ended_at else "",
+            events=count,
         )
         return row
 

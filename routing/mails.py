@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,7 @@ from routing import gate, threads
 from routing.matching import match
 
 MAIL = "email"
+TOKEN = re.compile(r"[A-Za-z0-9_-]{20,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +59,10 @@ def token_in(address: str) -> str:
         return ""
     try:
         padded = folded.upper() + "=" * (-len(folded) % 8)
-        return base64.b32decode(padded).decode("ascii")
-    except (binascii.Error, UnicodeDecodeError):
+        token = base64.b32decode(padded).decode("ascii")
+    except (binascii.Error, ValueError):
         return ""
+    return token if TOKEN.fullmatch(token) else ""
 
 
 async def mail_arrived(

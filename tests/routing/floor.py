@@ -184,10 +184,12 @@ class Floor:
     async def finish(self, agent_id: str, entry_id: str, disposition: str = "done") -> None:
         await self.do(lambda tx: desk.finish(tx, entry_id, agent_id=agent_id, disposition=disposition, now=self.now))
 
-    async def dial(self, agent_id: str, number: str, **more: Any) -> Interaction:
+    async def dial(
+        self, agent_id: str, number: str, *, purpose: Purpose = Purpose.REPLY, **more: Any
+    ) -> Interaction:
         return await self.do(
             lambda tx: desk.start_call(
-                tx, agent_id=agent_id, address=phone(number), purpose=more.pop("purpose", Purpose.SERVICE),
+                tx, agent_id=agent_id, address=phone(number), purpose=purpose,
                 account_id="acc-voice", now=self.now, **more,
             )
         )  # fmt: skip

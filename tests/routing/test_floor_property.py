@@ -206,15 +206,21 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
 
         # --- agents
 
-        @rule(agent=who, then=st.sampled_from(["connects", "nothing"]))
+        @rule(agent=who, then=st.sampled_from(["talks", "talks", "talks", "connects", "nothing"]))
         def accepts(self, agent: str, then: str) -> None:
             async def go() -> None:
+                if then == "talks":
+                    await self.db.write(lambda tx: desk.set_activity(tx, agent, "available", now=self.clock.now()))
+                    await self.floor.beat(agent)
+                    await engine.tick(self.db, clock=self.clock, holder="router")
                 live = [offer for offer in await self.floor.live_offers(agent) if offer.state == "open"]
                 if not live:
                     return
                 offer = await self.floor.accept(agent, live[0].id)
-                if then == "connects" and offer.state == "accepting":
+                if then != "nothing" and offer.state == "accepting":
                     await self.joins(agent, offer=offer.id, nonce=offer.nonce)
+                if then == "talks":
+                    await self.drain()
 
             self.quietly(go())
 
@@ -235,11 +241,11 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
 
             self.quietly(go())
 
-        @rule(agent=who, activity=st.sampled_from(["available", "available", "paused", "offline"]))
+        @rule(agent=who, activity=st.sampled_from(["available"] * 4 + ["paused", "offline"]))
         def changes_activity(self, agent: str, activity: str) -> None:
             self.quietly(self.db.write(lambda tx: desk.set_activity(tx, agent, activity, now=self.clock.now())))
 
-        @rule(agent=who, ready=st.booleans())
+        @rule(agent=who, ready=st.sampled_from([True, True, True, False]))
         def beats(self, agent: str, ready: bool) -> None:
             self.quietly(self.db.write(lambda tx: desk.heartbeat(tx, agent, voice_ready=ready, now=self.clock.now())))
 
@@ -334,10 +340,10 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
                 ]
                 assert passed == [], f"{entry.id} was offered before {passed}"
 
-        @rule(seconds=st.sampled_from([1, 5, 11, 21, 31, 61, 400]), alive=st.sets(who))
-        def time_passes(self, seconds: int, alive: set[str]) -> None:
+        @rule(seconds=st.sampled_from([1, 1, 5, 5, 11, 21, 31, 61, 400]), silent=st.sets(who, max_size=1))
+        def time_passes(self, seconds: int, silent: set[str]) -> None:
             self.clock.tick(seconds)
-            for agent in sorted(alive):
+            for agent in sorted(set(AGENTS) - silent):
                 self.wait(self.floor.beat(agent))
 
         # --- what must always hold
