@@ -264,7 +264,7 @@ class HubWorker(Worker):
     """RQ's forking worker; when it is told to end, the job hears of it and ends at its next safe point."""
 
     def handle_warm_shutdown_request(self) -> None:
-        super().handle_warm_shutdown_request()
+        super().handle_warm_shutdown_request()  # type: ignore[no-untyped-call]
         if self.horse_pid:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.horse_pid, signal.SIGTERM)
