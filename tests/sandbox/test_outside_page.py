@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 from playwright.async_api import Browser, Page, async_playwright, expect
@@ -13,6 +14,7 @@ from twilio.jwt.access_token.grants import VoiceGrant
 pytestmark = pytest.mark.needs_chromium
 
 LINE, ANA = "+442079460000", "+12025550101"
+AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
@@ -109,6 +111,26 @@ async def test_an_unknown_person_and_a_withheld_number_can_call(hub, sandbox, pa
         assert (await hub.gets("/voice", From=number)).params["From"] == number, label
         await page.get_by_role("button", name="Hang up").click()
         await expect(page.locator("#idle")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+async def test_page_is_accessible(hub, sandbox, browser, scheme):
+    if not AXE.exists():
+        pytest.skip("axe-core is not installed; `python3 run.py test` brings it")
+    hub.says("/voice", "<Gather timeout='3000'><Say>Press one.</Say></Gather>")
+    mail = {"from": "support@example.test", "to": "ana@example.com", "subject": "Hello", "html": "<b>Hello</b>"}
+    await sandbox.request("POST", "/outside/mails", mail)
+    context = await browser.new_context(bypass_csp=True, color_scheme=scheme)
+    page = await context.new_page()
+    await page.goto(sandbox.base_url)
+    await page.evaluate(AXE.read_text("utf-8"))
+    await page.get_by_role("button", name="Hello").click()
+    await expect(page.locator("#reader iframe")).to_be_visible()
+    await page.get_by_role("button", name="Call the company").click()
+    await expect(page.locator("#heard")).to_contain_text("Press one.")
+    found = await page.evaluate("() => axe.run(document).then((result) => result.violations)")
+    assert [(fault["id"], [node["target"] for node in fault["nodes"]]) for fault in found] == []
+    await context.close()
 
 
 AGENT = """
