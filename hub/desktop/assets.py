@@ -105,28 +105,33 @@ def icon(name: str, *, label: str = "") -> Markup:
     return Markup('<i class="icon ti ti-{}" {}></i>').format(name, told)
 
 
+_NAMED = re.compile(r"""(?:icon|empty|notice)\(\s*"([a-z0-9-]+)\"""")
+_CODE = re.compile(r"""\.ti-([a-z0-9-]+):+before\{content:"(\\[0-9a-f]+)"\}""")
+_FACE = "@font-face{font-family:tabler-icons;font-display:block;src:url(%s) format('woff2')}"
+_BASE = (
+    ".ti{font-family:tabler-icons!important;font-style:normal;font-weight:400;line-height:1;display:inline-block;"
+    "-webkit-font-smoothing:antialiased}"
+)
+
+
 @lru_cache(maxsize=1)
 def icon_sheet() -> str:
     """The style sheet of the icons that our templates use: 5,000 others would only be carried about."""
     used = set(DYNAMIC_ICONS)
     for template in (Path(__file__).parent / "templates").rglob("*.html"):
-        text = template.read_text(encoding="utf-8")
-        used |= set(re.findall(r"""icon\(\s*"([a-z0-9-]+)\"""", text)) | set(re.findall(r"""(?:empty|notice)\(\s*"([a-z0-9-]+)\"""", text))
+        used |= set(_NAMED.findall(template.read_text(encoding="utf-8")))
     try:
         source = (PACKAGES / "@tabler/icons-webfont/dist/tabler-icons.min.css").read_text(encoding="utf-8")
     except OSError:
         source = ""
-    codes = dict(re.findall(r"""\.ti-([a-z0-9-]+):+before\{content:"(\\[0-9a-f]+)"\}""", source))
+    codes: dict[str, str] = dict(_CODE.findall(source))
     rules = "".join(f'.ti-{name}::before{{content:"{codes[name]}"}}' for name in sorted(used & codes.keys()))
-    face = f"@font-face{{font-family:tabler-icons;font-display:block;src:url({asset('vendor/tabler-icons.woff2')}) format('woff2')}}"
-    return face + ".ti{font-family:tabler-icons!important;font-style:normal;font-weight:400;line-height:1;display:inline-block;-webkit-font-smoothing:antialiased}" + rules
+    return _FACE % asset("vendor/tabler-icons.woff2") + _BASE + rules
 
 
 async def serve_icons(request: web.Request) -> web.StreamResponse:
     """GET /static/icons.css."""
-    return web.Response(
-        text=icon_sheet(), content_type="text/css", headers={"Cache-Control": "public, max-age=3600"}
-    )
+    return web.Response(text=icon_sheet(), content_type="text/css", headers={"Cache-Control": "public, max-age=3600"})
 
 
 routes = [

@@ -33,7 +33,13 @@ MARKETERS = frozenset({Role.MARKETER, Role.SUPERVISOR, Role.ADMIN})
 PAGE = 50
 ID = "[0-9a-z]{26}"
 STEPS = ("who", "what", "when", "check", "launch")
-DRAFTING = (CampaignState.DRAFT, CampaignState.SCHEDULED, CampaignState.MISSED, CampaignState.MATERIALISING, CampaignState.READY)
+DRAFTING = (
+    CampaignState.DRAFT,
+    CampaignState.SCHEDULED,
+    CampaignState.MISSED,
+    CampaignState.MATERIALISING,
+    CampaignState.READY,
+)
 # State of a delivery → the part of the bar it belongs to. Every state has one, so that the bar adds up.
 PARTS: tuple[tuple[str, str, frozenset[str]], ...] = (
     ("delivered", "st-delivered", frozenset({"delivered"})),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import literal_column
+from sqlalchemy import ColumnClause, literal_column
 from sqlmodel import col, func, select
 
 from crm_core.db import Tx
@@ -16,7 +16,7 @@ from routing.agents import Activity, Agent, shown
 from routing.queues import EntryState, Lane, Queue, QueueEntry, QueueMember
 
 # Written into the statement, because an index over some of the states is only used for a state that stands there.
-WAITING = literal_column("'waiting'")
+WAITING: ColumnClause[str] = literal_column("'waiting'")
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,10 @@ from hub.desktop.templating import reader_of
 from hub.web import STAFF, Route, runtime_of, user_of
 
 # The frame is sandboxed without scripts and without an origin; this policy holds even where somebody opens it by itself.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src {images}; sandbox allow-popups; frame-ancestors 'self'; form-action 'none'; base-uri 'none'"
+POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src {images}; sandbox allow-popups; frame-ancestors 'self'; "
+    "form-action 'none'; base-uri 'none'"
+)
 INLINE_IMAGES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
 
 

@@ -154,13 +154,14 @@ async def _held(tx: Tx, entry: ListEntry, user_id: str) -> QueueEntry | None:
     """The live work that this entry's call is."""
     if entry.interaction_id is None:
         return None
-    return await tx.one(
+    found: QueueEntry | None = await tx.one(
         select(QueueEntry).where(
             QueueEntry.agent_id == user_id,
             QueueEntry.interaction_id == entry.interaction_id,
             col(QueueEntry.state).in_([WorkState.CONNECTED, WorkState.WRAPUP]),
         )
     )
+    return found
 
 
 async def dispose(request: web.Request) -> web.StreamResponse:
@@ -255,7 +256,9 @@ async def create(request: web.Request) -> web.StreamResponse:
                 tx, name=values.get("name", ""), account_id=values.get("account_id", ""), user_id=user.id, now=now,
                 purpose=Purpose(values.get("purpose") or Purpose.TELEMARKETING), script=values.get("script", ""),
             )  # fmt: skip
-            source = {"tag": values["tag"]} if upload is None else {"import": await uploads.begin(tx, upload, user.id, now)}
+            source = (
+                {"tag": values["tag"]} if upload is None else {"import": await uploads.begin(tx, upload, user.id, now)}
+            )
             await call_lists.build(tx, row.id, source=source, now=now)
             return row.id
 

@@ -146,7 +146,8 @@ async def pane_of_conversation(tx: Tx, conversation: Conversation) -> PersonPane
     from dataclasses import replace
 
     latest = next(
-        (row for row in await interactions.list_timeline(tx, conversation_id=conversation.id, limit=10) if row.match), None
+        (row for row in await interactions.list_timeline(tx, conversation_id=conversation.id, limit=10) if row.match),
+        None,
     )
     match = latest.match if latest else {}
     told = {

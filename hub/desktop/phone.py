@@ -121,7 +121,10 @@ async def accept(request: web.Request) -> web.StreamResponse:
             "connect": {"offer": offer.id, "nonce": offer.nonce},
             "call": {
                 "interaction_id": first.id,
-                "customer": {"name": name or addresses.shown(number), "number": addresses.shown(number) if name else ""},
+                "customer": {
+                    "name": name or addresses.shown(number),
+                    "number": addresses.shown(number) if name else "",
+                },
                 "since": now.isoformat(),
             },
         }

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from hub.desktop import (
+    admin,
+    admin_more,
     assets,
     callbacks,
     campaigns,
@@ -10,6 +12,7 @@ from hub.desktop import (
     files,
     leads,
     lists,
+    patterns,
     phone,
     profile,
     public,
@@ -37,4 +40,7 @@ ROUTES: list[Route] = [
     *campaigns.routes,
     *profile.routes,
     *public.routes,
+    *admin.routes,
+    *patterns.routes,
+    *admin_more.routes,
 ]

@@ -114,12 +114,12 @@ class Fan:
 
     async def latest(self) -> int:
         """The number of the newest event in the stream; 0 when it is empty."""
-        rows = await self._client.xrevrange(STREAM, count=1)
+        rows: Any = await self._client.xrevrange(STREAM, count=1)
         return _number(rows[0][0]) if rows else 0
 
     async def since(self, number: int) -> list[Told] | None:
         """Events after `number`, or None when the stream does not know that number any more."""
-        rows = await self._client.xrange(STREAM, min=f"{number}-0", count=REPLAY + 1)
+        rows: Any = await self._client.xrange(STREAM, min=f"{number}-0", count=REPLAY + 1)
         if not rows or _number(rows[0][0]) != number or len(rows) > REPLAY:
             return None
         return [await self._with_facts(parsed(fields)) for _, fields in rows[1:]]
@@ -149,7 +149,7 @@ class Fan:
         lost = False
         while True:
             try:
-                found = await self._client.xread({STREAM: self._last}, count=500, block=BEAT_S * 1000)
+                found: Any = await self._client.xread({STREAM: self._last}, count=500, block=BEAT_S * 1000)
                 if lost or await self._was_emptied():
                     lost = False
                     self._last = f"{await self.latest()}-0"

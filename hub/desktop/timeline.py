@@ -78,7 +78,8 @@ async def read(tx: Tx, conversation: Conversation, *, before: str = "") -> list[
     touches.reverse()
     ids = [touch.id for touch in touches]
     records = {
-        row.interaction_id: row for row in await tx.all(select(CallRecord).where(col(CallRecord.interaction_id).in_(ids)))
+        row.interaction_id: row
+        for row in await tx.all(select(CallRecord).where(col(CallRecord.interaction_id).in_(ids)))
     }
     files: dict[str, list[File]] = {}
     for row in await tx.all(select(Attachment).where(col(Attachment.interaction_id).in_(ids)).order_by(Attachment.id)):
@@ -95,7 +96,9 @@ async def read(tx: Tx, conversation: Conversation, *, before: str = "") -> list[
     items = [_touch(touch, people, labels, records.get(touch.id), files.get(touch.id, [])) for touch in touches]
     if not before:
         items += [
-            TimelineItem(kind="note", id=note.id, when=note.created_at, who=people.get(note.user_id, ""), body=note.body)
+            TimelineItem(
+                kind="note", id=note.id, when=note.created_at, who=people.get(note.user_id, ""), body=note.body
+            )
             for note in notes
         ]
         items += [_offer(offer, people) for offer in offers]

@@ -12,13 +12,15 @@ from sqlmodel import col, func, select
 from crm_core import tallies
 from crm_core.calls import CallRecord
 from crm_core.db import Tx
+from crm_core.ids import new_id
 from crm_core.interactions import Interaction
+from crm_core.users import User
 from hub.desktop import figures
 from hub.desktop.render import render
 from hub.desktop.templating import part
 from hub.desktop.worklist import names_of
 from hub.web import SUPERVISORS, Route, now_of, runtime_of
-from routing.agents import shown
+from routing.agents import Agent, shown
 from routing.queues import EntryState, Queue, QueueMember
 
 SAMPLE = 2000
@@ -111,22 +113,23 @@ async def read(tx: Tx, *, now: datetime) -> Board:
 async def _waits(tx: Tx, day: datetime) -> dict[str, list[tuple[int, bool, bool]]]:
     """Queue → (wait in ms, answered, abandoned) of today's latest calls."""
     rows = await tx.all(
-        select(Interaction.queue_id, CallRecord.wait_ms, CallRecord.ring_ms, CallRecord.answered_at, CallRecord.end_reason)
+        select(Interaction.queue_id, CallRecord)
         .join(CallRecord, col(CallRecord.interaction_id) == col(Interaction.id))
-        .where(Interaction.channel == "voice", col(Interaction.id) >= _first_id(day), Interaction.direction == "inbound")
+        .where(
+            Interaction.channel == "voice", col(Interaction.id) >= _first_id(day), Interaction.direction == "inbound"
+        )
         .order_by(col(Interaction.id).desc())
         .limit(SAMPLE)
     )
     found: dict[str, list[tuple[int, bool, bool]]] = defaultdict(list)
-    for queue_id, wait_ms, ring_ms, answered_at, end_reason in rows:
-        found[queue_id or ""].append((wait_ms + ring_ms, answered_at is not None, end_reason == "abandoned"))
+    for queue_id, record in rows:
+        waited = record.wait_ms + record.ring_ms
+        found[queue_id or ""].append((waited, record.answered_at is not None, record.end_reason == "abandoned"))
     return found
 
 
 def _first_id(day: datetime) -> str:
     """The smallest id that can have been made on this day: ids begin with their milliseconds."""
-    from crm_core.ids import new_id
-
     return new_id(day)[:10]
 
 
@@ -140,7 +143,7 @@ def service_level(calls: list[tuple[int, bool, bool]], limit_s: int) -> tuple[in
     return len(answered), len(abandoned), good / counted if counted else None
 
 
-async def _agent_tiles(tx: Tx, present: list) -> list[AgentTile]:  # type: ignore[type-arg]
+async def _agent_tiles(tx: Tx, present: list[tuple[User, Agent]]) -> list[AgentTile]:
     work = await figures.work_of_agents(tx, [EntryState.CONNECTED, EntryState.WRAPUP])
     held = {entry.agent_id: entry for entry in work}
     people = await names_of(tx, [entry.contact_id for entry in work])

@@ -117,7 +117,11 @@ def coded(rows: list[Disposition]) -> list[Choice]:
         letters = "".join(c for c in row.label.lower() if c.isalpha()) or row.key
         words = [word for word in row.label.lower().split() if word[0].isalpha()]
         wishes = ["".join(word[0] for word in words[:2])] if len(words) > 1 else []
-        wishes += [letters[:2], *(letters[0] + other for other in letters[1:]), *(f"{letters[0]}{n}" for n in range(10))]
+        wishes += [
+            letters[:2],
+            *(letters[0] + other for other in letters[1:]),
+            *(f"{letters[0]}{n}" for n in range(10)),
+        ]
         code = next((wish for wish in wishes if len(wish) == 2 and wish not in taken), letters[:2])
         taken.add(code)
         found.append(Choice(row.key, row.label, code, row.flags))
@@ -137,7 +141,7 @@ async def dispositions(tx: Tx, *scopes: str) -> list[Choice]:
 
 async def held_entry(tx: Tx, conversation_id: str, user_id: str) -> QueueEntry | None:
     """The user's own unfinished work in this conversation."""
-    return await tx.one(
+    found: QueueEntry | None = await tx.one(
         select(QueueEntry)
         .where(
             QueueEntry.conversation_id == conversation_id,
@@ -147,6 +151,7 @@ async def held_entry(tx: Tx, conversation_id: str, user_id: str) -> QueueEntry |
         .order_by(col(QueueEntry.id).desc())
         .limit(1)
     )
+    return found
 
 
 async def wrapup_of(

@@ -161,7 +161,9 @@ async def finish(request: web.Request) -> web.StreamResponse:
         if not disposition:
             raise Invalid("Choose how it ended.")
         if next_step:
-            await _next_step(tx, conversation, entry, next_step, due, zone=user.zone, user_id=user.id, note=notes, now=now)
+            await _next_step(
+                tx, conversation, entry, next_step, due, zone=user.zone, user_id=user.id, note=notes, now=now
+            )
         await desk.finish(tx, entry.id, agent_id=user.id, disposition=disposition, notes=notes, now=now)
 
     try:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import literal_column
+from sqlalchemy import ColumnClause, literal_column
 from sqlmodel import col, or_, select
 
 from crm_core import contacts
@@ -21,7 +21,7 @@ from routing.offers import LIVE, Offer
 from routing.queues import EntryState, Queue, QueueEntry
 
 OPEN_CALLBACKS = (CallbackState.REQUESTED, CallbackState.DUE, CallbackState.CLAIMED, CallbackState.DIALING)
-_CALLBACK_OPEN = literal_column("callbacks.state IN ('requested','due','claimed','dialing')")
+_CALLBACK_OPEN: ColumnClause[bool] = literal_column("callbacks.state IN ('requested','due','claimed','dialing')")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +100,7 @@ async def open_callbacks(tx: Tx, *, contact_id: str, numbers: Sequence[str]) -> 
         mine.append(col(Callback.number_e164).in_(numbers))
     if not mine:
         return []
-    return await tx.all(
-        select(Callback).where(_CALLBACK_OPEN, or_(*mine)).order_by(col(Callback.due_at)).limit(20)
-    )
+    return await tx.all(select(Callback).where(_CALLBACK_OPEN, or_(*mine)).order_by(col(Callback.due_at)).limit(20))
 
 
 async def list_offers(tx: Tx, user_id: str, *, now: datetime) -> list[OfferCard]:
@@ -158,9 +156,7 @@ async def read(tx: Tx, user_id: str, *, now: datetime, current: str = "") -> Wor
     """The whole list of one agent."""
     entries = await tx.all(
         select(QueueEntry)
-        .where(
-            QueueEntry.agent_id == user_id, col(QueueEntry.state).in_([EntryState.CONNECTED, EntryState.WRAPUP])
-        )
+        .where(QueueEntry.agent_id == user_id, col(QueueEntry.state).in_([EntryState.CONNECTED, EntryState.WRAPUP]))
         .order_by(col(QueueEntry.connected_at))
         .limit(100)
     )
@@ -191,10 +187,7 @@ async def read(tx: Tx, user_id: str, *, now: datetime, current: str = "") -> Wor
     order = {"connected": 0, "wrapup": 0, "open": 1}
     working = sorted((i for i in items if i.state != "snoozed"), key=lambda item: order[item.state])
     promises = await tx.all(
-        select(Callback)
-        .where(_CALLBACK_OPEN, Callback.owner_id == user_id)
-        .order_by(col(Callback.due_at))
-        .limit(20)
+        select(Callback).where(_CALLBACK_OPEN, Callback.owner_id == user_id).order_by(col(Callback.due_at)).limit(20)
     )
     owed = await names_of(tx, [promise.contact_id for promise in promises])
     return WorkList(

@@ -1,0 +1,286 @@
+"""Administration, first half: overview with health, queues and who serves them, users with roles and skills."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from aiohttp import web
+from sqlmodel import col, select
+
+from crm_core import users
+from crm_core.db import Tx
+from crm_core.errors import Conflict, HubError, Invalid, NotFound
+from crm_core.users import Role, User
+from hub import doctor
+from hub.desktop.render import render
+from hub.desktop.templating import told
+from hub.doctor import Finding
+from hub.i18n import LOCALES
+from hub.passwords import hash_password
+from hub.web import ADMINS, Route, now_of, runtime_of, user_of
+from routing import agents, queue_settings, queues
+from routing.agents import AgentSkill
+from routing.queues import Queue, QueueMember
+
+ID = "[0-9a-z]{26}"
+LEAST_PASSWORD = 10
+
+
+@dataclass(frozen=True, slots=True)
+class HealthPage:
+    """What `hub check` finds."""
+
+    findings: list[Finding]
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class QueuesPage:
+    """All queues."""
+
+    rows: list[tuple[Queue, int]]
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class QueuePage:
+    """One queue's settings."""
+
+    queue: Queue
+    bounds: dict[str, tuple[int, int]]
+    staff: list[tuple[User, bool]]
+    values: dict[str, str]
+    errors: dict[str, str]
+    error: str
+    saved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class UsersPage:
+    """All users."""
+
+    rows: list[User]
+
+
+@dataclass(frozen=True, slots=True)
+class UserPage:
+    """One user, or the form of a new one (`user` None)."""
+
+    user: User | None
+    roles: list[str]
+    skills: dict[str, int]
+    locales: dict[str, str]
+    values: dict[str, str]
+    chosen: list[str]
+    errors: dict[str, str]
+    error: str
+    saved: bool
+
+
+async def health(request: web.Request) -> web.StreamResponse:
+    """The overview: what `hub check` says now."""
+    runtime = runtime_of(request)
+    findings = await doctor.check(runtime.settings, clock=runtime.clock)
+    return await render(request, "admin/health.html", HealthPage(findings, now_of(request)))
+
+
+async def show_queues(request: web.Request) -> web.StreamResponse:
+    """All queues, with how many serve each."""
+    return await _queues(request)
+
+
+async def _queues(request: web.Request, *, error: str = "", status: int = 200) -> web.Response:
+    async with runtime_of(request).db.reading() as tx:
+        rows = []
+        for queue in await queues.list_all(tx):
+            served = await tx.all(select(QueueMember.user_id).where(QueueMember.queue_id == queue.id))
+            rows.append((queue, len(served)))
+    return await render(request, "admin/queues.html", QueuesPage(rows, error), status=status)
+
+
+async def create_queue(request: web.Request) -> web.StreamResponse:
+    """A new queue."""
+    name, user, now = str((await request.post()).get("name", "")), user_of(request), now_of(request)
+    try:
+        made = await runtime_of(request).db.write(
+            lambda tx: queue_settings.create(tx, name=name, actor=user.id, now=now)
+        )
+    except (Invalid, Conflict) as error:
+        return await _queues(request, error=told(request, error), status=422)
+    raise web.HTTPSeeOther(f"/desk/admin/queues/{made.id}")
+
+
+async def show_queue(request: web.Request) -> web.StreamResponse:
+    """One queue."""
+    return await _queue(request)
+
+
+async def _queue(
+    request: web.Request,
+    *,
+    values: dict[str, str] | None = None,
+    error: HubError | None = None,
+    saved: bool = False,
+) -> web.Response:
+    async with runtime_of(request).db.reading() as tx:
+        queue = await queues.get(tx, request.match_info["queue"])
+        members = set(await tx.all(select(QueueMember.user_id).where(QueueMember.queue_id == queue.id)))
+        staff = [
+            (user, user.id in members)
+            for user in await users.list_all(tx)
+            if user.disabled_at is None and set(user.roles) & {"agent", "telemarketer", "supervisor"}
+        ]
+    page = QueuePage(
+        queue=queue, bounds=queue_settings.BOUNDS, staff=staff, values=values or {},
+        errors=error.fields if isinstance(error, Invalid) else {}, error=told(request, error) if error else "", saved=saved,
+    )  # fmt: skip
+    return await render(request, "admin/queue.html", page, status=422 if error else 200)
+
+
+async def save_queue(request: web.Request) -> web.StreamResponse:
+    """Store settings and members."""
+    form = await request.post()
+    given = {name: str(value).strip() for name, value in form.items()}
+    user, now, queue_id = user_of(request), now_of(request), request.match_info["queue"]
+    members = [str(value) for value in form.getall("members", [])]
+
+    async def unit(tx: Tx) -> None:
+        values = {}
+        for name in queue_settings.BOUNDS:
+            try:
+                values[name] = int(given.get(name, ""))
+            except ValueError as error:
+                raise Invalid("A whole number is wanted.", fields={name: "Give a whole number."}) from error
+        await queue_settings.edit(
+            tx, queue_id, version=int(given.get("version") or 0), actor=user.id, now=now, name=given.get("name", ""),
+            values=values,
+        )  # fmt: skip
+        await queue_settings.set_members(tx, queue_id, members, actor=user.id, now=now)
+
+    try:
+        await runtime_of(request).db.write(unit)
+    except (Invalid, Conflict) as error:
+        return await _queue(request, values=given, error=error)
+    return await _queue(request, saved=True)
+
+
+async def show_users(request: web.Request) -> web.StreamResponse:
+    """Everybody who logs in."""
+    async with runtime_of(request).db.reading() as tx:
+        rows = await users.list_all(tx)
+    return await render(request, "admin/users.html", UsersPage(rows))
+
+
+async def show_user(request: web.Request) -> web.StreamResponse:
+    """One user, or the form of a new one."""
+    return await _user(request)
+
+
+async def _user(
+    request: web.Request,
+    *,
+    values: dict[str, str] | None = None,
+    chosen: list[str] | None = None,
+    error: HubError | None = None,
+    saved: bool = False,
+) -> web.Response:
+    user_id = request.match_info.get("user", "")
+    found, skills = None, {}
+    if user_id:
+        async with runtime_of(request).db.reading() as tx:
+            found = await users.get(tx, user_id)
+            rows = await tx.all(select(AgentSkill).where(AgentSkill.user_id == user_id).order_by(col(AgentSkill.skill)))
+            skills = {row.skill: row.level for row in rows if row.level > 0}
+    page = UserPage(
+        user=found, roles=[str(role) for role in Role], skills=skills, locales=LOCALES, values=values or {},
+        chosen=chosen if chosen is not None else list(found.roles) if found else [],
+        errors=error.fields if isinstance(error, Invalid) else {}, error=told(request, error) if error else "", saved=saved,
+    )  # fmt: skip
+    return await render(request, "admin/user.html", page, status=422 if error else 200)
+
+
+async def save_user(request: web.Request) -> web.StreamResponse:
+    """Make or change a user. Roles taken away, a new password or an end of access close their sessions."""
+    form = await request.post()
+    given = {name: str(value).strip() for name, value in form.items() if name != "password"}
+    password, roles = str(form.get("password", "")), [str(value) for value in form.getall("roles", [])]
+    actor, now, user_id = user_of(request), now_of(request), request.match_info.get("user", "")
+    db = runtime_of(request).db
+    try:
+        if not set(roles) <= {str(role) for role in Role} or not roles:
+            raise Invalid("A user needs at least one role.", fields={"roles": "Choose a role."})
+        if (password or not user_id) and len(password) < LEAST_PASSWORD:
+            raise Invalid("A password has at least ten characters.", fields={"password": "At least ten characters."})
+        secret = await hash_password(password) if password else ""
+        if not user_id:
+            made = await db.write(
+                lambda tx: users.create(
+                    tx, login=given.get("login", ""), name=given.get("name", ""), roles=[Role(word) for word in roles],
+                    password_hash=secret, now=now, actor=actor.id, email=given.get("email", ""),
+                    locale=given.get("locale", "en"),
+                )
+            )  # fmt: skip
+            raise web.HTTPSeeOther(f"/desk/admin/users/{made.id}")
+
+        async def unit(tx: Tx) -> None:
+            user = await users.get(tx, user_id)
+            ended = user.disabled_at or now if "disabled" in form else None
+            if user.id == actor.id and (ended is not None or "admin" not in roles):
+                raise Conflict("You cannot take your own access away.")
+            changes = {
+                "name": given.get("name") or user.name, "email": given.get("email", ""), "roles": sorted(roles),
+                "locale": given.get("locale", user.locale), "disabled_at": ended,
+            }  # fmt: skip
+            changed = {name: value for name, value in changes.items() if getattr(user, name) != value}
+            if secret:
+                changed["password_hash"] = secret
+            if changed:
+                await users.change(tx, user, actor=actor.id, now=now, **changed)
+            await _skills(tx, user.id, given)
+
+        await db.write(unit)
+    except (Invalid, Conflict) as error:
+        return await _user(request, values=given, chosen=roles, error=error)
+    return await _user(request, saved=True)
+
+
+async def _skills(tx: Tx, user_id: str, given: dict[str, str]) -> None:
+    """Skills as `spanish 4, chinese 2`; a level of 0 takes one away."""
+    wanted: dict[str, int] = {}
+    for part in given.get("skills", "").split(","):
+        words = part.split()
+        if not words:
+            continue
+        level = words[-1] if words[-1].isdigit() else "3"
+        name = " ".join(words[:-1] if words[-1].isdigit() else words).lower()[:40]
+        if not 0 <= int(level) <= 5 or not name:
+            raise Invalid("A skill has a level from 1 to 5.", fields={"skills": "Write it as spanish 4, chinese 2."})
+        wanted[name] = int(level)
+    known = set(await tx.all(select(AgentSkill.skill).where(AgentSkill.user_id == user_id)))
+    for skill in sorted(known - wanted.keys()):
+        await agents.set_skill(tx, user_id, skill, 0)
+    for skill, number in wanted.items():
+        await agents.set_skill(tx, user_id, skill, number)
+
+
+async def admin_home(request: web.Request) -> web.StreamResponse:
+    """GET /desk/admin."""
+    if request.match_info.get("page"):
+        raise NotFound("There is no such page.")
+    return await health(request)
+
+
+A = "/desk/admin"
+routes = [
+    Route("GET", A, admin_home, roles=ADMINS),
+    Route("GET", f"{A}/queues", show_queues, roles=ADMINS),
+    Route("POST", f"{A}/queues", create_queue, roles=ADMINS),
+    Route("GET", f"{A}/queues/{{queue:{ID}}}", show_queue, roles=ADMINS),
+    Route("POST", f"{A}/queues/{{queue:{ID}}}", save_queue, roles=ADMINS),
+    Route("GET", f"{A}/users", show_users, roles=ADMINS),
+    Route("GET", f"{A}/users/new", show_user, roles=ADMINS),
+    Route("POST", f"{A}/users/new", save_user, roles=ADMINS),
+    Route("GET", f"{A}/users/{{user:{ID}}}", show_user, roles=ADMINS),
+    Route("POST", f"{A}/users/{{user:{ID}}}", save_user, roles=ADMINS),
+]
