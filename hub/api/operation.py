@@ -19,11 +19,12 @@ from sqlalchemy import delete, update
 from sqlmodel import col, select
 
 from crm_core.db import Tx
-from crm_core.errors import Conflict, HubError, Invalid
+from crm_core.errors import Conflict, HubError, Invalid, Refused
 from crm_core.users import Role, User
 from hub.api.replays import ApiReplay
 from hub.runtime import Runtime
 from hub.web import Route, now_of, runtime_of, user_of
+from routing import gate
 
 Q = TypeVar("Q", bound=BaseModel)
 B = TypeVar("B", bound=BaseModel)
@@ -124,7 +125,13 @@ async def _answer(op: Operation, request: web.Request) -> web.StreamResponse:
 
 
 async def _run(op: Operation, call: Call[Any, Any]) -> str:
-    result = await op.run(call)
+    try:
+        result = await op.run(call)
+    except Refused as refused:
+        # The refusal undid its transaction; that the gate said no is kept all the same.
+        told = refused
+        await call.runtime.db.write(lambda tx: gate.record_refusal(tx, told, now=call.now))
+        raise
     return "" if result is None else cast(BaseModel, result).model_dump_json()
 
 
