@@ -42,15 +42,15 @@ async def why(tx: Tx, campaign_id: str, address: Address) -> Why:
     row = await deliveries.find_by_address(tx, campaign_id, address)
     if row is None:
         return await _absent(tx, campaign, address)
-    lines = [Line("audience", True, "In the frozen audience.")]
+    lines = [Line("audience", passed=True, text="In the frozen audience.")]
     forecast = f"At freezing the gate forecast: {row.forecast}." if row.forecast else "At freezing the gate said yes."
     lines.append(Line("forecast", not row.forecast, forecast))
     lines += _gate(row, campaign.purpose)
     if row.attempt:
         version = f"Attempt {row.attempt}, made from version {row.content_version} of the text."
-        lines.append(Line("attempt", True, version, row.submitted_at))
+        lines.append(Line("attempt", passed=True, text=version, at=row.submitted_at))
     if row.error_code or row.error:
-        lines.append(Line("provider", False, f"The provider said: {row.error_code} {row.error}".strip()))
+        lines.append(Line("provider", passed=False, text=f"The provider said: {row.error_code} {row.error}".strip()))
     lines.append(Line("state", _got(row.state), _sentence(row), row.updated_at))
     if row.unsubscribed_at:
         lines.append(Line("unsubscribed", None, "They unsubscribed by this message.", row.unsubscribed_at))
@@ -85,8 +85,8 @@ async def _absent(tx: Tx, campaign: campaigns.Campaign, address: Address) -> Why
         lines.append(Line("audience", None, "The audience is being frozen."))
         return Why("not frozen", None, lines, None)
     if address.kind != campaign.point_kind:
-        lines.append(Line("audience", False, "This campaign does not write to such addresses."))
-        return Why("not in the audience", False, lines, None)
+        lines.append(Line("audience", passed=False, text="This campaign does not write to such addresses."))
+        return Why("not in the audience", got_it=False, lines=lines, delivery=None)
     if "import" in campaign.audience:
         found = await tx.one(
             select(Recipient).where(
@@ -97,8 +97,8 @@ async def _absent(tx: Tx, campaign: campaigns.Campaign, address: Address) -> Why
         text = "In the file, but not frozen." if found else "Not in the file, or its row could not be read."
     else:
         text = f"Nobody tagged “{campaign.audience.get('tag', '')}” had this address when the audience was frozen."
-    lines.append(Line("audience", False, text))
-    return Why("not in the audience", False, lines, None)
+    lines.append(Line("audience", passed=False, text=text))
+    return Why("not in the audience", got_it=False, lines=lines, delivery=None)
 
 
 def _got(state: DeliveryState) -> bool | None:

@@ -196,16 +196,14 @@ async def _refuse(tx: Tx, entry: ListEntry, verdict: Verdict, *, now: datetime) 
 async def check(tx: Tx, row: CallList, entry: ListEntry, *, now: datetime) -> Verdict:
     """Caps of the list, then the gate, for this number now."""
     if entry.attempts >= row.max_attempts:
-        return Verdict(False, "attempts", f"Tried {entry.attempts} times; the list allows {row.max_attempts}.")
+        return Verdict(
+            allowed=False, rule="attempts", reason=f"Tried {entry.attempts} times; the list allows {row.max_attempts}."
+        )
     today = int(await tx.one(_TODAY, value=entry.value, since=now - DAY) or 0)
     if today >= row.max_per_day:
         oldest: datetime = await tx.one(_OLDEST_TODAY, value=entry.value, since=now - DAY)
-        return Verdict(
-            False,
-            "attempts_per_day",
-            f"Tried {today} times in 24 hours; the list allows {row.max_per_day}.",
-            oldest + DAY,
-        )
+        told = f"Tried {today} times in 24 hours; the list allows {row.max_per_day}."
+        return Verdict(allowed=False, rule="attempts_per_day", reason=told, until=oldest + DAY)
     contact = await contacts.find(tx, entry.contact_id) if entry.contact_id else None
     return await consent.may_contact(
         tx, purpose=row.purpose, channel="voice", address=entry.address, now=now, contact=contact, sender=row.account_id
@@ -258,7 +256,7 @@ async def refused(
     """The gate said no at the moment of dialling: the entry is blocked, or comes back at `until`."""
     entry = await _held(tx, entry_id, user_id=user_id)
     await _unlock_number(tx, entry, now=now)
-    await _refuse(tx, entry, Verdict(False, rule, reason, until), now=now)
+    await _refuse(tx, entry, Verdict(allowed=False, rule=rule, reason=reason, until=until), now=now)
 
 
 async def dial_started(tx: Tx, entry_id: str, *, user_id: str, interaction_id: str, now: datetime) -> ListAttempt:
