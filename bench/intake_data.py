@@ -17,7 +17,7 @@ from sqlmodel import select
 from crm_core import contacts
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import phone
-from crm_core.db import open_database
+from crm_core.db import Database, open_database
 from crm_core.ids import new_id
 from crm_core.interactions import Interaction
 from hub.models import metadata
@@ -64,20 +64,27 @@ async def prepare(url: str) -> None:
         for statement in ddl(url):
             await made.execute(statement)
         await made.close()
-    now = datetime.now(UTC)
     db = await open_database(url)
+    await seed_people(db)
+    await db.close()
+
+
+async def seed_people(db: Database) -> None:
+    """A number, a queue, 200 contacts with a phone number each."""
+    now = datetime.now(UTC)
 
     async def seed(tx: Any) -> None:
         queue = await tx.add(Queue(id=new_id(now), name="Support"))
         await tx.add(
-            ChannelAccount(id=new_id(now), channel="voice", name="Main", address=NUMBER, country="GB", queue_id=queue.id, created_at=now)
+            ChannelAccount(
+                id=new_id(now), channel="voice", name="Main", address=NUMBER, country="GB", queue_id=queue.id, created_at=now
+            )
         )
         for number in range(PEOPLE):
             point = phone(f"+1202555{100 + number:04d}")
             await contacts.create(tx, name=f"Person {number}", source="bench", points=[point], now=now)
 
     await db.write(seed)
-    await db.close()
 
 
 def signed_posts(start: int, count: int) -> list[tuple[str, str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable
@@ -65,6 +66,9 @@ async def kill_while_posting(
         nonlocal killed
         try:
             reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        except OSError:
+            return
+        try:
             for body, signature in waiting:
                 if await post(reader, writer, body, signature) < 300:
                     acknowledged.add(parse_qs(body)["CallSid"][0])
@@ -73,6 +77,10 @@ async def kill_while_posting(
                     kill()
         except (OSError, asyncio.IncompleteReadError):
             return
+        finally:
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
     await asyncio.wait_for(asyncio.gather(*(one() for _ in range(connections))), 60)
     return acknowledged

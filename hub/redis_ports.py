@@ -152,6 +152,7 @@ class RedisWakeups:
         self._publishing: set[asyncio.Task[None]] = set()
         self._due: set[str] = set()
         self._listener: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def wake(self, topics: Iterable[str]) -> None:
         """Tell whoever waits on these topics. Others are told in the background: the caller may be holding the writer."""
@@ -199,10 +200,11 @@ class RedisWakeups:
     async def _listen(self) -> None:
         """Hear other processes; after a break, come back and wake everybody once, because hints were missed."""
         told = False
-        while True:
+        while not self._closed:
             pubsub = self._client.pubsub(ignore_subscribe_messages=True)
             try:
-                await asyncio.wait_for(pubsub.subscribe(CHANNEL), TIMEOUT_S * 2)
+                async with asyncio.timeout(TIMEOUT_S * 2):
+                    await pubsub.subscribe(CHANNEL)
                 if told:
                     log.info("wake-ups from other processes are back")
                     self._wake_here(self._waiting)
@@ -217,11 +219,13 @@ class RedisWakeups:
                 told = True
             finally:
                 with contextlib.suppress(RedisError, OSError, TimeoutError):
-                    await asyncio.wait_for(pubsub.aclose(), TIMEOUT_S)  # type: ignore[no-untyped-call]
+                    async with asyncio.timeout(TIMEOUT_S):
+                        await pubsub.aclose()  # type: ignore[no-untyped-call]
             await asyncio.sleep(REST_S)
 
     async def close(self) -> None:
         """Stop hearing."""
+        self._closed = True
         tasks = [*self._publishing, *([self._listener] if self._listener else [])]
         for task in tasks:
             task.cancel()

@@ -37,6 +37,7 @@ KEY_HEADER = "idempotency-key"
 SIGNATURE_HEADER = "x-hub-signature-256"
 READ_HEADER = "x-hub-read"  # multipart: its fields and stored files, so that the effects can be made again
 REMOTE_HEADER = "x-hub-remote"
+KEPT_KEY = "x-hub-key"  # the receipt's own key: what makes two posts the same
 RAW_HEADER = "x-hub-raw"  # object-store key of a body too large for a row
 BODY_BYTES = 64 * 1024  # of a post, kept in its row; more goes to the object store
 BUCKET_S = 300
@@ -160,8 +161,7 @@ async def _apply(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now: d
         raise NotFound("There is no such form.")
     form, _ = found
     fields = {name: value for name, value in post.fields.items() if not name.startswith("_") and name != HONEYPOT}
-    key = hashlib.sha256(post.request.url.encode() + post.request.body).hexdigest()
-    event = FormArrived(form.slug, fields, key, post.request.headers.get(REMOTE_HEADER, ""))
+    event = FormArrived(form.slug, fields, post.request.headers[KEPT_KEY], post.request.headers.get(REMOTE_HEADER, ""))
     lead = await router.form_arrived(tx, event, form=form, now=now)
     kept = post.request.headers.get(READ_HEADER)
     for name, content_type, size, file_key in json.loads(kept)["files"] if kept and lead.interaction_id else ():
@@ -314,6 +314,7 @@ async def _store(
         return Answer(200, "spam", KIND.empty)
     key = f"{slug}:key:{given}" if given else await _bucket(deps, slug, digest, now)
     extra, raw = await _keep_files(deps, sent, raw, key, now)
+    extra[KEPT_KEY] = key
     extra[REMOTE_HEADER] = raw.headers.get(REMOTE_HEADER, "")
     post = Post(replace(raw, headers={**raw.headers, **extra}), sent.fields, {})
     return await store_and_run(deps.intake, KIND, post, key=key, headers=extra)
