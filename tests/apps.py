@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
@@ -11,20 +10,14 @@ from typing import Any
 
 import aiohttp
 import pytest
-import redis.asyncio as aioredis
 
 from crm_core import users
 from crm_core.clock import FixedClock
-from crm_core.db import open_database
 from crm_core.users import Role, User
 from hub.app import serving
-from hub.channel_set import ChannelSet
-from hub.files import Files
 from hub.passwords import hash_password
-from hub.redis_ports import RedisTokens, RedisWakeups
-from hub.runtime import Runtime
-from hub.sealing import Sealer
-from hub.settings import Settings, read_settings
+from hub.runtime import Runtime, running
+from hub.settings import read_settings
 
 PASSWORD = "a password for tests"
 AUTH_TOKEN = "0123456789abcdef0123456789abcdef"
@@ -50,39 +43,11 @@ def test_environment(data_dir: Path, database_url: str, redis_url: str) -> dict[
 test_environment.__test__ = False  # type: ignore[attr-defined]
 
 
-@contextlib.asynccontextmanager
-async def open_runtime(settings: Settings, clock: FixedClock) -> AsyncIterator[Runtime]:
-    """A runtime like the real one, with a clock that stands still."""
-    db = await open_database(settings.database_url)
-    client: aioredis.Redis = aioredis.Redis.from_url(settings.redis_url or "", socket_timeout=2)
-    wakeups = RedisWakeups(client)
-    db.wakeups = wakeups
-    sealer = Sealer(settings.secret_key)
-    channels = ChannelSet(settings, sealer)
-    try:
-        yield Runtime(
-            settings=settings,
-            db=db,
-            redis=client,
-            wakeups=wakeups,
-            tokens=RedisTokens(client),
-            files=Files(settings.files_url),
-            channels=channels,
-            sealer=sealer,
-            clock=clock,
-        )
-    finally:
-        await channels.close()
-        await wakeups.close()
-        await client.aclose()
-        await db.close()
-
-
 @pytest.fixture
 async def runtime(sqlite_url: str, valkey_url: str, tmp_path: Path, clock: FixedClock) -> AsyncIterator[Runtime]:
     """A runtime on SQLite and a real Valkey, nobody at home."""
     settings = read_settings(test_environment(tmp_path / "data", sqlite_url, valkey_url))
-    async with open_runtime(settings, clock) as made:
+    async with running(settings, clock=clock) as made:
         yield made
 
 

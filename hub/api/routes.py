@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from hub.api import admin, contacts, outbound, promises, work
+from hub.api import admin, contacts, conversations, outbound, promises, work
 from hub.api.operation import Operation, openapi
 from hub.desktop import stream
 from hub.web import PUBLIC, STAFF, Route, runtime_of
@@ -12,6 +12,7 @@ from hub.web import PUBLIC, STAFF, Route, runtime_of
 OPERATIONS: list[Operation] = [
     *contacts.OPERATIONS,
     *work.OPERATIONS,
+    *conversations.OPERATIONS,
     *promises.OPERATIONS,
     *outbound.OPERATIONS,
     *admin.OPERATIONS,
