@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from hub.api import admin, contacts, conversations, outbound, promises, work
+from hub.api import admin, campaigns, contacts, conversations, lists, promises, work
 from hub.api.operation import Operation, openapi
 from hub.desktop import stream
 from hub.web import PUBLIC, STAFF, Route, runtime_of
@@ -14,7 +14,8 @@ OPERATIONS: list[Operation] = [
     *work.OPERATIONS,
     *conversations.OPERATIONS,
     *promises.OPERATIONS,
-    *outbound.OPERATIONS,
+    *campaigns.OPERATIONS,
+    *lists.OPERATIONS,
     *admin.OPERATIONS,
 ]
 
