@@ -32,6 +32,7 @@ log = get_logger(__name__)
 
 READY_WITHIN_S = 60.0
 LOOK_EVERY_S = 0.1
+FIRST_WAVE = 2  # web and poll
 
 
 class CannotServe(Exception):
@@ -67,6 +68,7 @@ def serve(settings: Settings) -> int:
                 serving = start(settings, leash, stopping)
                 watch_until_ready(settings, serving, stopping)
                 if not stopping:
+                    start_the_rest(serving)
                     announce(settings, took_s=time.monotonic() - began)
                 serving = watch(settings, serving, stopping)
             finally:
@@ -201,13 +203,19 @@ def start(settings: Settings, leash: Leash, stopping: list[int]) -> Serving:
                 ("bulk", ["work", "bulk"], 10),
             )
         )
-        for process in hub:
-            serving = replace(serving, hub=(*serving.hub, process))
+        serving = replace(serving, hub=hub)
+        for process in hub[:FIRST_WAVE]:
             process.start()
     except BaseException:
         stop(serving, stopping)
         raise
     return serving
+
+
+def start_the_rest(serving: Serving) -> None:
+    """The workers: nobody waits for them in the first second, and starting five at once makes each of them slow."""
+    for process in serving.hub[FIRST_WAVE:]:
+        process.start()
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
