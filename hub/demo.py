@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from typing import Any
 
 from sqlmodel import select
 
@@ -23,6 +25,7 @@ from crm_core.ids import new_id
 from crm_core.interactions import Disposition, Interaction, InteractionState, Note, Outcome
 from crm_core.touches import Direction
 from crm_core.users import Role, Team, User
+from hub.demo_today import seed_today
 from hub.passwords import hash_password
 from hub.settings import Settings
 from hub.twin import FORM_KEY, LOGINS_FILE, MAILBOX, NUMBERS, write_private
@@ -61,7 +64,7 @@ SHOWN_ROLE = {"amy": "agent", "ben": "agent, second browser", "tina": "telemarke
 QUEUES = (("Support", 120, 30), ("Sales", 60, 20))  # name, wrap-up seconds, callback offered after seconds
 
 # key, label, scope, flags
-DISPOSITIONS = (
+DISPOSITIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("resolved", "Resolved", "queue", {"reached": True}),
     ("follow_up", "Follow-up needed", "queue", {"reached": True}),
     ("complaint", "Complaint", "queue", {"reached": True}),
@@ -76,8 +79,60 @@ DISPOSITIONS = (
     ("do_not_call", "Never call again", "", {"do_not_call": True}),
 )
 
-FIRST = ["Ana", "Bo", "Carla", "Dev", "Elif", "Farid", "Gina", "Hugo", "Ines", "Jonas", "Kira", "Leo", "Mina", "Nils", "Olga", "Pavel", "Quinn", "Rosa", "Sven", "Tara", "Umar", "Vera", "Wim", "Xenia", "Yara", "Zoe", "Anton", "Bella", "Cem", "Dana"]
-LAST = ["Example", "Sample", "Muster", "Rivera", "Novak", "Okafor", "Petrov", "Quist", "Rossi", "Silva", "Tanaka", "Ueda", "Varga", "Weiss", "Young", "Zander", "Alami", "Berg", "Costa", "Dubois"]
+FIRST = [
+    "Ana",
+    "Bo",
+    "Carla",
+    "Dev",
+    "Elif",
+    "Farid",
+    "Gina",
+    "Hugo",
+    "Ines",
+    "Jonas",
+    "Kira",
+    "Leo",
+    "Mina",
+    "Nils",
+    "Olga",
+    "Pavel",
+    "Quinn",
+    "Rosa",
+    "Sven",
+    "Tara",
+    "Umar",
+    "Vera",
+    "Wim",
+    "Xenia",
+    "Yara",
+    "Zoe",
+    "Anton",
+    "Bella",
+    "Cem",
+    "Dana",
+]
+LAST = [
+    "Example",
+    "Sample",
+    "Muster",
+    "Rivera",
+    "Novak",
+    "Okafor",
+    "Petrov",
+    "Quist",
+    "Rossi",
+    "Silva",
+    "Tanaka",
+    "Ueda",
+    "Varga",
+    "Weiss",
+    "Young",
+    "Zander",
+    "Alami",
+    "Berg",
+    "Costa",
+    "Dubois",
+]
 FIRMS = ("Northwind Bikes", "Blue Harbour", "Cedar & Sons", "Delta Tools", "Elm Street Bakery", "Fjord Travel")
 TOPICS = (
     ("Where is my order?", "I ordered two weeks ago and heard nothing. Could you look it up, please?"),
@@ -106,9 +161,10 @@ async def seed_demo(db: Database, settings: Settings, *, now: datetime) -> bool:
     await db.write(company.staff)
     await db.write(company.doors)
     for start in range(0, CONTACTS, 50):
-        await db.write(lambda tx, start=start: company.people(tx, start, start + 50))
+        await db.write(partial(company.people, start=start, stop=start + 50))
     for hour in range(9):
-        await db.write(lambda tx, hour=hour: company.yesterday(tx, hour))
+        await db.write(partial(company.yesterday, hour=hour))
+    await db.write(company.today)
     told = [{"login": login, "password": PASSWORD, "role": role} for login, role in SHOWN_ROLE.items()]
     write_private(settings.data_dir / LOGINS_FILE, told)
     return True
@@ -191,7 +247,7 @@ class _Company:
             unique=["slug"],
         )  # fmt: skip
 
-    async def people(self, tx: Tx, start: int, stop: int) -> None:
+    async def people(self, tx: Tx, *, start: int, stop: int) -> None:
         """Contacts with a number and a mailbox each; two thirds agreed to marketing, with proof."""
         since = self.now - timedelta(days=20)
         for n in range(start, stop):
@@ -221,7 +277,7 @@ class _Company:
                         actor="system", now=made, contact_id=contact.id,
                     )  # fmt: skip
 
-    async def yesterday(self, tx: Tx, hour: int) -> None:
+    async def yesterday(self, tx: Tx, *, hour: int) -> None:
         """One hour of yesterday: calls, texts, mails, forms, each to its end."""
         start = (self.now - timedelta(days=1)).replace(hour=8, minute=0, second=0, microsecond=0) + timedelta(
             hours=hour
@@ -237,6 +293,13 @@ class _Company:
             else:
                 address = number if kind == "sms" else mail
                 await self._message(tx, kind, contact, address, agent, when)
+
+    async def today(self, tx: Tx) -> None:
+        """What is to be done."""
+        await seed_today(
+            tx, contacts=self.contacts, users=self.users, queues=self.queues, now=self.now,
+            voice=self.accounts[f"voice:{NUMBERS[1]}"], mailbox=self.accounts[f"email:{MAILBOX}"],
+        )  # fmt: skip
 
     async def _thread(
         self, tx: Tx, channel: str, contact: Contact, peer: Address, when: datetime, subject: str = ""
