@@ -99,6 +99,7 @@ class Sandbox:
     async def start(self) -> None:
         config = self.config
         config.data.mkdir(parents=True, exist_ok=True)
+        self._forget_ports()
         self._runner = web.AppRunner(self.app(), access_log=None, shutdown_timeout=0.5)
         await self._runner.setup()
         site = web.TCPSite(self._runner, config.host, config.port)
@@ -114,6 +115,11 @@ class Sandbox:
         self.imap_url = f"imap://{login}@{config.host}:{imap}"
         if config.ports_file:
             self._write_ports({"http": port, "smtp": smtp, "imap": imap})
+
+    def _forget_ports(self) -> None:
+        """A former run's ports must not be read as ours."""
+        if self.config.ports_file:
+            Path(self.config.ports_file).unlink(missing_ok=True)
 
     def _write_ports(self, ports: dict[str, int]) -> None:
         path = Path(self.config.ports_file)
