@@ -1,4 +1,4 @@
-"""The demo company of the sandbox: people who work here, 200 contacts, yesterday's history, and something to do right now.
+"""The demo company of the sandbox: people who work here, 200 contacts, the history of yesterday and this morning, and something to do.
 
 Made once, in an empty database, and only in the sandbox. Everything goes through the same functions as real traffic.
 """
@@ -162,8 +162,8 @@ async def seed_demo(db: Database, settings: Settings, *, now: datetime) -> bool:
     await db.write(company.doors)
     for start in range(0, CONTACTS, 50):
         await db.write(partial(company.people, start=start, stop=start + 50))
-    for hour in range(9):
-        await db.write(partial(company.yesterday, hour=hour))
+    for start in _hours(now):
+        await db.write(partial(company.hour, start=start))
     await db.write(company.today)
     told = [{"login": login, "password": PASSWORD, "role": role} for login, role in SHOWN_ROLE.items()]
     write_private(settings.data_dir / LOGINS_FILE, told)
@@ -277,11 +277,8 @@ class _Company:
                         actor="system", now=made, contact_id=contact.id,
                     )  # fmt: skip
 
-    async def yesterday(self, tx: Tx, *, hour: int) -> None:
-        """One hour of yesterday: calls, texts, mails, forms, each to its end."""
-        start = (self.now - timedelta(days=1)).replace(hour=8, minute=0, second=0, microsecond=0) + timedelta(
-            hours=hour
-        )
+    async def hour(self, tx: Tx, *, start: datetime) -> None:
+        """One hour: calls, texts, mails, forms, each to its end."""
         for when in _minutes(self.chance, start, 14):
             contact, number, mail = self.chance.choice(self.contacts[:120])
             kind = self.chance.choices(("voice", "sms", "email", "webform"), (7, 3, 3, 1))[0]
@@ -427,6 +424,14 @@ class _Company:
             tx, lead, now=when + timedelta(minutes=9), stage=stage, owner_id=agent.id,
             first_touch_at=when + timedelta(minutes=2),
         )  # fmt: skip
+
+
+def _hours(now: datetime) -> list[datetime]:
+    """Yesterday's working hours, and those of today that are over."""
+    hour = now.replace(minute=0, second=0, microsecond=0)
+    yesterday = (hour - timedelta(days=1)).replace(hour=8)
+    today = [hour - timedelta(hours=back) for back in range(5, 1, -1)]
+    return [*(yesterday + timedelta(hours=n) for n in range(9)), *(start for start in today if start.day == now.day)]
 
 
 def _minutes(chance: random.Random, start: datetime, most: int) -> Iterator[datetime]:
