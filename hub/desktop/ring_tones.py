@@ -1,4 +1,4 @@
-"""The phone's sounds, synthesised: ring, dial tone, hang-up and the twelve keys, as small WAV files.
+"""The phone's sounds, synthesised: ring, dial tone, hang-up, the twelve keys and what callers hear on hold, as WAV files.
 
 The Voice JS SDK fetches fifteen sounds from Twilio's servers unless each has an address of ours, and the content
 security policy lets the desktop reach nothing foreign. `python -m hub.desktop.ring_tones` writes them again.
@@ -71,10 +71,23 @@ def sounds() -> dict[str, bytes]:
     return made
 
 
+def hold_music() -> bytes:
+    """Eight quiet seconds of broken chords. Nobody's work, so nobody's licence; the waiting loop plays it again."""
+    chords = ((261.6, 329.6, 392.0, 523.3), (220.0, 261.6, 329.6, 440.0), (174.6, 220.0, 261.6, 349.2),
+              (196.0, 246.9, 293.7, 392.0))  # fmt: skip
+    steps = (0, 1, 2, 3, 2, 1, 2, 1)
+    return wav([(0.25, (chord[0] / 2, chord[step]), 0.18) for chord in chords for step in steps])
+
+
+def files() -> dict[str, bytes]:
+    """Every file by its name without the ending: the browser's sounds, and `hold` for the provider to play to callers."""
+    return {**sounds(), "hold": hold_music()}
+
+
 def main() -> None:
     """Writes the files into the desktop's static folder."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for name, data in sounds().items():
+    for name, data in files().items():
         (FOLDER / f"{name}.wav").write_bytes(data)
 
 

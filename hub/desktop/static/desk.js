@@ -38,8 +38,10 @@ setInterval(tick, 1000);
 
 // ---- htmx: the session's token on every request, the menu's place, the focus after a change of page
 
-document.addEventListener("htmx:config:request", ({ detail }) => {
-  detail.ctx.request.headers["X-CSRF"] = csrf();
+document.addEventListener("htmx:config:request", ({ detail: { ctx } }) => {
+  ctx.request.headers["X-CSRF"] = csrf();
+  // htmx.ajax and HX-Location name the page's body, whatever target they are given: the server would send the whole frame.
+  if (ctx.target?.id === "page") ctx.request.headers["HX-Target"] = "main#page";
 });
 
 function markPlace() {
