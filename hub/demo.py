@@ -1,4 +1,4 @@
-"""The demo company of the sandbox: people who work here, 200 contacts, the history of yesterday and this morning, and something to do.
+"""The demo company of the sandbox: people who work here, 200 contacts, yesterday and this morning, and something to do.
 
 Made once, in an empty database, and only in the sandbox. Everything goes through the same functions as real traffic.
 """
@@ -160,8 +160,8 @@ async def seed_demo(db: Database, settings: Settings, *, now: datetime) -> bool:
     company = _Company(random.Random(20261121), now, password_hash)  # noqa: S311 - the same company every time
     await db.write(company.staff)
     await db.write(company.doors)
-    for start in range(0, CONTACTS, 50):
-        await db.write(partial(company.people, start=start, stop=start + 50))
+    for first in range(0, CONTACTS, 50):
+        await db.write(partial(company.people, start=first, stop=first + 50))
     for start in _hours(now):
         await db.write(partial(company.hour, start=start))
     await db.write(company.today)
