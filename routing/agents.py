@@ -159,7 +159,7 @@ async def change(tx: Tx, agent: Agent, *, now: datetime, by: str = "", **changes
 
 
 async def beat(tx: Tx, agent: Agent, *, voice_ready: bool, now: datetime) -> None:
-    """Note a heartbeat. Not a change of the session unless the phone's readiness or a lost connection is: no version, no event."""
+    """Note a heartbeat. It changes the session (version, event) only when the phone's readiness changes or a lost tab is back."""
     if agent.voice_ready == voice_ready and not (agent.activity == Activity.NOT_RESPONDING and agent.reason == LOST):
         await tx.run(_BEAT, id=agent.user_id, now=now)
         return
@@ -187,7 +187,9 @@ async def list_periods(tx: Tx, user_id: str, *, since: datetime, limit: int = 10
     """The ledger from the first period that ended after `since`, oldest first."""
     return await tx.all(
         select(AgentPeriod)
-        .where(AgentPeriod.user_id == user_id, (col(AgentPeriod.ended_at) > since) | col(AgentPeriod.ended_at).is_(None))
+        .where(
+            AgentPeriod.user_id == user_id, (col(AgentPeriod.ended_at) > since) | col(AgentPeriod.ended_at).is_(None)
+        )
         .order_by(col(AgentPeriod.started_at), col(AgentPeriod.id))
         .limit(limit)
     )

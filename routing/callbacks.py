@@ -118,13 +118,13 @@ async def advance(tx: Tx, callback: Callback, to: CallbackState, *, now: datetim
         changes["ended_at"] = now
     values = {**changes, "state": to, "version": callback.version + 1}
     guard = update(Callback).where(
-        col(Callback.id) == callback.id, col(Callback.version) == callback.version, col(Callback.state) == callback.state
+        col(Callback.id) == callback.id,
+        col(Callback.version) == callback.version,
+        col(Callback.state) == callback.state,
     )
     await tx.hit(guard.values(**values))
     callback.__dict__.update(values)
-    await events.emit(
-        tx, f"callback.{to}", callback.id, now=now, version=callback.version, queue_id=callback.queue_id
-    )
+    await events.emit(tx, f"callback.{to}", callback.id, now=now, version=callback.version, queue_id=callback.queue_id)
     tx.wake("router")
     if to not in OPEN and callback.interaction_id is not None:
         promise = await interactions.get(tx, callback.interaction_id)
@@ -162,7 +162,9 @@ async def request(
         await _join(tx, known, interaction, place=place, due_at=due_at, note=note, now=now)
         return known
     if interaction is None:
-        interaction = await _promise(tx, number, account_id=account_id, contact_id=contact_id, queue_id=queue_id, now=now)
+        interaction = await _promise(
+            tx, number, account_id=account_id, contact_id=contact_id, queue_id=queue_id, now=now
+        )
     elif interaction.state != InteractionState.PROMISED:
         await interactions.advance(tx, interaction, InteractionState.PROMISED, now=now)
     callback = Callback(
@@ -181,7 +183,14 @@ async def request(
 
 
 async def _join(
-    tx: Tx, known: Callback, interaction: Interaction | None, *, place: datetime, due_at: datetime, note: str, now: datetime
+    tx: Tx,
+    known: Callback,
+    interaction: Interaction | None,
+    *,
+    place: datetime,
+    due_at: datetime,
+    note: str,
+    now: datetime,
 ) -> None:
     if interaction is not None and interaction.id != known.interaction_id:
         # The promise that stands covers this call too; the call itself is over.

@@ -1,4 +1,4 @@
-"""What a caller hears: the flow, the queue, the offer of a callback, the way into the room; and the agent's browser joining.
+"""What a caller hears: the flow, the queue, the offer of a callback, the way into the room.
 
 Every URL handed out carries a step number, and a number is handed out once per call: the repeat of a request gets the stored
 answer, the next turn of a loop a new number.
@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from sqlmodel import select
-
 from channels.contract import CallArrived
 from channels.steps import DialConference, Enqueue, Gather, Hangup, Leave, Play, Redirect, Reject, Step
 from crm_core import accounts, addresses, calls, contacts, conversations, interactions, touches
@@ -18,19 +16,20 @@ from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
 from crm_core.calls import CallLeg, LegRole
 from crm_core.db import Tx
-from crm_core.errors import NotFound
 from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.touches import Direction
 from routing import callbacks, entries, flows, hours, offers, prompts, queues, rooms, talks
 from routing.matching import match
-from routing.offers import Offer, OfferState
+from routing.offers import OfferState
 from routing.queues import EntryState, Queue, QueueEntry
 from routing.rooms import HOLD_MUSIC, event_path, step_path
 
 VOICE = "voice"
 TURNS = 1000  # step numbers per offer: after each, the waiting loop counts on from the next thousand
-CALLBACK_LEAD = timedelta(seconds=20)  # a callback asked for in the queue is not offered while its number is being read out
+CALLBACK_LEAD = timedelta(
+    seconds=20
+)  # a callback asked for in the queue is not offered while its number is being read out
 
 
 async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Step]:
@@ -81,9 +80,7 @@ async def _walk(
 ) -> list[Step]:  # fmt: skip
     """On through the flow, and into the queue where it leads to one."""
     language = interaction.data.get("language") or await _language(tx, account)
-    walked = flows.walk(
-        steps, at=at, interaction_id=interaction.id, language=language, number=number, pressed=pressed
-    )
+    walked = flows.walk(steps, at=at, interaction_id=interaction.id, language=language, number=number, pressed=pressed)
     if walked.queue_id is not None:
         return [*walked.steps, *await _into_queue(tx, interaction, account, walked.queue_id, number=number, now=now)]
     if walked.ended:
@@ -107,9 +104,7 @@ async def _into_queue(
     if not hours.is_open(plan, now):
         return await _closed(tx, interaction, queue, number=number, now=now)
     entry = await entries.enter(tx, queue=queue, kind=VOICE, interaction=interaction, now=now)
-    await interactions.advance(
-        tx, interaction, InteractionState.WAITING, now=now, queue_id=queue.id, entry_id=entry.id
-    )
+    await interactions.advance(tx, interaction, InteractionState.WAITING, now=now, queue_id=queue.id, entry_id=entry.id)
     await entries.tell_calls(tx, entry, "queued", now=now)
     return [_enqueue(interaction.id, queue, entry)]
 
@@ -240,9 +235,7 @@ async def _to_callback(
         live = await offers.find_live(tx, entry.id)
         if live is None or live.state != OfferState.OPEN:
             return False
-        await entries.end_offer(
-            tx, entry, live, OfferState.WITHDRAWN, reason="caller asked for a callback", now=now
-        )
+        await entries.end_offer(tx, entry, live, OfferState.WITHDRAWN, reason="caller asked for a callback", now=now)
         interaction = await interactions.get(tx, interaction.id)
     if entry.state != EntryState.WAITING:
         return False
@@ -260,7 +253,7 @@ async def _to_callback(
 
 
 async def overflow(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: datetime) -> None:
-    """Nobody took the call within the queue's longest wait: a promise where the number is known, else the end; both said aloud."""
+    """Nobody took the call within the queue's longest wait: a promise where the number is known, else the end; both said."""
     caller = addresses.find_phone(interaction.from_address)
     if entry.state != EntryState.WAITING:
         return
@@ -293,15 +286,17 @@ async def _left_queue(
     caller = addresses.find_phone(interaction.from_address)
     if caller is not None and await _to_callback(tx, interaction, entry, caller, origin="missed", now=now):
         number = prompts.spoken(caller.value, queue.language)
-        return [prompts.say("overflow", queue.language), prompts.say("promised", queue.language, number=number), Hangup()]
+        return [
+            prompts.say("overflow", queue.language),
+            prompts.say("promised", queue.language, number=number),
+            Hangup(),
+        ]
     if entry.state == EntryState.WAITING:
         await entries.close(tx, entry, outcome=Outcome.OVERFLOW, now=now)
     return [prompts.say("overflow", queue.language), Hangup()]
 
 
-async def _join(
-    tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, *, now: datetime
-) -> list[Step]:
+async def _join(tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, *, now: datetime) -> list[Step]:
     """The caller on the way into the room; back to the queue when the agent is gone meanwhile."""
     live = await offers.find_live(tx, entry.id) if entry.state == EntryState.OFFERED else None
     if entry.state == EntryState.CONNECTED or (live is not None and live.state == OfferState.ACCEPTING):
@@ -336,77 +331,3 @@ async def _closed_answer(tx: Tx, interaction: Interaction, pressed: str, *, now:
         return [prompts.say("closed_promised", queue.language, number=number), Hangup()]
     await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.OVERFLOW)
     return [prompts.say("bye", queue.language), Hangup()]
-
-
-# --- the agent's browser ---------------------------------------------------------------------------------------------------
-
-
-async def client_connected(tx: Tx, event: CallArrived, *, now: datetime) -> list[Step]:
-    """An agent's browser connects, for an accepted offer (`offer`, `nonce`) or a call of theirs (`call`, `nonce`)."""
-    user_id = event.from_raw.removeprefix("client:")
-    nonce = event.params.get("nonce", "")
-    try:
-        if "offer" in event.params:
-            return await _accepted(tx, event, user_id, nonce, now=now)
-        return await _own_call(tx, event, user_id, nonce, now=now)
-    except NotFound:
-        return _refused("gone")
-
-
-def _refused(why: str) -> list[Step]:
-    return [prompts.say(why, "en-GB"), Hangup()]
-
-
-async def _accepted(tx: Tx, event: CallArrived, user_id: str, nonce: str, *, now: datetime) -> list[Step]:
-    offer: Offer = await offers.get(tx, event.params["offer"])
-    entry = await entries.lock(tx, offer.entry_id)
-    offer = await offers.get(tx, offer.id)
-    if offer.agent_id != user_id or not nonce or offer.nonce != nonce:
-        return _refused("not_yours")
-    if offer.state not in (OfferState.ACCEPTING, OfferState.WON) or entry.state not in (
-        EntryState.OFFERED, EntryState.CONNECTED,
-    ):  # fmt: skip
-        return _refused("gone")
-    interaction = await interactions.get(tx, entry.interaction_id)
-    return [await _agent_leg(tx, event, interaction, user_id, offer_id=offer.id, now=now)]
-
-
-async def _own_call(tx: Tx, event: CallArrived, user_id: str, nonce: str, *, now: datetime) -> list[Step]:
-    interaction, entry = await talks.open_call(tx, event.params.get("call", ""))
-    if entry is None or entry.agent_id != user_id:
-        return _refused("not_yours")
-    if not nonce or nonce != await nonce_of(tx, interaction, entry):
-        return _refused("not_yours")
-    if entry.state != EntryState.CONNECTED or interaction.state not in (
-        InteractionState.CONNECTED, InteractionState.WAITING,
-    ):  # fmt: skip
-        return _refused("gone")
-    return [await _agent_leg(tx, event, interaction, user_id, offer_id=entry.offer_id or "", now=now)]
-
-
-async def nonce_of(tx: Tx, interaction: Interaction, entry: QueueEntry) -> str:
-    """What a browser must show to join this call: of the dial, or of the accepted offer."""
-    if "nonce" in interaction.data:
-        return str(interaction.data["nonce"])
-    return (await offers.get(tx, entry.offer_id)).nonce if entry.offer_id else ""
-
-
-async def _agent_leg(
-    tx: Tx, event: CallArrived, interaction: Interaction, user_id: str, *, offer_id: str, now: datetime
-) -> DialConference:
-    """The agent's leg, known before it joins. An older leg of theirs is hung up; labels stay unique within the room."""
-    legs = [leg for leg in await calls.list_legs(tx, interaction.id) if leg.user_id == user_id]
-    others = [leg for leg in legs if leg.id != event.call_id]
-    if all(leg.id != event.call_id for leg in legs):
-        await tx.add(
-            CallLeg(
-                id=event.call_id, interaction_id=interaction.id, role=LegRole.AGENT, user_id=user_id, offer_id=offer_id,
-                conference=rooms.name_of(interaction.id), status="in-progress", created_at=now,
-            )
-        )  # fmt: skip
-    await talks.end_legs(tx, interaction.id, LegRole.AGENT, now=now, but=event.call_id)
-    label = f"agent-{user_id}" if not others else f"agent-{user_id}.{len(others) + 1}"
-    return DialConference(
-        rooms.name_of(interaction.id), label, end_on_exit=False, status_url=event_path(interaction.id),
-        action=step_path(interaction.id, "agent", len(others) + 1),
-    )  # fmt: skip

@@ -143,4 +143,3 @@ async def _new_call(
     )  # fmt: skip
     interaction.data = {"room": rooms.name_of(interaction.id), "nonce": entries.fresh_nonce()}
     return interaction
-

@@ -47,7 +47,9 @@ async def check_invariants(tx: Tx, *, now: datetime | None = None) -> list[str]:
 
 async def _offers(tx: Tx) -> list[str]:
     wrong: list[str] = []
-    live = await tx.all(select(Offer.entry_id, func.count()).where(col(Offer.state).in_(LIVE)).group_by(col(Offer.entry_id)))
+    live = await tx.all(
+        select(Offer.entry_id, func.count()).where(col(Offer.state).in_(LIVE)).group_by(col(Offer.entry_id))
+    )
     wrong += [f"entry {entry_id} has {number} live offers" for entry_id, number in live if number > 1]
     with_offer = {entry_id for entry_id, _ in live}
     offered = set(await tx.all(select(QueueEntry.id).where(QueueEntry.state == EntryState.OFFERED)))
@@ -115,7 +117,9 @@ async def _callbacks(tx: Tx, now: datetime | None) -> list[str]:
     """An open promise has a due time ahead, or work before agents; and its interaction is promised exactly as long."""
     wrong: list[str] = []
     for callback in await tx.all(select(Callback).where(col(Callback.state).in_(OPEN)).limit(5000)):
-        entry = await tx.one(select(QueueEntry).where(QueueEntry.id == callback.entry_id)) if callback.entry_id else None
+        entry = (
+            await tx.one(select(QueueEntry).where(QueueEntry.id == callback.entry_id)) if callback.entry_id else None
+        )
         if callback.state == CallbackState.REQUESTED:
             if now is not None and callback.due_at < now - timedelta(minutes=5):
                 wrong.append(f"callback {callback.id} was due at {callback.due_at} and waits for nobody")
@@ -132,9 +136,9 @@ async def _callbacks(tx: Tx, now: datetime | None) -> list[str]:
 async def _tallies(tx: Tx) -> list[str]:
     """The maintained counts are those of the rows."""
     rows = await tx.all(
-        select(
-            Interaction.first_arrival_at, Interaction.queue_id, Interaction.state, Interaction.outcome
-        ).where(Interaction.direction == Direction.INBOUND)
+        select(Interaction.first_arrival_at, Interaction.queue_id, Interaction.state, Interaction.outcome).where(
+            Interaction.direction == Direction.INBOUND
+        )
     )
     counted: dict[tuple[str, str, str], int] = {}
     days: dict[str, datetime] = {}
@@ -160,11 +164,19 @@ async def _ledger(tx: Tx) -> list[str]:
     latest: dict[str, AgentPeriod] = {}
     periods = select(AgentPeriod).order_by(col(AgentPeriod.user_id), col(AgentPeriod.started_at), col(AgentPeriod.id))
     rows = await tx.all(periods)
-    rows.sort(key=lambda row: (row.user_id, row.started_at, row.ended_at or datetime.max.replace(tzinfo=row.started_at.tzinfo)))
+    rows.sort(
+        key=lambda row: (
+            row.user_id,
+            row.started_at,
+            row.ended_at or datetime.max.replace(tzinfo=row.started_at.tzinfo),
+        )
+    )
     for period in rows:
         before = latest.get(period.user_id)
         if before is not None and before.ended_at != period.started_at:
-            wrong.append(f"agent {period.user_id}: a period ends at {before.ended_at}, the next starts at {period.started_at}")
+            wrong.append(
+                f"agent {period.user_id}: a period ends at {before.ended_at}, the next starts at {period.started_at}"
+            )
         latest[period.user_id] = period
     for user_id, agent in agents.items():
         last = latest.get(user_id)

@@ -17,7 +17,7 @@ from crm_core.interactions import Disposition, Interaction, InteractionState, Ou
 from crm_core.touches import Direction
 from routing import agents, callbacks, entries, offers, queues, rooms, talks
 from routing.agents import Activity, Agent
-from routing.calls_in import nonce_of
+from routing.calls_agent import nonce_of
 from routing.calls_out import start_call
 from routing.entries import DEFAULT_DISPOSITION
 from routing.offers import Offer, OfferState
@@ -173,7 +173,10 @@ async def hang_up(tx: Tx, interaction_id: str, *, agent_id: str, now: datetime) 
     """End the call for everybody; wrap-up begins. Twice is once."""
     interaction, entry = await _in_call(tx, interaction_id, agent_id)
     key = f"hub:{interaction.id}:hangup:{entry.version}"
-    if interaction.state in (InteractionState.CONNECTED, InteractionState.WAITING) and entry.state == EntryState.CONNECTED:
+    if (
+        interaction.state in (InteractionState.CONNECTED, InteractionState.WAITING)
+        and entry.state == EntryState.CONNECTED
+    ):
         await calls.record_event(
             tx, interaction_id=interaction.id, kind="hangup", event_key=key, happened_at=now, now=now, role=LegRole.AGENT,
             user_id=agent_id,
@@ -186,9 +189,7 @@ async def hang_up(tx: Tx, interaction_id: str, *, agent_id: str, now: datetime) 
         await talks.fail_accept(tx, interaction, entry, reason="the agent hung up", now=now)
 
 
-async def finish(
-    tx: Tx, entry_id: str, *, agent_id: str, disposition: str, now: datetime, notes: str = ""
-) -> None:
+async def finish(tx: Tx, entry_id: str, *, agent_id: str, disposition: str, now: datetime, notes: str = "") -> None:
     """End wrap-up or written work with an outcome and notes. Conflict while the call goes on."""
     entry = await entries.lock(tx, entry_id)
     if entry.agent_id != agent_id:
@@ -265,7 +266,7 @@ async def apply_flags(tx: Tx, entry: QueueEntry, flags: dict[str, Any], *, agent
 
 
 async def rejoin(tx: Tx, *, agent_id: str, now: datetime) -> dict[str, Any] | None:
-    """The agent's call as the desktop needs it after a reload, with what the browser must show to join again; None without one."""
+    """The agent's call as the desktop shows it after a reload, with what the browser needs to join again; None without one."""
     for entry in await entries.list_held(tx, agent_id):
         if entry.lane != Lane.LIVE or entry.state not in (EntryState.OFFERED, EntryState.CONNECTED):
             continue

@@ -58,15 +58,19 @@ async def lock(tx: Tx, entry_id: str) -> QueueEntry:
     return found
 
 
+_OPEN_OF = fixed(
+    select(QueueEntry)
+    .where(QueueEntry.conversation_id == bindparam("conversation_id"), col(QueueEntry.state) != EntryState.DONE)
+    .order_by(col(QueueEntry.id).desc())
+    .limit(1)
+    .with_for_update()
+)
+
+
 async def find_open(tx: Tx, conversation_id: str) -> QueueEntry | None:
     """The conversation's piece of work that is not done, held."""
-    return await tx.one(
-        select(QueueEntry)
-        .where(QueueEntry.conversation_id == conversation_id, col(QueueEntry.state) != EntryState.DONE)
-        .order_by(col(QueueEntry.id).desc())
-        .limit(1)
-        .with_for_update()
-    )
+    found: QueueEntry | None = await tx.one(_OPEN_OF, conversation_id=conversation_id)
+    return found
 
 
 async def enter(
@@ -123,7 +127,7 @@ async def note(tx: Tx, entry: QueueEntry, *, now: datetime, **changes: Any) -> N
     tx.wake("router")
 
 
-def _load(entry: QueueEntry, agent: Agent, by: int) -> dict[str, int]:
+def _load(entry: QueueEntry, agent: Agent, by: int) -> dict[str, Any]:
     if entry.lane == Lane.LIVE:
         return {"live_load": agent.live_load + by * entry.weight}
     return {"text_load": agent.text_load + by * entry.weight}
@@ -146,7 +150,9 @@ async def follow(
             await interactions.advance(tx, interaction, to, now=now, outcome=outcome, **changes)
 
 
-async def offer(tx: Tx, entry: QueueEntry, agent: Agent, *, trace: dict[str, Any], queue: Queue, now: datetime) -> Offer:
+async def offer(
+    tx: Tx, entry: QueueEntry, agent: Agent, *, trace: dict[str, Any], queue: Queue, now: datetime
+) -> Offer:
     """Offer waiting work to an agent who has room for it. Conflict when either changed meanwhile."""
     if entry.state != EntryState.WAITING or not _fits(entry, agent):
         raise Conflict("The work or the agent changed meanwhile.")
@@ -158,7 +164,7 @@ async def offer(tx: Tx, entry: QueueEntry, agent: Agent, *, trace: dict[str, Any
     await _advance(
         tx, entry, EntryState.OFFERED, now=now, agent_id=agent.user_id, offer_id=made.id, offers=entry.offers + 1
     )
-    ringing = {"ringing": agent.ringing + 1} if entry.lane == Lane.LIVE else {}
+    ringing: dict[str, Any] = {"ringing": agent.ringing + 1} if entry.lane == Lane.LIVE else {}
     await agents.change(tx, agent, now=now, **_load(entry, agent, 1), **ringing)
     await follow(tx, entry, InteractionState.OFFERED, now=now)
     await tell_calls(tx, entry, "offered", now=now, user_id=agent.user_id, key=made.id)
@@ -167,7 +173,15 @@ async def offer(tx: Tx, entry: QueueEntry, agent: Agent, *, trace: dict[str, Any
 
 
 async def tell_calls(
-    tx: Tx, entry: QueueEntry, kind: str, *, now: datetime, user_id: str = "", key: str = "", fold: bool = False, **raw: str
+    tx: Tx,
+    entry: QueueEntry,
+    kind: str,
+    *,
+    now: datetime,
+    user_id: str = "",
+    key: str = "",
+    fold: bool = False,
+    **raw: str,
 ) -> None:
     """Append an event of the hub's own to the records of the entry's calls; `fold` writes the records anew."""
     for interaction in await interactions.list_entry(tx, entry.id):
@@ -184,7 +198,7 @@ async def win(tx: Tx, entry: QueueEntry, won: Offer, *, now: datetime) -> None:
     """The offered agent has the work: entry, interactions and conversation are theirs."""
     await offers.advance(tx, won, OfferState.WON, now=now)
     agent = await agents.lock(tx, won.agent_id)
-    calm = {"ringing": agent.ringing - 1} if entry.lane == Lane.LIVE else {}
+    calm: dict[str, Any] = {"ringing": agent.ringing - 1} if entry.lane == Lane.LIVE else {}
     await agents.change(tx, agent, now=now, misses=0, **calm)
     await _connected(tx, entry, won.agent_id, now=now)
 
@@ -202,9 +216,7 @@ async def _connected(tx: Tx, entry: QueueEntry, agent_id: str, *, now: datetime)
     await follow(tx, entry, InteractionState.CONNECTED, now=now, agent_id=agent_id, connected_at=now)
     conversation = await conversations.get(tx, entry.conversation_id)
     if conversation.assigned_user_id != agent_id:
-        await conversations.change(
-            tx, conversation, now=now, event="conversation.assigned", assigned_user_id=agent_id
-        )
+        await conversations.change(tx, conversation, now=now, event="conversation.assigned", assigned_user_id=agent_id)
 
 
 async def end_offer(
@@ -244,7 +256,7 @@ async def _pool_holds(tx: Tx) -> bool:
     )
     counts = {str(activity): number for activity, number in rows}
     up, down = counts.get("available", 0), counts.get("not_responding", 0)
-    return up + down < 3 or down + 1 <= (up + down) / 2
+    return bool(up + down < 3 or down + 1 <= (up + down) / 2)
 
 
 async def put_back(tx: Tx, entry: QueueEntry, *, now: datetime, preferred_agent_id: str | None = None) -> None:
@@ -282,10 +294,10 @@ async def close(
         raise Conflict("This work is being offered.")
     if entry.state in (EntryState.CONNECTED, EntryState.WRAPUP):
         agent = await agents.lock(tx, entry.agent_id or "")
-        freed = (
+        freed: dict[str, Any] = (
             {"wrapups": agent.wrapups - 1} if entry.state == EntryState.WRAPUP else _load(entry, agent, -1)
         )
-        idle = {"idle_since": now} if entry.lane == Lane.LIVE else {}
+        idle: dict[str, Any] = {"idle_since": now} if entry.lane == Lane.LIVE else {}
         await agents.change(tx, agent, now=now, **freed, **idle)
     chosen: dict[str, Any] = {}
     if disposition:

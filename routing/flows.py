@@ -64,7 +64,9 @@ class Walked:
 DEFAULT: list[dict[str, Any]] = [{"do": "welcome"}, {"do": "enqueue", "queue": ""}]
 
 
-async def create(tx: Tx, *, name: str, steps: Sequence[dict[str, Any]], language: str, actor: str, now: datetime) -> Flow:
+async def create(
+    tx: Tx, *, name: str, steps: Sequence[dict[str, Any]], language: str, actor: str, now: datetime
+) -> Flow:
     """A new flow with its first version."""
     check(steps)
     flow = Flow(id=new_id(now), name=name.strip(), language=language, created_at=now)
@@ -133,7 +135,9 @@ def walk(
         chosen = menu["keys"].get(pressed) if pressed else None
         if chosen is None and tries + 1 < MENU_TRIES:
             heard = [prompts.say("again", language)] if pressed else []
-            return Walked([*heard, *_ask(menu, "-".join((*path, str(tries + 1))), interaction_id, language, number + 1)])
+            return Walked(
+                [*heard, *_ask(menu, "-".join((*path, str(tries + 1))), interaction_id, language, number + 1)]
+            )
         branch = ["o"] if chosen is None else [pressed]
         steps = menu.get("otherwise", []) if chosen is None else chosen
         prefix = [*spot, *branch]

@@ -80,9 +80,7 @@ def fingerprint(form: Form, event: FormArrived) -> str:
     return hashlib.sha256(json.dumps([form.id, said], sort_keys=True).encode()).hexdigest()[:32]
 
 
-async def _same_lately(
-    tx: Tx, account: ChannelAccount, peer: str, print_: str, *, now: datetime
-) -> Interaction | None:
+async def _same_lately(tx: Tx, account: ChannelAccount, peer: str, print_: str, *, now: datetime) -> Interaction | None:
     # Two posts at the same instant: the conversation's row is the lock, so that the second sees the first.
     conversation, _ = await conversations.open_thread(
         tx, channel=WEB, account_id=account.id, thread_key=peer, peer=peer, now=now, queue_id=account.queue_id

@@ -1,4 +1,4 @@
-"""The permission gate at the instant of an agent's own touch: asked, stored with the touch, and told in a sentence when it says no.
+"""The permission gate at the instant of an agent's own touch: asked, stored with the touch, told in a sentence when it says no.
 
 A refusal undoes the transaction that asked, so the entrance stores it in a second one with `record_refusal`.
 """
@@ -46,9 +46,7 @@ async def ask(
     return verdict
 
 
-async def record(
-    tx: Tx, address: Address, verdict: Verdict, *, channel: str, now: datetime, **ids: str | None
-) -> None:
+async def record(tx: Tx, address: Address, verdict: Verdict, *, channel: str, now: datetime, **ids: str | None) -> None:
     """Store an allowed touch with its verdict. `ids` as in touches.record."""
     await touches.record(
         tx, address, direction=Direction.OUTBOUND, channel=channel, now=now, purpose=str(verdict.purpose),

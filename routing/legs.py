@@ -6,6 +6,7 @@ A leg's status only rises; in a room only the newest event of a participant coun
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import update
 from sqlmodel import col, select
@@ -121,8 +122,10 @@ async def _joined(
         await _not_wanted(tx, interaction, leg, now=now)
     elif leg.role == LegRole.AGENT and entry.state == EntryState.OFFERED:
         live = await offers.find_live(tx, entry.id)
-        if live is None or live.state != OfferState.ACCEPTING or not await talks.ask_move(
-            tx, interaction, entry, "join", now=now
+        if (
+            live is None
+            or live.state != OfferState.ACCEPTING
+            or not await talks.ask_move(tx, interaction, entry, "join", now=now)
         ):
             await _not_wanted(tx, interaction, leg, now=now)
     elif leg.role == LegRole.AGENT and interaction.direction == Direction.OUTBOUND:
@@ -145,26 +148,24 @@ async def _place(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: da
     if interaction.state != InteractionState.WAITING or interaction.data.get("placed"):
         return
     timeout_s = 30
+    ends: dict[str, Any] = {"from": interaction.from_address, "to": interaction.to_address}
     await outbox.ask(
         tx, "call.place", interaction.id, lane="control", now=now, ordering=interaction.id,
         dedupe=f"call.place:{interaction.id}", interaction_id=interaction.id, room=rooms.name_of(interaction.id),
-        label="customer", timeout_s=timeout_s, **{"from": interaction.from_address, "to": interaction.to_address},
+        label="customer", timeout_s=timeout_s, **ends,
     )  # fmt: skip
     await interactions.change(tx, interaction, now=now, data={**interaction.data, "placed": now.isoformat()})
     # Should every report about this dial be lost, the agent is freed nevertheless.
     await talks.watch(tx, entry, until_s=timeout_s + 60, now=now)
 
 
-async def _left(
-    tx: Tx, interaction: Interaction, entry: QueueEntry | None, leg: CallLeg, *, now: datetime
-) -> None:
+async def _left(tx: Tx, interaction: Interaction, entry: QueueEntry | None, leg: CallLeg, *, now: datetime) -> None:
     await tx.run(update(CallLeg).where(col(CallLeg.id) == leg.id).values(left_at=now))
     if leg.role == LegRole.AGENT:
         await talks.agent_gone(tx, interaction, entry, leg, now=now)
-    elif interaction.state == InteractionState.CONNECTED:
-        # A rescue first makes the interaction wait and then moves the leg: a customer who leaves while connected has hung up.
-        if await _nowhere_else(tx, interaction.id):
-            await talks.customer_gone(tx, interaction, entry, now=now, reason="completed")
+    elif interaction.state == InteractionState.CONNECTED and await _nowhere_else(tx, interaction.id):
+        # A rescue first makes the interaction wait and then moves the leg: who leaves while connected has hung up.
+        await talks.customer_gone(tx, interaction, entry, now=now, reason="completed")
 
 
 async def _ended(

@@ -155,9 +155,7 @@ async def _takes_part(tx: Tx, conversation: Conversation, address: str) -> bool:
     if address == conversation.peer:
         return True
     same = or_(col(Interaction.from_address) == address, col(Interaction.to_address) == address)
-    found = await tx.one(
-        select(Interaction.id).where(Interaction.conversation_id == conversation.id, same).limit(1)
-    )
+    found = await tx.one(select(Interaction.id).where(Interaction.conversation_id == conversation.id, same).limit(1))
     return found is not None
 
 

@@ -105,9 +105,7 @@ async def _obey(
                 contact_id=interaction.contact_id,
             )  # fmt: skip
     elif word == "START":
-        await consent.lift(
-            tx, sender, reason=SuppressionReason.SENDER_STOP, channel=TEXT, sender=account.id, now=now
-        )
+        await consent.lift(tx, sender, reason=SuppressionReason.SENDER_STOP, channel=TEXT, sender=account.id, now=now)
     if answered:
         return
     language = (await queues.get(tx, account.queue_id)).language if account.queue_id else "en-GB"
@@ -173,7 +171,7 @@ async def delivery_reported(tx: Tx, event: DeliveryReport, *, now: datetime) -> 
 
 
 async def _reported(tx: Tx, event: DeliveryReport) -> Interaction | None:
-    """By the key that we put into the callback URL (`<interaction id>` or `<interaction id>.<attempt>`), else by the provider's id."""
+    """By our key in the callback URL (`<interaction id>` or `<interaction id>.<attempt>`), else by the provider's id."""
     if event.our_key:
         try:
             return await interactions.get(tx, event.our_key.partition(".")[0])

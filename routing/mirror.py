@@ -1,4 +1,4 @@
-"""The router's picture of the database: what waits, who could take it, and every timer; read by indexed queries in one snapshot."""
+"""The router's picture of the database: what waits, who could take it, every timer; read by indexed queries in one snapshot."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ _TRACES = fixed(
     .where(QueueEntry.state == EntryState.WAITING)
 )
 _OFFERS = fixed(
-    select(Offer.id, Offer.state, Offer.deadline_at).where(col(Offer.state).in_([OfferState.OPEN, OfferState.ACCEPTING]))
+    select(Offer.id, Offer.state, Offer.deadline_at).where(
+        col(Offer.state).in_([OfferState.OPEN, OfferState.ACCEPTING])
+    )
 )
 _WRAPUPS = fixed(
     select(QueueEntry.id, QueueEntry.wrapup_until).where(
@@ -68,7 +70,9 @@ _PROMISES = fixed(
     .limit(200)
 )
 _ROOMS = fixed(
-    select(CallRoom.id, CallRoom.alone_since).where(col(CallRoom.alone_since).is_not(None), col(CallRoom.ended_at).is_(None))
+    select(CallRoom.id, CallRoom.alone_since).where(
+        col(CallRoom.alone_since).is_not(None), col(CallRoom.ended_at).is_(None)
+    )
 )
 _SNOOZED = fixed(
     select(Conversation.id, Conversation.snoozed_until)

@@ -69,9 +69,13 @@ async def get(tx: Tx, offer_id: str) -> Offer:
     return found
 
 
+_LIVE_OF = fixed(select(Offer).where(Offer.entry_id == bindparam("entry_id"), col(Offer.state).in_(LIVE)))
+
+
 async def find_live(tx: Tx, entry_id: str) -> Offer | None:
     """The entry's live offer; there is at most one."""
-    return await tx.one(select(Offer).where(Offer.entry_id == entry_id, col(Offer.state).in_(LIVE)))
+    found: Offer | None = await tx.one(_LIVE_OF, entry_id=entry_id)
+    return found
 
 
 async def list_live(tx: Tx, agent_id: str) -> list[Offer]:

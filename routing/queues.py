@@ -109,7 +109,9 @@ class QueueEntry(Table, table=True):
     connected_at: datetime | None = at(nullable=True)
     wrapup_until: datetime | None = at(nullable=True)
     grace_until: datetime | None = at(nullable=True)  # the agent's leg is missing; afterwards the customer is rescued
-    not_before: datetime | None = at(nullable=True)  # a callback asked for in the queue: the caller still hears the number
+    not_before: datetime | None = at(
+        nullable=True
+    )  # a callback asked for in the queue: the caller still hears the number
     left_at: datetime | None = at(nullable=True)
     outcome: str = text()
     version: int = 1

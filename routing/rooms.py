@@ -59,7 +59,10 @@ def event_path(interaction_id: str) -> str:
 
 _LOCK = fixed(select(CallRoom).where(CallRoom.id == bindparam("id")).with_for_update())
 _OF = fixed(
-    select(CallRoom).where(CallRoom.interaction_id == bindparam("id")).order_by(col(CallRoom.created_at).desc()).limit(20)
+    select(CallRoom)
+    .where(CallRoom.interaction_id == bindparam("id"))
+    .order_by(col(CallRoom.created_at).desc())
+    .limit(20)
 )
 
 
@@ -133,8 +136,9 @@ async def ask_end(tx: Tx, interaction_id: str, *, now: datetime) -> None:
 async def ask_hold(tx: Tx, interaction_id: str, *, on: bool, now: datetime) -> bool:
     """Have the customer put on hold with music, or taken back; False when they are in no room."""
     room = await current(tx, interaction_id)
+    if room is None:
+        return False
     for call_id in present(room, LegRole.CUSTOMER):
-        assert room is not None
         await outbox.ask(
             tx, "call.hold", interaction_id, lane="control", now=now, ordering=interaction_id,
             room_id=room.id, call_id=call_id, on=on,

@@ -5,7 +5,8 @@ Each function takes part in the caller's transaction and is safe against a repea
 
 from __future__ import annotations
 
-from routing.calls_in import call_arrived, call_step, client_connected
+from routing.calls_agent import client_connected
+from routing.calls_in import call_arrived, call_step
 from routing.forms import form_arrived
 from routing.legs import call_placed, call_progressed, room_changed
 from routing.mails import StoredFile, mail_arrived

@@ -108,7 +108,7 @@ async def _touch_lead(tx: Tx, entry: QueueEntry, *, now: datetime) -> None:
 async def customer_gone(
     tx: Tx, interaction: Interaction, entry: QueueEntry | None, *, now: datetime, reason: str = "no-answer"
 ) -> None:
-    """The customer's leg is over. Waiting: abandoned. Being accepted: the offer is withdrawn, nobody is blamed. Talking: wrap-up."""
+    """The customer's leg is over. Waiting: abandoned. Being accepted: offer withdrawn, nobody is blamed. Talking: wrap-up."""
     state = interaction.state
     if state == InteractionState.MENU:
         await interactions.advance(
@@ -143,9 +143,15 @@ async def talk_over(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now:
     outbound = interaction.direction == Direction.OUTBOUND
     if outbound:
         await interactions.advance(tx, interaction, InteractionState.WRAPUP, now=now, left_at=now)
+    await _wrap(tx, interaction, entry, now=now)
+
+
+async def _wrap(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: datetime) -> None:
+    """Wrap-up of the work; without time for it, an outgoing call ends with its work (incoming ones follow by themselves)."""
     if entry.state == EntryState.CONNECTED:
         await entries.to_wrapup(tx, entry, now=now)
-    if outbound and entry.state == EntryState.DONE:
+    done = (await entries.get(tx, entry.id)).state == EntryState.DONE
+    if done and interaction.direction == Direction.OUTBOUND and interaction.state == InteractionState.WRAPUP:
         await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.HANDLED)
 
 
@@ -169,7 +175,9 @@ async def unreached(
     await rooms.ask_end(tx, interaction.id, now=now)
 
 
-async def agent_gone(tx: Tx, interaction: Interaction, entry: QueueEntry | None, leg: CallLeg, *, now: datetime) -> None:
+async def agent_gone(
+    tx: Tx, interaction: Interaction, entry: QueueEntry | None, leg: CallLeg, *, now: datetime
+) -> None:
     """An agent's leg is over without having been hung up on the server: reload, crash, lost network."""
     if entry is None or entry.agent_id != leg.user_id:
         return
@@ -234,10 +242,7 @@ async def rescue(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: da
     number = addresses.find_phone(interaction.to_address)
     moved = await ask_move(tx, interaction, entry, "sorry", now=now)
     await interactions.advance(tx, interaction, InteractionState.WRAPUP, now=now, left_at=now)
-    if entry.state == EntryState.CONNECTED:
-        await entries.to_wrapup(tx, entry, now=now)
-    if entry.state == EntryState.DONE:
-        await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.HANDLED)
+    await _wrap(tx, interaction, entry, now=now)
     if number is not None:
         await callbacks.request(
             tx, number=number, queue_id=entry.queue_id, due_at=now, origin="lost", now=now,

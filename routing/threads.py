@@ -33,7 +33,8 @@ async def queue_of(tx: Tx, account: ChannelAccount, conversation: Conversation) 
     """Where this conversation's work goes: its own queue, else the account's, else the first there is."""
     wanted = conversation.queue_id or account.queue_id
     if wanted is not None:
-        return await tx.one(select(Queue).where(Queue.id == wanted))
+        found: Queue | None = await tx.one(select(Queue).where(Queue.id == wanted))
+        return found
     return next(iter(await queues.list_all(tx)), None)
 
 

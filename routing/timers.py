@@ -162,7 +162,10 @@ async def _alone(tx: Tx, room_id: str, now: datetime) -> None:
     dialing = interaction.state == InteractionState.WAITING and interaction.direction == Direction.OUTBOUND
     kept = entry is not None and entry.state == EntryState.CONNECTED and entry.grace_until is not None
     again: datetime | None = now
-    if rooms.present(room, LegRole.CUSTOMER) and interaction.state in (InteractionState.WAITING, InteractionState.OFFERED):
+    if rooms.present(room, LegRole.CUSTOMER) and interaction.state in (
+        InteractionState.WAITING,
+        InteractionState.OFFERED,
+    ):
         if entry is not None and not dialing:
             await talks.ask_move(tx, interaction, entry, "retry", now=now)
     elif not dialing and not kept:

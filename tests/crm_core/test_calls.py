@@ -1,4 +1,4 @@
-"""Call records folded from pasted tables of events: wait, ring, talk, hold and wrap add up to the call, in any order of arrival."""
+"""Call records folded from pasted tables of events: the parts add up to the call, in any order of arrival."""
 
 from __future__ import annotations
 

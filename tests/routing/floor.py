@@ -146,7 +146,14 @@ class Floor:
         await self.do(lambda tx: router.call_progressed(tx, event, now=self.now))
 
     async def room(
-        self, interaction_id: str, kind: str, call_id: str, label: str = "", *, room: str = "", sequence: int | None = None
+        self,
+        interaction_id: str,
+        kind: str,
+        call_id: str,
+        label: str = "",
+        *,
+        room: str = "",
+        sequence: int | None = None,
     ) -> None:
         sequence = sequence or next(self.sequence)
         room_id = room or f"CF-{interaction_id}"
@@ -184,9 +191,7 @@ class Floor:
     async def finish(self, agent_id: str, entry_id: str, disposition: str = "done") -> None:
         await self.do(lambda tx: desk.finish(tx, entry_id, agent_id=agent_id, disposition=disposition, now=self.now))
 
-    async def dial(
-        self, agent_id: str, number: str, *, purpose: Purpose = Purpose.REPLY, **more: Any
-    ) -> Interaction:
+    async def dial(self, agent_id: str, number: str, *, purpose: Purpose = Purpose.REPLY, **more: Any) -> Interaction:
         return await self.do(
             lambda tx: desk.start_call(
                 tx, agent_id=agent_id, address=phone(number), purpose=purpose,
@@ -307,4 +312,4 @@ def kinds(steps: list[Step]) -> list[str]:
     return [type(step).__name__ for step in steps]
 
 
-__all__ = ["ANA", "BEN", "Enqueue", "Floor", "Leave", "MAILBOX", "NUMBER", "Redirect", "caller", "kinds", "said"]
+__all__ = ["ANA", "BEN", "MAILBOX", "NUMBER", "Enqueue", "Floor", "Leave", "Redirect", "caller", "kinds", "said"]

@@ -172,7 +172,11 @@ def test_versions_count_on_with_each_offer_of_one_pass() -> None:
 
 
 def test_timers_fire_in_order_and_tell_the_next() -> None:
-    timers = [Timer("offer", "b", ago(1)), Timer("wrapup", "a", ago(5)), Timer("callback", "c", NOW + timedelta(hours=1))]
+    timers = [
+        Timer("offer", "b", ago(1)),
+        Timer("wrapup", "a", ago(5)),
+        Timer("callback", "c", NOW + timedelta(hours=1)),
+    ]
     fired, next_at = fire(timers, NOW)
     assert [timer.id for timer in fired] == ["a", "b"]
     assert next_at == NOW + timedelta(hours=1)

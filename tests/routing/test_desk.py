@@ -12,8 +12,9 @@ from crm_core import consent
 from crm_core.addresses import phone
 from crm_core.consent import Purpose
 from crm_core.errors import Conflict, Invalid, NotAllowed, NotFound, Refused
-from routing import agents, desk, explain
+from routing import agents, desk, explain, router
 from routing.agents import shown
+from routing.queues import EntryTrace
 from tests.routing.floor import ANA, BEN, Floor
 
 
@@ -22,9 +23,7 @@ async def test_fifty_accepts_at_once_have_one_winner(floor: Floor) -> None:
     await floor.text("Hello")
     await floor.tick()
     (offer,) = await floor.live_offers("kim")
-    tries = [
-        floor.do(lambda tx: desk.accept(tx, offer.id, agent_id="kim", now=floor.now)) for _ in range(50)
-    ]
+    tries = [floor.do(lambda tx: desk.accept(tx, offer.id, agent_id="kim", now=floor.now)) for _ in range(50)]
     results = await asyncio.gather(*tries, return_exceptions=True)
     assert sum(not isinstance(result, BaseException) for result in results) == 1
     assert all(isinstance(result, Conflict) for result in results if isinstance(result, BaseException))
@@ -71,7 +70,8 @@ async def test_the_ledger_sums_to_logged_in_time(floor: Floor) -> None:
     async with floor.db.reading() as tx:
         periods = await agents.list_periods(tx, "kim", since=start)
     told = [
-        (period.state, period.reason, ((period.ended_at or end) - period.started_at).total_seconds()) for period in periods
+        (period.state, period.reason, ((period.ended_at or end) - period.started_at).total_seconds())
+        for period in periods
     ]
     assert [each for each in told if each[0] != "offline"] == [
         ("available", "", 10), ("paused", "lunch", 20), ("available", "", 0), ("ringing", "", 5), ("busy", "", 40),
@@ -99,7 +99,9 @@ async def test_a_pause_asked_for_in_a_call_begins_when_its_wrapup_ends(floor: Fl
     ended = await floor.interaction(interaction.id)
     assert (ended.outcome, ended.disposition) == ("handled", "none")
     await floor.finish("kim", (await floor.entry()).id)
-    assert (await floor.interaction(interaction.id)).disposition == "done", "what the agent chose late replaces the default"
+    assert (await floor.interaction(interaction.id)).disposition == "done", (
+        "what the agent chose late replaces the default"
+    )
     assert (await floor.record(interaction.id)).disposition == "done"
     await floor.check()
 
@@ -239,16 +241,12 @@ async def test_reports_that_overtake_the_placing_are_taken_when_it_is_known(floo
     leg, steps = await floor.connect("kim", call=call.id, nonce=call.data["nonce"])
     await floor.room(call.id, "join", leg, steps[0].label)  # type: ignore[union-attr]
     await floor.status("CC-early", "busy")
-    from routing import router
-
     await floor.do(lambda tx: router.call_placed(tx, call.id, call_id="CC-early", now=floor.now))
     assert (await floor.interaction(call.id)).outcome == "unreached"
     await floor.check()
 
 
 async def test_a_provider_who_cannot_dial_frees_the_agent(floor: Floor) -> None:
-    from routing import router
-
     await floor.open("kim", wrapup_s=0)
     call = await floor.dial("kim", BEN)
     leg, steps = await floor.connect("kim", call=call.id, nonce=call.data["nonce"])
@@ -274,8 +272,6 @@ async def test_why_this_agent_and_why_still_waiting(floor: Floor) -> None:
         assert (why["why"], why["position"]) == ("nobody is free for it", 1)
         assert why["agents"]["by_agent"] == {"kim": "busy with live work"}
         assert await explain.why_waiting(tx, offer.entry_id) is None
-    from routing.queues import EntryTrace
-
     async with floor.db.reading() as tx:
         before = await tx.all(select(EntryTrace))
     await floor.later(1)

@@ -1,4 +1,4 @@
-"""A floor in the hands of chance: calls, texts, forms, agents who accept, refuse, vanish and return, callbacks, two routers, time.
+"""A floor in the hands of chance: calls, texts, forms, callbacks, agents who vanish and return, several routers, time.
 
 After every step the hub's own invariants must hold, and at the end of each run what came must be all that is.
 """
@@ -16,22 +16,26 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
-from sqlalchemy import update
-from sqlmodel import col, select
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlmodel import select
 
 from channels.contract import CallArrived, FormArrived
-from crm_core.addresses import phone
 from crm_core.accounts import Form
+from crm_core.addresses import phone
 from crm_core.clock import FixedClock
 from crm_core.consent import Purpose
 from crm_core.db import open_database
 from crm_core.errors import Conflict, NotAllowed, NotFound
 from crm_core.interactions import Interaction
-from crm_core.outbox import OutboxState, OutboxTask
-from crm_core.touches import Direction
 from routing import desk, engine, router
-from routing.queues import EntryState, Lane, QueueEntry, Refusal
+from routing.queues import EntryState, Lane, Refusal
 from tests.databases import START
 from tests.routing.floor import NUMBER, Floor, caller
 from tests.routing.provider import Leg, Provider
@@ -147,7 +151,9 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
 
         @rule(index=pick)
         def customer_hangs_up(self, index: int) -> None:
-            found = self.legs(lambda leg: not leg.label.startswith("agent-") and leg.call_id not in self.provider.ringing)
+            found = self.legs(
+                lambda leg: not leg.label.startswith("agent-") and leg.call_id not in self.provider.ringing
+            )
             if found:
                 leg = found[index % len(found)]
                 queued = leg.queued
@@ -236,8 +242,9 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
         @rule(agent=who)
         def refuses(self, agent: str) -> None:
             async def go() -> None:
-                for offer in (await self.floor.live_offers(agent))[:1]:
-                    await self.db.write(lambda tx: desk.refuse(tx, offer.id, agent_id=agent, now=self.clock.now()))
+                live = await self.floor.live_offers(agent)
+                if live:
+                    await self.db.write(lambda tx: desk.refuse(tx, live[0].id, agent_id=agent, now=self.clock.now()))
 
             self.quietly(go())
 
@@ -288,12 +295,14 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
         @rule(agent=who, number=number, what=st.sampled_from(["callback", "form", "anybody"]))
         def dials(self, agent: str, number: int, what: str) -> None:
             async def go() -> None:
-                held = [e for e in await self.floor.entries() if e.agent_id == agent and e.state == EntryState.CONNECTED]
+                held = [
+                    e for e in await self.floor.entries() if e.agent_id == agent and e.state == EntryState.CONNECTED
+                ]
                 number_e164, callback_id = caller(number), None
                 for callback in await self.floor.callbacks():
-                    if what == "callback" and callback.ended_at is None:
-                        if not held or held[0].callback_id == callback.id:
-                            number_e164, callback_id = callback.number_e164, callback.id
+                    fits = not held or held[0].callback_id == callback.id
+                    if what == "callback" and callback.ended_at is None and fits:
+                        number_e164, callback_id = callback.number_e164, callback.id
                 call: Interaction = await self.db.write(
                     lambda tx: desk.start_call(
                         tx, agent_id=agent, address=phone(number_e164), purpose=Purpose.REQUESTED_CALLBACK,
@@ -336,7 +345,8 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
                 passed = [
                     other.id
                     for other in waiting
-                    if (other.order_at, other.id) < (entry.order_at, entry.id) and (other.id, offer.agent_id) not in refused
+                    if (other.order_at, other.id) < (entry.order_at, entry.id)
+                    and (other.id, offer.agent_id) not in refused
                 ]
                 assert passed == [], f"{entry.id} was offered before {passed}"
 
@@ -363,9 +373,7 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
                 assert len(promises) >= self.promises
                 self.promises = len(promises)
                 for callback in promises:
-                    assert (callback.ended_at is None) == (
-                        callback.state in ("requested", "due", "claimed", "dialing")
-                    )
+                    assert (callback.ended_at is None) == (callback.state in ("requested", "due", "claimed", "dialing"))
                     if callback.state in ("blocked", "expired"):
                         assert callback.rule
 
@@ -389,7 +397,9 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
                 assert entry.state in (EntryState.WAITING, EntryState.DONE, EntryState.CONNECTED), entry.state
             for interaction in await self.floor.interactions():
                 if "room" in interaction.data:
-                    assert interaction.state in ("ended", "promised"), f"{interaction.direction} call is {interaction.state}"
+                    assert interaction.state in ("ended", "promised"), (
+                        f"{interaction.direction} call is {interaction.state}"
+                    )
             for agent in AGENTS:
                 row = await self.floor.agent(agent)
                 assert (row.live_load, row.ringing, row.wrapups) == (0, 0, 0)
@@ -399,8 +409,9 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
 
 async def empty(db: Any) -> None:
     """Every table of the test's database, emptied."""
-    from hub.models import metadata
     from sqlalchemy import text
+
+    from hub.models import metadata
 
     names = ", ".join(table.name for table in metadata.sorted_tables)
     await db.write(lambda tx: tx.run(text(f"TRUNCATE {names} CASCADE")))

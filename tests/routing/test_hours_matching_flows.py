@@ -147,7 +147,10 @@ def test_a_menu_within_a_menu() -> None:
         ([{"do": "say"}, {"do": "hangup"}], "say needs text"),
         ([{"do": "say", "text": "x"}], "must end in a queue"),
         ([{"do": "hangup"}, {"do": "say", "text": "x"}], "nothing can follow"),
-        ([{"do": "menu", "text": "x", "keys": {"11": [{"do": "hangup"}]}, "otherwise": [{"do": "hangup"}]}], "not a key"),
+        (
+            [{"do": "menu", "text": "x", "keys": {"11": [{"do": "hangup"}]}, "otherwise": [{"do": "hangup"}]}],
+            "not a key",
+        ),
         ([{"do": "menu", "text": "x", "keys": {"1": [{"do": "hangup"}]}}], "Step 1.otherwise."),
     ],
 )
@@ -169,5 +172,12 @@ def test_every_language_says_everything() -> None:
 def test_thread_addresses_survive_folding_and_nothing_else_is_one() -> None:
     address = thread_address("support@example.test", "Ab-_9zQx0123456789kLmN")
     assert token_in(address.lower()) == "Ab-_9zQx0123456789kLmN"
-    for other in ("support@example.test", "support+news@example.test", "support+@example.test", "+@x", "", "a+" + "a" * 40 + "@x"):
+    for other in (
+        "support@example.test",
+        "support+news@example.test",
+        "support+@example.test",
+        "+@x",
+        "",
+        "a+" + "a" * 40 + "@x",
+    ):
         assert token_in(other) == ""

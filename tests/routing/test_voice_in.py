@@ -1,8 +1,11 @@
-"""A call from the first ring to the call record: queue, offer, accept, talk, wrap-up; and every way in which it ends otherwise."""
+"""A call from the first ring to the call record: queue, offer, accept, talk, wrap-up; and the other ways it may end."""
 
 from __future__ import annotations
 
+from channels.contract import CallArrived
 from channels.steps import DialConference, Enqueue, Hangup, Reject
+from routing import desk, router
+from routing.agents import Agent, shown
 from tests.routing.floor import ANA, BEN, Floor, kinds, said
 
 
@@ -56,10 +59,7 @@ async def test_a_call_reaches_an_agent_and_adds_up(floor: Floor) -> None:
     await floor.check()
 
 
-def agents_state(agent: object) -> tuple[str, int, int]:
-    from routing.agents import Agent, shown
-
-    assert isinstance(agent, Agent)
+def agents_state(agent: Agent) -> tuple[str, int, int]:
     return shown(agent)[0], agent.live_load, agent.wrapups
 
 
@@ -131,8 +131,6 @@ async def test_an_agent_who_refuses_is_asked_again_only_when_nobody_else_is_left
     await floor.call(ANA)
     await floor.tick()
     (offer,) = await floor.live_offers("kim")
-    from routing import desk
-
     await floor.do(lambda tx: desk.refuse(tx, offer.id, agent_id="kim", now=floor.now, reason="lunch"))
     await floor.later(10, beats=("kim",))
     assert await floor.live_offers() == []
@@ -197,8 +195,6 @@ async def test_reload_keeps_the_customer_and_the_agent_comes_back(floor: Floor) 
     await floor.status(leg, "completed")
     held = (await floor.outbox(interaction.id))[-1]
     assert (held.kind, held.payload["on"], held.payload["call_id"]) == ("call.hold", True, customer)
-    from routing import desk
-
     shown = await floor.do(lambda tx: desk.rejoin(tx, agent_id="kim", now=floor.now))
     assert shown is not None
     assert shown["interaction_id"] == interaction.id
@@ -221,12 +217,12 @@ async def test_an_agent_who_does_not_come_back_loses_the_call_to_the_front_of_th
     (offer,) = await floor.live_offers()
     lost, other = offer.agent_id, "lee" if offer.agent_id == "kim" else "kim"
     leg = await floor.talk(lost, customer, first.id)
-    await floor.do(lambda tx: __import__("routing.desk", fromlist=["desk"]).set_activity(tx, other, "paused", now=floor.now))
+    await floor.do(lambda tx: desk.set_activity(tx, other, "paused", now=floor.now))
     await floor.call(BEN)
     floor.clock.tick(10)
     await floor.status(leg, "completed")
     floor.clock.tick(31)
-    await floor.do(lambda tx: __import__("routing.desk", fromlist=["desk"]).set_activity(tx, other, "available", now=floor.now))
+    await floor.do(lambda tx: desk.set_activity(tx, other, "available", now=floor.now))
     await floor.tick(beats=(other,))
     steps = await floor.step(first.id, "rescue", 1)
     assert kinds(steps) == ["Say", "Enqueue"]
@@ -241,9 +237,6 @@ async def test_an_agent_who_does_not_come_back_loses_the_call_to_the_front_of_th
 
 
 async def test_a_number_that_is_not_ours_is_rejected(small_floor: Floor) -> None:
-    from channels.contract import CallArrived
-    from routing import router
-
     await small_floor.open()
     event = CallArrived("CA1", ANA, "+442079460999", "k", {}, {})
     assert await small_floor.do(lambda tx: router.call_arrived(tx, event, now=small_floor.now)) == [Reject()]
