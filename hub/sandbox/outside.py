@@ -56,12 +56,19 @@ class BadRequest(Exception):
         self.status = status
 
 
+def _called_by_our_name(request: web.Request) -> bool:
+    """Whether the Host header names this machine: a foreign name that was bound to loopback is no page of ours."""
+    name = urlsplit(f"//{request.host}").hostname or ""
+    socket = request.transport.get_extra_info("sockname") if request.transport else None
+    return name in LOOPBACK or (socket is not None and name == socket[0])
+
+
 @web.middleware
 async def guard(request: web.Request, handler: Next) -> web.StreamResponse:
     """Only pages of this machine may steer the sandbox; errors of the control API become JSON."""
     origin = request.headers.get("Origin", "")
-    own = origin in ("", "null") or (urlsplit(origin).hostname or "") in LOOPBACK
-    if not own:
+    own = origin == "" or (urlsplit(origin).hostname or "") in LOOPBACK
+    if not (own and _called_by_our_name(request)):
         return web.json_response({"error": "only pages of this machine may use the sandbox"}, status=403)
     if request.method == "OPTIONS":
         response: web.StreamResponse = web.Response(status=204)

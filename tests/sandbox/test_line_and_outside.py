@@ -144,6 +144,9 @@ async def test_strange_origin_is_kept_out(sandbox):
         url = f"{sandbox.base_url}/outside/state"
         async with session.get(url, headers={"Origin": "https://evil.example.com"}) as response:
             assert response.status == 403
+        for foreign in ({"Origin": "null"}, {"Host": "rebound.example.com"}):
+            async with session.get(url, headers=foreign) as response:
+                assert response.status == 403
         async with session.get(url, headers={"Origin": "http://localhost:8080"}) as response:
             assert response.headers["Access-Control-Allow-Origin"] == "http://localhost:8080"
 
