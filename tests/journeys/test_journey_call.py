@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from datetime import UTC, datetime
 
 import pytest
 from playwright.async_api import expect
@@ -37,6 +38,7 @@ async def test_a_newcomer_takes_a_known_customers_call(cast: Cast) -> None:
     await amy.press("h")
     await expect(amy.callbar.get_by_text("On hold")).to_be_visible()
     await until(lambda: seat_is_held(cast, call["id"], held=True))
+    await until(lambda: was_told(cast, "participant-hold", ago_s=2), told="the provider never reported the hold")
     await amy.press("h")
     await expect(amy.callbar.get_by_text("On hold")).to_be_hidden()
     await until(lambda: seat_is_held(cast, call["id"], held=False))
@@ -82,6 +84,12 @@ async def seat_is_held(cast: Cast, interaction_id: str, *, held: bool) -> bool:
     rooms = (await cast.outside.ask("GET", "/outside/state"))["conferences"]
     seats = [seat for room in rooms if interaction_id in room["name"] for seat in room["participants"]]
     return any(seat["label"] == "customer" and seat["hold"] == held for seat in seats)
+
+
+async def was_told(cast: Cast, event: str, *, ago_s: float) -> bool:
+    """Whether the provider reported this so many seconds ago. (Its reports are dated in whole seconds.)"""
+    told = (await cast.outside.ask("GET", f"/outside/callbacks?kind={event}"))["callbacks"]
+    return any((datetime.now(UTC) - datetime.fromisoformat(one["at"])).total_seconds() >= ago_s for one in told)
 
 
 async def adds_up(cast: Cast, interaction_id: str, *, call_s: float, wrap_s: float) -> None:
