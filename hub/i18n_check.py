@@ -24,6 +24,9 @@ PACKAGES = ("hub", "webhooks", "routing", "campaigns", "channels", "crm_core")
 PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|\{\w*\}|%%")
 TAG = re.compile(r"</?[a-zA-Z][^>]*>")
 SHOWN = 60
+# The domain's refusals are written where they are raised, and translated where they are shown.
+REFUSALS = ("Conflict", "HubError", "IllegalTransition", "Invalid", "NotAllowed", "NotFound", "Refused")
+KEYWORDS = {**DEFAULT_KEYWORDS, **dict.fromkeys(REFUSALS), "Rejected": (2,)}
 # Babel writes the moment of extraction into each file; a fixed one keeps two runs equal.
 UNDATED = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -55,7 +58,7 @@ def extract(root: Path = ROOT, packages: Sequence[str] = PACKAGES) -> Catalog:
         methods, options = parse_mapping_cfg(settings)  # type: ignore[no-untyped-call]
     template = Catalog(project="hub", charset="utf-8", fuzzy=False)
     for package in packages:
-        found = extract_from_dir(root / package, methods, options, DEFAULT_KEYWORDS, ("Translators:",))
+        found = extract_from_dir(root / package, methods, options, KEYWORDS, ("Translators:",))
         for file, line, text, comments, context in found:
             template.add(text, None, [(f"{package}/{file}", line)], auto_comments=comments, context=context)
     return template

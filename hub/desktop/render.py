@@ -11,6 +11,7 @@ from crm_core.users import Role, User
 from hub.desktop import figures
 from hub.desktop.figures import AgentNow, QueueFigure
 from hub.desktop.templating import html, respond, wants_part
+from hub.desktop.words import N_
 from hub.keys import USER
 from hub.web import now_of, roles_of, runtime_of
 
@@ -27,12 +28,6 @@ class NavItem:
     icon: str
     key: str
     roles: frozenset[Role]
-
-
-# Names are message ids: the template translates them.
-def N_(text: str) -> str:
-    """Marks a text for translation where it is written; it is translated where it is shown."""
-    return text
 
 
 NAV = (
