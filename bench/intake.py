@@ -51,6 +51,12 @@ def program(*arguments: str, nice: int = 0) -> Iterator[subprocess.Popen[str]]:
             child.stdout.close()
 
 
+def cpu_s(pid: int) -> float:
+    """Processor time this process has used: what a call costs, whoever else is on the machine."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def port_of(child: subprocess.Popen[str]) -> int:
     """The port it listens on."""
     assert child.stdout is not None
@@ -139,10 +145,17 @@ def run_engine(engine: str, *, seconds: int, connections: int, rounds: int, only
                 runs = []
                 for number in range(rounds):
                     fresh = signed_posts((number + 1) * 1_000_000, seconds * 3000)
-                    with program("hub", url) as hub, program("bulk", url, nice=10) as one, program("bulk", url, nice=10) as two:
+                    with (
+                        program("hub", url) as hub,
+                        program("bulk", url, nice=10) as one,
+                        program("bulk", url, nice=10) as two,
+                    ):
                         hub_port = port_of(hub)
                         port_of(one), port_of(two)
-                        runs.append(measure(folder, hub_port, fresh, seconds=seconds, connections=connections))
+                        spent = cpu_s(hub.pid)
+                        run = measure(folder, hub_port, fresh, seconds=seconds, connections=connections)
+                        run["cpu_ms"] = (cpu_s(hub.pid) - spent) * 1000 / max(1, run["requests"])
+                        runs.append(run)
                 after = measure(folder, port, posts, seconds=max(3, seconds // 2), connections=connections)
             result |= summary(before, runs, after, stored=asyncio.run(stored_calls(url)))
         if only in ("", "kill"):
@@ -166,7 +179,9 @@ def run_kill(url: str, *, kills: int = 5) -> dict[str, int]:
     }  # fmt: skip
 
 
-def summary(before: dict[str, Any], runs: list[dict[str, Any]], after: dict[str, Any], *, stored: dict[str, int]) -> dict[str, Any]:
+def summary(
+    before: dict[str, Any], runs: list[dict[str, Any]], after: dict[str, Any], *, stored: dict[str, int]
+) -> dict[str, Any]:
     """What is printed and kept."""
     rate, floor = median(run["rate"] for run in runs), (before["rate"] + after["rate"]) / 2
     return {
@@ -174,6 +189,7 @@ def summary(before: dict[str, Any], runs: list[dict[str, Any]], after: dict[str,
         "p99_ms": round(median(run["p99_ms"] for run in runs), 1), "runs": [round(run["rate"]) for run in runs],
         "floor": [round(before["rate"]), round(after["rate"])], "ratio": round(rate / floor, 3),
         "bad": sum(run["bad"] for run in runs), "errors": [run["errors"] for run in runs if run["errors"]],
+        "cpu_ms": round(median(run["cpu_ms"] for run in runs), 2), "load": [round(one, 1) for one in os.getloadavg()],
         "requests": sum(run["requests"] for run in runs), "stored": sum(stored.values()),
     }  # fmt: skip
 

@@ -77,7 +77,13 @@ async def seed_people(db: Database) -> None:
         queue = await tx.add(Queue(id=new_id(now), name="Support"))
         await tx.add(
             ChannelAccount(
-                id=new_id(now), channel="voice", name="Main", address=NUMBER, country="GB", queue_id=queue.id, created_at=now
+                id=new_id(now),
+                channel="voice",
+                name="Main",
+                address=NUMBER,
+                country="GB",
+                queue_id=queue.id,
+                created_at=now,
             )
         )
         for number in range(PEOPLE):

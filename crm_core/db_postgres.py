@@ -102,6 +102,7 @@ class PostgresDatabase:
             tx = Tx(_Connection(connection), self._compiler)
             async with connection.transaction():
                 value = await unit(tx)
+                await tx.settle()
                 failpoint("db.before_commit")
         failpoint("db.after_commit")
         if tx.wakes and self.wakeups is not None:

@@ -123,6 +123,12 @@ def _drive(work: Coroutine[Any, Any, R]) -> R:
     raise RuntimeError("a unit of work awaited something other than its tx: no I/O inside a transaction")
 
 
+async def _whole(unit: Unit[R], tx: Tx) -> R:
+    value = await unit(tx)
+    await tx.settle()
+    return value
+
+
 class SqliteDatabase:
     """See `crm_core.db.Database`."""
 
@@ -243,8 +249,9 @@ class SqliteDatabase:
         wakes = set(tx.wakes)
         self._connection.execute("SAVEPOINT unit")
         try:
-            value = _drive(cast(Coroutine[Any, Any, Any], unit(tx)))
+            value = _drive(_whole(unit, tx))
         except Exception as error:
+            tx.forget_sums()
             self._connection.execute("ROLLBACK TO unit")
             self._connection.execute("RELEASE unit")
             tx.wakes.intersection_update(wakes)

@@ -73,7 +73,9 @@ class Compiler:
         plan = self._changes.get(key)
         if plan is None:
             columns = table.__table__.c  # type: ignore[attr-defined]
-            statement = update(table).values({name: bindparam(f"v_{name}", type_=columns[name].type) for name in values})
+            statement = update(table).values(
+                {name: bindparam(f"v_{name}", type_=columns[name].type) for name in values}
+            )
             for name, value in where.items():
                 condition = columns[name].is_(None) if value is None else columns[name] == bindparam(f"w_{name}")
                 statement = statement.where(condition)

@@ -22,6 +22,7 @@ R = TypeVar("R")
 T = TypeVar("T", bound=Table)
 Statement = Executable | UpdateBase | Fixed[Any]
 Unit = Callable[["Tx"], Awaitable[R]]
+Settle = Callable[["Tx", Sequence[tuple[tuple[str, ...], int]]], Awaitable[None]]
 
 
 class DuplicateRow(Conflict):
@@ -51,12 +52,13 @@ class Driver(Protocol):
 class Tx:
     """One transaction. Rows come back as SQLModel objects, single values, or plain tuples for several columns."""
 
-    __slots__ = ("_compiler", "_driver", "_wakes")
+    __slots__ = ("_compiler", "_driver", "_sums", "_wakes")
 
     def __init__(self, driver: Driver, compiler: Compiler) -> None:
         self._driver = driver
         self._compiler = compiler
         self._wakes: set[str] = set()
+        self._sums: dict[Settle, dict[tuple[str, ...], int]] = {}
 
     @overload
     async def one(self, statement: SelectOfScalar[R], **params: Any) -> R | None: ...
@@ -135,16 +137,37 @@ class Tx:
         `Rerun` must not be caught: it says that the whole transaction is lost and will be run again.
         """
         woken = set(self._wakes)
+        sums = {settle: dict(parts) for settle, parts in self._sums.items()}
         try:
             async with self._driver.savepoint():
                 yield
         except BaseException:
             self._wakes.intersection_update(woken)
+            self._sums = sums
             raise
 
     def wake(self, topic: str) -> None:
         """After the commit, and only then, hint that there is work: `router`, `outbox`, `events`, `bulk` …"""
         self._wakes.add(topic)
+
+    def add_up(self, settle: Settle, key: tuple[str, ...], by: int) -> None:
+        """Keep a sum until just before the commit, when `settle` writes all of them, sorted by key.
+
+        For counters that many transactions share: each row is locked once, last, and by everybody in one order, so that
+        parallel transactions wait for microseconds and never deadlock.
+        """
+        parts = self._sums.setdefault(settle, {})
+        parts[key] = parts.get(key, 0) + by
+
+    async def settle(self) -> None:
+        """Write the sums; the engines call it at the end of each unit."""
+        while self._sums:
+            settle, parts = self._sums.popitem()
+            await settle(self, [(key, by) for key, by in sorted(parts.items()) if by])
+
+    def forget_sums(self) -> None:
+        """The unit was undone, and its sums with it."""
+        self._sums.clear()
 
     @property
     def wakes(self) -> set[str]:

@@ -204,7 +204,11 @@ class _Executors:
         for external_id, status in done.value or ():
             known = await interactions.find_external(tx, prepared.account.id, external_id)
             if known is None or known.id == task.subject_id:
-                rises = status if interactions.DELIVERY_RANK.get(status, 0) > interactions.DELIVERY_RANK["unknown"] else "sent"
+                rises = (
+                    status
+                    if interactions.DELIVERY_RANK.get(status, 0) > interactions.DELIVERY_RANK["unknown"]
+                    else "sent"
+                )
                 await interactions.note_delivery(tx, task.subject_id, rises, now=now, external_id=external_id)
                 return
         if now - prepared.interaction.created_at < EXAMINE_FOR:

@@ -67,7 +67,9 @@ async def setup(settings: Settings, *, dry_run: bool = False) -> int:
     for step in outcome.steps:
         sys.stdout.write(f"{would if step.done else 'left alone: '}{step.what}\n")
     sys.stdout.write(f"\nSet this for the hub:\n  TWILIO_APP_SID={outcome.app_sid or '(known after the real run)'}\n")
-    sys.stdout.write(f"\nCreate a TwiML Bin with this text and set it as each number's fallback:\n{fallback(settings)}\n")
+    sys.stdout.write(
+        f"\nCreate a TwiML Bin with this text and set it as each number's fallback:\n{fallback(settings)}\n"
+    )
     if dry_run:
         return 0
     try:

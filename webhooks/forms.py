@@ -84,7 +84,9 @@ class FormDeps:
 class Rejected(Exception):
     """The post is answered with a status and a sentence, and leads to nothing."""
 
-    def __init__(self, status: int, sentence: str, *, fields: Mapping[str, str] | None = None, retry_s: int = 0) -> None:
+    def __init__(
+        self, status: int, sentence: str, *, fields: Mapping[str, str] | None = None, retry_s: int = 0
+    ) -> None:
         super().__init__(sentence)
         self.status, self.sentence, self.fields, self.retry_s = status, sentence, fields or {}, retry_s
 

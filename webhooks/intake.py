@@ -105,7 +105,9 @@ def read(request: RawRequest) -> Post:
         raise Unreadable(f"The content type must be {FORM_TYPE}.")
     try:
         text = request.body.decode("utf-8")
-        pairs = parse_qsl(text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=MAX_FIELDS)
+        pairs = parse_qsl(
+            text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=MAX_FIELDS
+        )
     except ValueError as error:
         raise Unreadable("The body is not a form in UTF-8.") from error
     query = parse_qsl(request.url.partition("?")[2], keep_blank_values=True) if "?" in request.url else []
@@ -161,7 +163,9 @@ async def _take(deps: Deps, kind: Kind, request: RawRequest, read_as: str) -> An
         return Answer(200, "unavailable", kind.safe(deps, post), kind.content_type)
 
 
-async def store_and_run(deps: Deps, kind: Kind, post: Post, *, key: str = "", headers: Mapping[str, str] | None = None) -> Answer:
+async def store_and_run(
+    deps: Deps, kind: Kind, post: Post, *, key: str = "", headers: Mapping[str, str] | None = None
+) -> Answer:
     """One unit of work: the receipt (under `key`, or the kind's own), its effects, the answer.
 
     Raises DatabaseUnavailable or TimeoutError when nothing is known to be stored.
@@ -193,7 +197,14 @@ async def _store(
         key, fault = f"{kind.name}:unreadable:{hash_of(request)}", str(error)
     headers = {name: request.headers[name] for name in KEPT_HEADERS if name in request.headers} | dict(extra)
     receipt = await receipts.store(
-        tx, provider=kind.provider, event_key=key, kind=kind.name, url=request.url, headers=headers, body=request.body, now=now
+        tx,
+        provider=kind.provider,
+        event_key=key,
+        kind=kind.name,
+        url=request.url,
+        headers=headers,
+        body=request.body,
+        now=now,
     )
     if receipt is None:
         return await _repeat(deps, kind, tx, post, key, last=last)

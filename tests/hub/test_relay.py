@@ -85,7 +85,9 @@ async def test_each_task_is_called_once_and_recorded(db: Database, clock: FixedC
     assert await relay.run_once("control") == 0
 
 
-async def test_an_unclear_send_is_unknown_and_never_repeated(db: Database, clock: FixedClock, provider: Provider) -> None:
+async def test_an_unclear_send_is_unknown_and_never_repeated(
+    db: Database, clock: FixedClock, provider: Provider
+) -> None:
     relay = relay_of(db, clock, provider)
     provider.results["a"] = [OutcomeUnknown("no answer")]
     await ask(db, clock, "send", "a")
@@ -186,7 +188,9 @@ async def test_one_bad_task_does_not_hold_up_the_others(db: Database, clock: Fix
         ("bad", "off", "no", "odd"), OutboxState.FAILED
     )
     assert found["no"].error == "opt_out: they said STOP"
-    assert found["boom"].state is OutboxState.CLAIMED, "nobody knows what came of it: it is doubtful when its lease ends"
+    assert found["boom"].state is OutboxState.CLAIMED, (
+        "nobody knows what came of it: it is doubtful when its lease ends"
+    )
 
 
 async def test_one_ordering_runs_one_after_another_and_nobody_overtakes(

@@ -53,7 +53,9 @@ class Attempts:
 
 async def page(request: web.Request, form: Form, **shown: Any) -> web.Response:
     """A page that tells what it was given."""
-    return web.json_response({"form": form.slug, **{k: v for k, v in shown.items() if k != "status"}}, status=shown["status"])
+    return web.json_response(
+        {"form": form.slug, **{k: v for k, v in shown.items() if k != "status"}}, status=shown["status"]
+    )
 
 
 @dataclass

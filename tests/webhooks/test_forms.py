@@ -24,7 +24,13 @@ from webhooks.routes import KINDS
 
 POST = "/webhooks/forms/website"
 HOSTED = "/forms/website"
-FILLED = {"name": "Dana Demo", "email": "dana@example.com", "phone": "+12025550142", "topic": "sales", "message": "Call me"}
+FILLED = {
+    "name": "Dana Demo",
+    "email": "dana@example.com",
+    "phone": "+12025550142",
+    "topic": "sales",
+    "message": "Call me",
+}
 
 
 async def rows(hub: Hub, table: Any) -> list[Any]:

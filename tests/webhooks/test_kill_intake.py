@@ -63,7 +63,9 @@ async def test_a_kill_at_the_commit_loses_nothing_acknowledged(filled_url: str, 
     with server(filled_url) as (_, port):
         assert len(await post_again(port, posts)) == 200
     kept = await stored_calls(filled_url)
-    assert (len(kept), set(kept.values())) == (200, {1}), "the provider's retries find what was stored, and add what was not"
+    assert (len(kept), set(kept.values())) == (200, {1}), (
+        "the provider's retries find what was stored, and add what was not"
+    )
 
 
 async def test_a_kill_under_load_loses_nothing_acknowledged(filled_url: str) -> None:

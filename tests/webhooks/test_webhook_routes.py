@@ -175,7 +175,13 @@ async def test_a_number_that_is_not_ours(hub: Hub) -> None:
 
 
 async def test_a_report_of_a_message_that_nobody_knows_is_kept_and_counted(hub: Hub) -> None:
-    fields = {"MessageSid": "SM" + "9" * 32, "AccountSid": ACCOUNT, "MessageStatus": "delivered", "From": NUMBER, "To": "+12025550101"}
+    fields = {
+        "MessageSid": "SM" + "9" * 32,
+        "AccountSid": ACCOUNT,
+        "MessageStatus": "delivered",
+        "From": NUMBER,
+        "To": "+12025550101",
+    }
     assert (await post(hub.client, f"{SMS}/status", fields))[0] == 200
     assert hub.counts["sms", "unknown"] == 1
     (receipt,) = await rows(hub, WebhookReceipt)
