@@ -31,10 +31,11 @@ class FormPage:
 
 
 @dataclass(frozen=True, slots=True)
-class LeavePage:
+class StopPage:
     """The same for every link, valid or not: nobody learns from it whether an address is known here."""
 
     done: bool
+    action: str
 
 
 async def form_page(
@@ -60,7 +61,7 @@ async def form_page(
 
 async def show_leave(request: web.Request) -> web.StreamResponse:
     """GET /u/{token}: a page with a button. Looks at nothing and changes nothing: mail scanners open every link."""
-    body = html(request, "public/leave.html", LeavePage(done=False), layout="bare.html", frame=None)
+    body = html(request, "public/stop.html", StopPage(done=False, action=request.path), layout="bare.html", frame=None)
     return respond(body, headers=HEADERS)
 
 
@@ -73,7 +74,7 @@ async def leave(request: web.Request) -> web.StreamResponse:
         await runtime.db.write(
             lambda tx: unsubscribe.unsubscribe(tx, delivery_id, now=now, remote=remote, browser=browser)
         )
-    body = html(request, "public/leave.html", LeavePage(done=True), layout="bare.html", frame=None)
+    body = html(request, "public/stop.html", StopPage(done=True, action=request.path), layout="bare.html", frame=None)
     return respond(body, headers=HEADERS)
 
 
