@@ -352,9 +352,9 @@ async def _stop(
 
 async def block_number(tx: Tx, value: str, *, rule: str, reason: str, now: datetime) -> int:
     """Block every open entry of this number on every list, except one somebody is talking to; how many."""
-    open_entries = await tx.all(
-        select(ListEntry).where(ListEntry.value == value, col(ListEntry.state).in_(sorted(ENTRY_OPEN))).limit(500)
-    )
+    # Locked while looked at: a claim or a postponement in the same instant must not make the stop fail.
+    statement = select(ListEntry).where(ListEntry.value == value, col(ListEntry.state).in_(sorted(ENTRY_OPEN)))
+    open_entries = await tx.all(statement.order_by(col(ListEntry.id)).limit(500).with_for_update())
     blocked = 0
     for entry in open_entries:
         if entry.state != EntryState.LOCKED:

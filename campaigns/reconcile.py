@@ -154,16 +154,22 @@ async def _give_up(db: Database, row: Delivery, *, now: datetime) -> bool:
 
 
 async def decide(tx: Tx, delivery_id: str, *, went: bool, user_id: str, now: datetime) -> bool:
-    """A person knows what became of a doubtful one: it went, or it certainly did not and is planned again."""
+    """A person knows what became of a doubtful one: it went, or it certainly did not.
+
+    Then it is planned again, or failed where the campaign is over: a finished campaign has no open row.
+    """
     row = await deliveries.get(tx, delivery_id)
+    campaign = await campaigns.hold(tx, row.campaign_id)
     delta = Delta(row.campaign_id)
-    told = f"Decided by {user_id}."
-    if went:
-        moved = await deliveries.move(tx, row, DeliveryState.ACCEPTED, now=now, delta=delta, error=told)
-    else:
-        moved = await deliveries.move(tx, row, DeliveryState.PLANNED, now=now, delta=delta, error=told, due_at=now)
+    again = DeliveryState.FAILED if campaign.state in campaigns.OVER else DeliveryState.PLANNED
+    to = DeliveryState.ACCEPTED if went else again
+    if to == DeliveryState.PLANNED:
+        await sender.give_back_touch(tx, row.touch_id)
+    changes = {"due_at": now, "touch_id": None} if to == DeliveryState.PLANNED else {}
+    moved = await deliveries.move(tx, row, to, now=now, delta=delta, error=f"Decided by {user_id}.", **changes)
     await delta.write(tx)
     await campaigns.look_again(tx, row.campaign_id, at=now)
+    tx.wake(campaigns.TOPIC)
     return moved
 
 

@@ -131,6 +131,27 @@ async def test_provider_evidence_settles_or_it_stays_unknown_by_name(db: Databas
     assert await cast.states(db, row.id) == {"accepted": 1, "delivered": 1}
 
 
+async def test_a_person_settles_a_doubtful_one(db: Database, noon: FixedClock) -> None:
+    line = Line(everybody=OutcomeUnknown("cut"))
+    row, ours, kept = await sent(db, noon, line=line)
+    line.everybody = None
+    assert await db.write(lambda tx: reconcile.decide(tx, kept.id, went=False, user_id="ana", now=noon.now()))
+    equipment = cast.sending(line, ours, noon)
+    assert await cast.run(db, row.id, equipment, noon) == CampaignState.FINISHED
+    assert line.addresses == [kept.value]
+    assert await cast.states(db, row.id) == {"accepted": 1}
+
+
+async def test_after_the_end_a_doubtful_one_is_not_opened_again(db: Database, noon: FixedClock) -> None:
+    row, ours, kept = await sent(db, noon, line=Line(everybody=OutcomeUnknown("cut")))
+    noon.tick(1000)
+    equipment = cast.sending(Line(), ours, noon)
+    assert await cast.run(db, row.id, equipment, noon) == CampaignState.FINISHED
+    assert await db.write(lambda tx: reconcile.decide(tx, kept.id, went=False, user_id="ana", now=noon.now()))
+    assert await cast.states(db, row.id) == {"failed": 1}
+    assert await cast.run(db, row.id, equipment, noon) == CampaignState.FINISHED
+
+
 @pytest.mark.parametrize(
     ("error", "state", "reason"),
     [
