@@ -16,6 +16,7 @@ from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
 from crm_core.calls import CallLeg, LegRole
 from crm_core.db import Tx
+from crm_core.errors import NotFound
 from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.touches import Direction
@@ -149,7 +150,12 @@ async def _again(tx: Tx, interaction_id: str, *, now: datetime) -> list[Step]:
 async def call_step(
     tx: Tx, *, interaction_id: str, step: str, number: int, params: Mapping[str, str], now: datetime
 ) -> list[Step]:
-    """The next steps of a call. `params` as the provider sent them (Digits, QueueResult …)."""
+    """The next steps of a call. `params` as the provider sent them (Digits, QueueResult …).
+
+    The step `fallback` needs no interaction: a call whose first webhook failed is found, or begun, by its CallSid.
+    """
+    if step == "fallback" and not interaction_id:
+        return await call_arrived(tx, _arrival_in(params), now=now)
     interaction, entry = await talks.open_call(tx, interaction_id)
     pressed = params.get("Digits", "")[:1]
     if step.startswith("menu-"):
@@ -185,6 +191,13 @@ async def call_step(
     if step == "fallback":
         return await _again(tx, interaction_id, now=now)
     return [Hangup()]  # agent, done: their room is over
+
+
+def _arrival_in(params: Mapping[str, str]) -> CallArrived:
+    call_id = params.get("CallSid", "")
+    if not call_id:
+        raise NotFound("There is no such call.")
+    return CallArrived(call_id, params.get("From", ""), params.get("To", ""), call_id, {}, params)
 
 
 async def _wait(

@@ -28,7 +28,7 @@ async def explain(tx: Tx, offer_id: str) -> dict[str, Any]:
 
 
 async def why_waiting(tx: Tx, entry_id: str) -> dict[str, Any] | None:
-    """Why work got no offer (the last pass that decided differently), its place now, offers so far; None when it waits no more."""
+    """Why work got no offer (by the last pass that changed its mind), its place, offers so far; None when it waits no more."""
     entry = await entries.get(tx, entry_id)
     if entry.state != EntryState.WAITING:
         return None

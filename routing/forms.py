@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -32,6 +33,8 @@ TICKED = {"on", "true", "yes", "1"}
 async def form_arrived(tx: Tx, event: FormArrived, *, form: Form, now: datetime) -> Lead:
     """One post of a form. The same content again within ten minutes gives the lead that it gave the first time."""
     account = await accounts.get(tx, form.account_id)
+    # PostgreSQL cannot store the character NUL, and nobody can type it.
+    event = replace(event, fields={name: value.replace("\x00", "") for name, value in event.fields.items()})
     points = _points(form, event, account)
     if not points:
         raise Invalid("Give a phone number or an e-mail address, so that we can answer.")

@@ -85,16 +85,16 @@ async def mail_arrived(
     if conversation is None:
         conversation, _ = await conversations.open_thread(
             tx, channel=MAIL, account_id=account.id, thread_key=external_id, peer=peer, now=now,
-            contact_id=matched.contact_id, subject=event.subject, queue_id=account.queue_id,
+            contact_id=matched.contact_id, subject=_clean(event.subject), queue_id=account.queue_id,
         )  # fmt: skip
     data: dict[str, Any] = {
-        "from_name": event.from_name, "to": list(event.to), "cc": list(event.cc), "reply_to": event.reply_to,
+        "from_name": _clean(event.from_name), "to": list(event.to), "cc": list(event.cc), "reply_to": event.reply_to,
         "in_reply_to": event.in_reply_to, "sent_at": event.sent_at.isoformat() if event.sent_at else None,
     }  # fmt: skip
     interaction = Interaction(
         id=new_id(now), conversation_id=conversation.id, contact_id=matched.contact_id, channel=MAIL,
         direction=Direction.INBOUND, account_id=account.id, external_id=external_id, from_address=peer,
-        to_address=account.address, state=InteractionState.WAITING, subject=event.subject[:500], body=event.text,
+        to_address=account.address, state=InteractionState.WAITING, subject=_clean(event.subject)[:500], body=_clean(event.text),
         html_key=html_key, data=data, match=matched.as_doc(), first_arrival_at=now, created_at=now,
     )  # fmt: skip
     if event.automatic:
@@ -112,6 +112,11 @@ async def mail_arrived(
             interaction_id=interaction.id,
         )  # fmt: skip
     await keep_files(tx, interaction.id, files, now=now)
+
+
+def _clean(text: str) -> str:
+    """Without the one character that PostgreSQL cannot store; the raw mail keeps it."""
+    return text.replace("\x00", "")
 
 
 async def keep_files(tx: Tx, interaction_id: str, files: Sequence[StoredFile], *, now: datetime) -> None:
@@ -179,7 +184,7 @@ async def send(
         body=body, agent_id=user_id or None, queue_id=conversation.queue_id, delivery="queued",
         delivery_rank=interactions.DELIVERY_RANK["queued"], first_arrival_at=now, created_at=now,
         data={
-            "in_reply_to": references[-1] if references else "", "references": references, "html": html,
+            "purpose": str(purpose), "in_reply_to": references[-1] if references else "", "references": references, "html": html,
             "reply_to": thread_address(account.address, conversation.thread_token),
         },
     )  # fmt: skip

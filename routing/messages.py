@@ -57,7 +57,7 @@ async def message_arrived(tx: Tx, event: MessageArrived, *, now: datetime) -> No
     interaction = Interaction(
         id=new_id(now), conversation_id=conversation.id, contact_id=matched.contact_id or conversation.contact_id,
         channel=TEXT, direction=Direction.INBOUND, account_id=account.id, external_id=event.external_id,
-        from_address=peer, to_address=account.address, state=InteractionState.WAITING, body=event.body,
+        from_address=peer, to_address=account.address, state=InteractionState.WAITING, body=event.body.replace("\x00", ""),
         match=matched.as_doc(), first_arrival_at=now, created_at=now,
         data={"media": [{"url": url, "content_type": kind} for url, kind in event.media]} if event.media else {},
     )  # fmt: skip
@@ -133,7 +133,7 @@ async def send(
         direction=Direction.OUTBOUND, account_id=account.id, from_address=account.address, to_address=to.value,
         state=InteractionState.ENDED, outcome=Outcome.SENT, ended_at=now, body=body, agent_id=user_id or None,
         queue_id=conversation.queue_id, delivery="queued", delivery_rank=interactions.DELIVERY_RANK["queued"],
-        first_arrival_at=now, created_at=now,
+        first_arrival_at=now, created_at=now, data={"purpose": str(purpose)},
     )  # fmt: skip
     await interactions.create(tx, interaction, now=now)
     await gate.record(

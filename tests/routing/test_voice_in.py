@@ -6,7 +6,7 @@ from channels.contract import CallArrived
 from channels.steps import DialConference, Enqueue, Hangup, Reject
 from routing import desk, router
 from routing.agents import Agent, shown
-from tests.routing.floor import ANA, BEN, Floor, kinds, said
+from tests.routing.floor import ANA, BEN, NUMBER, Floor, kinds, said
 
 
 async def test_a_call_reaches_an_agent_and_adds_up(floor: Floor) -> None:
@@ -287,3 +287,17 @@ async def test_steps_of_a_finished_call_hang_up(floor: Floor) -> None:
     await floor.status(call_id, "completed")
     for step in ("join", "rescue", "agent", "done"):
         assert await floor.step(interaction.id, step, 1) == [Hangup()]
+
+
+async def test_a_call_whose_first_webhook_failed_begins_at_the_fallback(floor: Floor) -> None:
+    await floor.open("kim")
+    told = {"CallSid": "CA-lost", "From": ANA, "To": NUMBER}
+    steps = await floor.step("", "fallback", 0, **told)
+    assert kinds(steps) == ["Say", "Enqueue"]
+    assert kinds(await floor.step("", "fallback", 0, **told)) == ["Enqueue"], (
+        "held on once more: back to where it stands"
+    )
+    _, swept = await floor.call(ANA, call_id="CA-lost")  # the failed receipt is taken again
+    assert kinds(swept) == ["Enqueue"]
+    assert len(await floor.interactions()) == 1
+    await floor.check()

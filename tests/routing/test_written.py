@@ -94,7 +94,9 @@ async def test_stop_is_obeyed_at_once_and_start_undoes_exactly_that(floor: Floor
     stopped = (await floor.interactions())[1]
     assert (stopped.state, stopped.outcome, stopped.data["keyword"]) == ("ended", "automated", "STOP")
     (confirmation,) = [task for task in await floor.outbox() if task.kind == "text.send"]
-    assert "no more messages" in (await floor.interaction(confirmation.subject_id)).body
+    told = await floor.interaction(confirmation.subject_id)
+    assert "no more messages" in told.body
+    assert told.data["purpose"] == "confirmation", "the executor asks the gate again, for the same purpose"
     conversation = await conversation_of(floor)
     with pytest.raises(Refused) as refused:
         await reply(floor, conversation.id, "But wait")
@@ -250,7 +252,8 @@ async def test_who_may_join_a_thread(floor: Floor) -> None:
 
 async def test_automatic_mail_is_kept_and_answered_by_nobody(floor: Floor) -> None:
     await floor.open("kim")
-    found = await post(floor, mail("<1@example.com>", automatic="auto-submitted"))
+    found = await post(floor, mail("<1@example.com>", automatic="auto-submitted", subject="Out\x00of office"))
+    assert found.subject == "Outof office"
     assert (found.state, found.outcome, found.data["automatic"]) == ("ended", "automated", "auto-submitted")
     assert await floor.entries() == []
     assert (await floor.conservation())["automated"] == 1
