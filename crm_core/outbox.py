@@ -1,6 +1,7 @@
-"""Effects still to be made: rows written in the transaction that caused them, claimed by a lease, executed outside any transaction.
+"""Effects still to be made: rows written in the transaction that caused them, claimed by a lease, executed outside of any.
 
-States: pending → claimed → done | failed | unknown. `unknown` = the call may have happened; it is examined, never repeated blindly.
+States: pending → claimed → done | failed | unknown. `unknown` = the call may have happened: it is examined, never
+repeated blindly.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ class Publisher:
         arguments: list[Any] = [KEPT, "start" if start else ""]
         for event in fresh:
             arguments += [event.seq, encoded(event)]
-        last = await self._breaker.call(lambda: self._copy(keys=[STREAM], args=arguments))  # type: ignore[arg-type,return-value]
+        last = await self._breaker.call(lambda: self._copy(keys=[STREAM], args=arguments))
         return int(last)
 
     async def _lost(self) -> bool:

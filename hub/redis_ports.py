@@ -103,11 +103,9 @@ class RedisTokens:
         """Granted tokens, and the seconds after which one more is worth asking for."""
         if rate_per_s <= 0 or want <= 0:
             return 0, REST_S
-        arguments = [repr(float(rate_per_s)), repr(float(max(burst, 1))), want]
+        arguments: list[str | int] = [repr(float(rate_per_s)), repr(float(max(burst, 1))), want]
         try:
-            granted, wait_ms = await self._breaker.call(
-                lambda: self._take(keys=[f"hub:rate:{bucket}"], args=arguments)  # type: ignore[arg-type,return-value]
-            )
+            granted, wait_ms = await self._breaker.call(lambda: self._take(keys=[f"hub:rate:{bucket}"], args=arguments))
         except RedisDown:
             return 0, REST_S
         return int(granted), int(wait_ms) / 1000
@@ -125,7 +123,7 @@ class RedisAttempts:
         """0 when this try is within `limit` per window, else the whole seconds to wait."""
         try:
             left_ms = await self._breaker.call(
-                lambda: self._allow(keys=[f"hub:tries:{name}"], args=[limit, window_s * 1000])  # type: ignore[arg-type,return-value]
+                lambda: self._allow(keys=[f"hub:tries:{name}"], args=[limit, window_s * 1000])
             )
         except RedisDown:
             return self._here(name, limit, window_s)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -24,8 +24,8 @@ from crm_core.addresses import find_email, find_phone
 from crm_core.db import DatabaseUnavailable, Tx
 from crm_core.errors import NotFound
 from crm_core.ids import new_id
-from crm_core.interactions import Attachment
 from routing import router
+from routing.mails import StoredFile, keep_files
 from webhooks import receipts
 from webhooks.body import Packed, TooLarge, TooSlow, read_body
 from webhooks.intake import Answer, Deps, Kind, Post, Unreadable, store_and_run
@@ -166,13 +166,9 @@ async def _apply(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now: d
     event = FormArrived(form.slug, fields, post.request.headers[KEPT_KEY], post.request.headers.get(REMOTE_HEADER, ""))
     lead = await router.form_arrived(tx, event, form=form, now=now)
     kept = post.request.headers.get(READ_HEADER)
-    for name, content_type, size, file_key in json.loads(kept)["files"] if kept and lead.interaction_id else ():
-        await tx.add(
-            Attachment(
-                id=new_id(now), interaction_id=lead.interaction_id, name=name, content_type=content_type, size=size,
-                file_key=file_key,
-            )
-        )  # fmt: skip
+    if kept and lead.interaction_id:
+        files = [StoredFile(name, kind, size, key) for name, kind, size, key in json.loads(kept)["files"]]
+        await keep_files(tx, lead.interaction_id, files, now=now)
     return json.dumps({"status": "received", "lead": lead.id})
 
 

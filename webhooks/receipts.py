@@ -1,4 +1,4 @@
-"""Webhook receipts: everything genuine that came in, as it came, once per (provider, event key), before anything is made of it."""
+"""Webhook receipts: everything genuine that came in, once per (provider, event key), before anything is made of it."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ _DONE = fixed(
 
 async def get(tx: Tx, receipt_id: str) -> WebhookReceipt | None:
     """The receipt with this id."""
-    return await tx.one(select(WebhookReceipt).where(WebhookReceipt.id == receipt_id))
+    found: WebhookReceipt | None = await tx.one(select(WebhookReceipt).where(WebhookReceipt.id == receipt_id))
+    return found
 
 
 async def find(tx: Tx, provider: str, event_key: str) -> WebhookReceipt | None:

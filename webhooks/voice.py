@@ -65,7 +65,7 @@ def _not_ours(deps: Deps, post: Post) -> str:
 
 
 def _token(post: Post) -> str:
-    return post.query["t"] if "t" in post.query else post.token
+    return post.query.get("t", post.token)
 
 
 def _first(arrivals: list[Arrival], kind: type[Arrival]) -> Arrival:

@@ -52,7 +52,6 @@ async def post_again(port: int, posts: list[tuple[str, str]]) -> set[str]:
 @pytest.mark.parametrize("where", ["db.before_commit", "db.after_commit"])
 async def test_a_kill_at_the_commit_loses_nothing_acknowledged(filled_url: str, where: str) -> None:
     passage = 3 + SEED % 20
-    print(f"dies at passage {passage} of {where}")
     posts = signed_posts(0, 200)
     with server(filled_url, f"{where}:{passage}") as (child, port):
         acknowledged = await kill_while_posting(port, posts, lambda: None, connections=8, after=10**9)
@@ -73,7 +72,7 @@ async def test_a_kill_under_load_loses_nothing_acknowledged(filled_url: str) -> 
     for number in range(2):
         posts = signed_posts(number * 100_000, 2000)
         with server(filled_url) as (child, port):
-            kill = lambda: os.kill(child.pid, signal.SIGKILL)  # noqa: B023,E731 - called within this turn
+            kill = lambda: os.kill(child.pid, signal.SIGKILL)  # noqa: E731 - called within this turn
             acknowledged |= await kill_while_posting(port, posts, kill, connections=16, after=60)
     assert len(acknowledged) >= 100
     kept = await stored_calls(filled_url)
