@@ -53,6 +53,7 @@ class Answer:
     content_type: str
     url: str
     error: str = ""
+    size: int = 0
 
     @property
     def ok(self) -> bool:
@@ -202,10 +203,11 @@ class Callbacks:
                 timeout=timeout,
                 allow_redirects=True,
             ) as response:
-                body = (await response.read()).decode("utf-8", "replace")
+                raw = await response.read()
                 kind = response.headers.get("Content-Type", "").split(";")[0].strip().lower()
+                body = "" if kind.startswith("audio/") else raw.decode("utf-8", "replace")
                 failure = "5xx" if response.status >= 500 else "4xx" if response.status >= 400 else ""
-                return Answer(response.status, body, kind, url), failure
+                return Answer(response.status, body, kind, url, size=len(raw)), failure
         except (aiohttp.ServerTimeoutError, TimeoutError) as exc:
             connecting = isinstance(exc, aiohttp.ConnectionTimeoutError)
             return Answer(None, "", "", url, f"timeout: {exc}".strip(": ")), "ct" if connecting else "rt"

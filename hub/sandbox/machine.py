@@ -60,7 +60,7 @@ async def fetch(exchange: Exchange, leg: Leg, source: Source, context: Context) 
         return Document((), source.url, source.method)
     if answer.content_type.startswith("audio/"):
         leg.hear("play", source.url)
-        await exchange.world.wait(3)
+        await exchange.world.wait(max(1.0, answer.size / 16_000))
         return Document((), source.url, source.method)
     if answer.content_type not in ("text/xml", "application/xml", "text/html"):
         raise TwimlError(12300, f"{source.url} answered content type {answer.content_type or 'none'}, not text/xml")
