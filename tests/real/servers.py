@@ -6,6 +6,7 @@ to; run by anybody else they run as that user. Postfix alone can only be started
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import grp
 import imaplib
@@ -63,10 +64,8 @@ def open_folder(name: str) -> Path:
 
 def end_group(process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> None:
     """Signal the server and every child of it, and wait."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, number)
-    except ProcessLookupError:
-        pass
     try:
         process.wait(10)
     except subprocess.TimeoutExpired:
@@ -242,6 +241,7 @@ default_transport = error:5.1.2 no mail leaves this machine
 smtpd_relay_restrictions = permit_mynetworks, reject
 smtpd_recipient_restrictions = check_recipient_access texthash:{base}/recipients
 smtpd_tls_security_level = may
+smtpd_tls_received_header = yes
 smtpd_tls_cert_file = {base}/cert.pem
 smtpd_tls_key_file = {base}/key.pem
 smtp_host_lookup = native
@@ -282,7 +282,8 @@ RECIPIENTS = """\
 nobody@example.com   550 5.1.1 No such user here
 full@example.com     452 4.2.2 The mailbox is full just now
 greylisted@example.com 450 4.7.1 Come back later
-blocked@example.com  554 5.7.1 We do not take mail from you
+blocked@example.com  550 5.7.1 We do not take such mail
+relayed@example.com  554 5.7.1 Relay access denied
 """
 
 

@@ -91,7 +91,8 @@ async def test_umlauts_files_and_lines_of_dots_arrive_as_they_were_sent(
         ("nobody@example.com", RecipientInvalid, "550 5.1.1"),
         ("full@example.com", Unavailable, "452 4.2.2"),
         ("greylisted@example.com", Throttled, "450 4.7.1"),
-        ("blocked@example.com", ContentRejected, "554 5.7.1"),
+        ("blocked@example.com", ContentRejected, "550 5.7.1"),
+        ("relayed@example.com", Misconfigured, "554 5.7.1"),  # Postfix's own words for: you may not send here
         ("ana@elsewhere.example.org", ChannelError, ""),
     ],
 )
