@@ -16,7 +16,7 @@ from datetime import timedelta
 
 from crm_core import audit, leases, users
 from crm_core.db import DatabaseUnavailable, Tx
-from hub import mailboxes
+from hub import jobs, mailboxes
 from hub.executors import executors
 from hub.intake_deps import intake_deps
 from hub.log import get_logger
@@ -160,6 +160,7 @@ class Background:
                 "invariants": every(CHECK_S, self._check),
                 "cleaner": every(CLEAN_S, self._clean),
                 "mailboxes": every(mailboxes.LOOK_S, self._mailboxes),
+                "jobs": self._jobs,
             },
         )
 
@@ -185,6 +186,10 @@ class Background:
                     await asyncio.sleep(0)
                 else:
                     await waited(woken, wait_s)
+
+    async def _jobs(self, token: int) -> None:
+        """Offer campaigns, files and lists that are due to the RQ workers."""
+        await jobs.sweep_jobs(self.runtime)
 
     async def _sweep(self) -> None:
         await intake.sweep(self.deps, KINDS)
