@@ -30,7 +30,7 @@ from hub.valkey import Valkey, ValkeyUnavailable, ensure_valkey, reachable
 
 log = get_logger(__name__)
 
-READY_WITHIN_S = 60.0
+READY_WITHIN_S = 120.0
 LOOK_EVERY_S = 0.1
 FIRST_WAVE = 2  # web and poll
 
