@@ -149,8 +149,8 @@ async def change(tx: Tx, agent: Agent, *, now: datetime, by: str = "", **changes
     after.__dict__.update(values)
     if shown(after) != before:
         values["since"] = now
-    guard = update(Agent).where(col(Agent.user_id) == agent.user_id, col(Agent.version) == agent.version)
-    await tx.hit(guard.values(**values))
+    if await tx.change(Agent, values, user_id=agent.user_id, version=agent.version) != 1:
+        raise Conflict
     agent.__dict__.update(values)
     if shown(agent) != before:
         await _note_period(tx, agent.user_id, *shown(agent), agent.cause, now)
@@ -177,8 +177,7 @@ async def _note_period(tx: Tx, user_id: str, state: str, reason: str, cause: str
     running: AgentPeriod | None = await tx.one(_OPEN_PERIOD, id=user_id)
     if running is not None:
         now = max(now, running.started_at)
-        guard = update(AgentPeriod).where(col(AgentPeriod.id) == running.id, col(AgentPeriod.ended_at).is_(None))
-        if await tx.run(guard.values(ended_at=now)) != 1:
+        if await tx.change(AgentPeriod, {"ended_at": now}, id=running.id, ended_at=None) != 1:
             raise Conflict
     await tx.add(AgentPeriod(id=new_id(now), user_id=user_id, state=state, reason=reason, cause=cause, started_at=now))
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, delete, update
+from sqlalchemy import bindparam, delete
 from sqlmodel import col, func, or_, select
 
 from crm_core import calls, conversations, events, interactions
@@ -121,9 +121,10 @@ _DROP_TRACE = fixed(delete(EntryTrace).where(col(EntryTrace.entry_id) == bindpar
 
 async def note(tx: Tx, entry: QueueEntry, *, now: datetime, **changes: Any) -> None:
     """Change facts of an entry that are not its state, guarded by version."""
-    guard = update(QueueEntry).where(col(QueueEntry.id) == entry.id, col(QueueEntry.version) == entry.version)
-    await tx.hit(guard.values(**changes, version=entry.version + 1))
-    entry.__dict__.update(changes, version=entry.version + 1)
+    values = {**changes, "version": entry.version + 1}
+    if await tx.change(QueueEntry, values, id=entry.id, version=entry.version) != 1:
+        raise Conflict
+    entry.__dict__.update(values)
     tx.wake("router")
 
 

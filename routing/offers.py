@@ -6,13 +6,13 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Index, bindparam, update
+from sqlalchemy import Index, bindparam
 from sqlalchemy import text as sql_text
 from sqlmodel import col, select
 
 from crm_core import events
 from crm_core.db import Tx
-from crm_core.errors import IllegalTransition, NotFound
+from crm_core.errors import Conflict, IllegalTransition, NotFound
 from crm_core.statements import fixed
 from crm_core.tables import Table, at, doc, key, one_of, ref, text, word
 
@@ -103,9 +103,7 @@ async def advance(tx: Tx, offer: Offer, to: OfferState, *, now: datetime, **chan
     if to not in LIVE:
         changes.setdefault("closed_at", now)
     values = {**changes, "state": to, "version": offer.version + 1}
-    guard = update(Offer).where(
-        col(Offer.id) == offer.id, col(Offer.version) == offer.version, col(Offer.state) == offer.state
-    )
-    await tx.hit(guard.values(**values))
+    if await tx.change(Offer, values, id=offer.id, version=offer.version, state=offer.state) != 1:
+        raise Conflict
     offer.__dict__.update(values)
     await events.emit(tx, "offer.changed", offer.id, now=now, version=offer.version, user_id=offer.agent_id, state=to)

@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
+from sqlalchemy import delete
 from sqlmodel import select
 
 from channels.contract import CallArrived, FormArrived
@@ -34,6 +35,7 @@ from crm_core.consent import Purpose
 from crm_core.db import open_database
 from crm_core.errors import Conflict, NotAllowed, NotFound
 from crm_core.interactions import Interaction
+from hub.models import metadata
 from routing import desk, engine, router
 from routing.queues import EntryState, Lane, Refusal
 from tests.databases import START
@@ -59,8 +61,9 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
             self.clock = FixedClock(START)
 
         def teardown(self) -> None:
-            self.wait(self.settle())
-            self.wait(self.floor.db.close())
+            if hasattr(self, "floor"):
+                self.wait(self.settle())
+                self.wait(self.floor.db.close())
             self.runner.close()
             shutil.rmtree(self.folder)
 
@@ -381,8 +384,6 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
 
         async def settle(self) -> None:
             """Everybody outside hangs up and the agents go home: then nothing may be left in a call."""
-            if not hasattr(self, "floor"):
-                return
             await self.drain()
             for leg in list(self.provider.legs.values()):
                 self.provider.ringing.pop(leg.call_id, None)
@@ -409,12 +410,12 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
 
 async def empty(db: Any) -> None:
     """Every table of the test's database, emptied."""
-    from sqlalchemy import text
 
-    from hub.models import metadata
+    async def unit(tx: Any) -> None:
+        for table in reversed(metadata.sorted_tables):
+            await tx.run(delete(table))
 
-    names = ", ".join(table.name for table in metadata.sorted_tables)
-    await db.write(lambda tx: tx.run(text(f"TRUNCATE {names} CASCADE")))
+    await db.write(unit)
 
 
 LIMITS: dict[str, Any] = {
