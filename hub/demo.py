@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Any
 
 from sqlmodel import select
@@ -158,13 +157,7 @@ async def seed_demo(db: Database, settings: Settings, *, now: datetime) -> bool:
             return False
     password_hash = await hash_password(PASSWORD)
     company = _Company(random.Random(20261121), now, password_hash)  # noqa: S311 - the same company every time
-    await db.write(company.staff)
-    await db.write(company.doors)
-    for first in range(0, CONTACTS, 50):
-        await db.write(partial(company.people, start=first, stop=first + 50))
-    for start in _hours(now):
-        await db.write(partial(company.hour, start=start))
-    await db.write(company.today)
+    await db.write(company.everything)
     told = [{"login": login, "password": PASSWORD, "role": role} for login, role in SHOWN_ROLE.items()]
     write_private(settings.data_dir / LOGINS_FILE, told)
     return True
@@ -181,6 +174,15 @@ class _Company:
         self.queues: dict[str, Queue] = {}
         self.accounts: dict[str, ChannelAccount] = {}
         self.contacts: list[tuple[Contact, Address, Address]] = []
+
+    async def everything(self, tx: Tx) -> None:
+        """All of it or nothing: a start that is killed half-way makes the company anew."""
+        await self.staff(tx)
+        await self.doors(tx)
+        await self.people(tx)
+        for start in _hours(self.now):
+            await self.hour(tx, start=start)
+        await self.today(tx)
 
     async def staff(self, tx: Tx) -> None:
         """Team, queues, users, agents, dispositions."""
@@ -247,10 +249,10 @@ class _Company:
             unique=["slug"],
         )  # fmt: skip
 
-    async def people(self, tx: Tx, *, start: int, stop: int) -> None:
+    async def people(self, tx: Tx) -> None:
         """Contacts with a number and a mailbox each; two thirds agreed to marketing, with proof."""
         since = self.now - timedelta(days=20)
-        for n in range(start, stop):
+        for n in range(CONTACTS):
             name = f"{FIRST[n % len(FIRST)]} {LAST[(n * 7 + n // len(FIRST)) % len(LAST)]}"
             number = phone(f"+12025550{100 + n}" if n < 100 else f"+4420794604{n % 100:02d}")
             mail = email(f"{_slug(name)}{n or ''}@example.com")
