@@ -29,8 +29,9 @@ async def right_password(stored: str, password: str) -> bool:
 
     def check() -> bool:
         try:
-            return _HASHER.verify(stored or _NOBODY, password[:200]) and bool(stored)
+            _HASHER.verify(stored or _NOBODY, password[:200])
         except (VerificationError, InvalidHashError):
             return False
+        return bool(stored)
 
     return await asyncio.to_thread(check)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from alembic import context
 from sqlmodel.sql.sqltypes import AutoString
@@ -11,7 +11,7 @@ from crm_core.tables import Json, UtcDateTime, Word
 from hub.models import metadata
 
 
-def render_item(kind: str, item: Any, _: Any) -> str | bool:
+def render_item(kind: str, item: Any, _: Any) -> str | Literal[False]:
     """Our column types by name, so that a revision reads well and needs no import of the models."""
     if kind == "type" and isinstance(item, UtcDateTime):
         return "UtcDateTime()"
