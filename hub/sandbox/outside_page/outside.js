@@ -43,7 +43,7 @@ const act = (work) => async (event) => {
 
 // Besides the people that the hub knows: somebody it has never heard of, and somebody who hides his number.
 const STRANGERS = [
-  { name: "Somebody unknown", number: "+12025550177", email: "stranger@example.com" },
+  { name: "Somebody unknown", number: "+12025550100", email: "stranger@example.com" },
   { name: "Number withheld", number: "anonymous", email: "withheld@example.com" },
 ];
 const people = () => [...state.settings.people, ...STRANGERS];
