@@ -51,6 +51,10 @@ async def form_arrived(tx: Tx, event: FormArrived, *, form: Form, now: datetime)
         tx, channel=WEB, account_id=account.id, thread_key=peer, peer=peer, now=now,
         contact_id=contact.id, subject=form.title, queue_id=account.queue_id,
     )  # fmt: skip
+    if conversation.contact_id is None:  # opened above as a lock, before it was known whose it is
+        await conversations.change(
+            tx, conversation, now=now, event="conversation.changed", contact_id=contact.id, subject=form.title
+        )
     queue = await threads.queue_of(tx, account, conversation)
     interaction = Interaction(
         id=new_id(now), conversation_id=conversation.id, contact_id=contact.id, channel=WEB,
