@@ -28,6 +28,12 @@ def new_id(now: datetime) -> str:
     return "".join(reversed(parts))
 
 
+def first_id(moment: datetime) -> str:
+    """The beginning that ids of this millisecond share: lower than every later id, for ranges by time."""
+    number = int(moment.timestamp() * 1000)
+    return "".join(_PAIRS[number >> shift & 1023] for shift in (40, 30, 20, 10, 0))
+
+
 def new_secret(bits: int = 256) -> str:
     """A URL-safe random token of `bits` bits; store only its hash."""
     return secrets.token_urlsafe(bits // 8)

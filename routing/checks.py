@@ -4,19 +4,21 @@ property tests. And conservation: what came, and where it is now.
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sqlalchemy import text as sql_text
 from sqlmodel import col, func, select
 
 from crm_core import tallies
 from crm_core.db import Tx
+from crm_core.ids import first_id
 from crm_core.interactions import Interaction, InteractionState, tally_word
 from crm_core.touches import Direction
 from routing.agents import Agent, AgentPeriod, shown
 from routing.callbacks import OPEN, Callback, CallbackState
 from routing.offers import LIVE, Offer
-from routing.queues import EntryState, Lane, QueueEntry
+from routing.queues import IS_OPEN, EntryState, Lane, QueueEntry
 
 
 async def conservation(tx: Tx, day: datetime) -> dict[str, int]:
@@ -34,13 +36,16 @@ async def conservation(tx: Tx, day: datetime) -> dict[str, int]:
 
 
 async def check_invariants(tx: Tx, *, now: datetime | None = None) -> list[str]:
-    """Sentences about everything that is not as it must be; empty when all is well. `now` adds the checks of overdue timers."""
+    """Sentences about everything that is not as it must be; empty when all is well.
+
+    With `now` (each minute): overdue promises too, and of the counts those of today and yesterday. Without (at night): all days.
+    """
     return [
         *await _offers(tx),
         *await _loads(tx),
         *await _entries(tx),
         *await _callbacks(tx, now),
-        *await _tallies(tx),
+        *(await _tallies(tx) if now is None else await _tallies_lately(tx, now)),
         *await _ledger(tx),
     ]
 
@@ -86,6 +91,7 @@ async def _loads(tx: Tx) -> list[str]:
     return wrong
 
 
+LATEST_PERIODS = 200
 _MATCHING = {
     EntryState.WAITING: {InteractionState.WAITING},
     EntryState.OFFERED: {InteractionState.OFFERED},
@@ -95,20 +101,25 @@ _MATCHING = {
 }
 
 
+_LIVE_INTERACTION = sql_text("interactions.state <> 'ended'")
+_PROMISED = sql_text("interactions.state <> 'ended' AND interactions.state = 'promised'")
+
+
 async def _entries(tx: Tx) -> list[str]:
-    """Interactions stand where their work stands."""
-    rows = await tx.all(
-        select(Interaction.id, Interaction.state, QueueEntry.id, QueueEntry.state)
-        .join(QueueEntry, col(QueueEntry.id) == col(Interaction.entry_id))
-        .where(
-            Interaction.direction == Direction.INBOUND,
-            (col(Interaction.state) != InteractionState.ENDED) | (col(QueueEntry.state) != EntryState.DONE),
+    """Interactions stand where their work stands: looked at from what lives on either side."""
+    pairs: set[tuple[Any, ...]] = set()
+    for living in (_LIVE_INTERACTION, IS_OPEN):
+        statement = (
+            select(Interaction.id, Interaction.state, QueueEntry.id, QueueEntry.state)
+            .join(QueueEntry, col(QueueEntry.id) == col(Interaction.entry_id))
+            .where(Interaction.direction == Direction.INBOUND, living)
+            .limit(5000)
         )
-        .limit(5000)
-    )
+        pairs.update(await tx.all(statement))
     return [
         f"interaction {interaction_id} is {state} while its entry {entry_id} is {stands}"
-        for interaction_id, state, entry_id, stands in rows
+        for interaction_id, state, entry_id, stands in sorted(pairs)
+        # Done work may have ended interactions from before; open work may not, but for those that a rule answered.
         if InteractionState(state) not in _MATCHING[EntryState(stands)]
     ]
 
@@ -127,7 +138,7 @@ async def _callbacks(tx: Tx, now: datetime | None) -> list[str]:
             wrong.append(f"callback {callback.id} is {callback.state} without work before an agent")
         elif callback.state == CallbackState.DUE and entry.state not in (EntryState.WAITING, EntryState.OFFERED):
             wrong.append(f"callback {callback.id} is due while its work is {entry.state}")
-    promised = await tx.all(select(Interaction.id).where(Interaction.state == InteractionState.PROMISED))
+    promised = await tx.all(select(Interaction.id).where(_PROMISED))
     kept = set(await tx.all(select(Callback.interaction_id).where(col(Callback.state).in_(OPEN))))
     wrong += [f"interaction {each} is promised without an open callback" for each in promised if each not in kept]
     return wrong
@@ -157,13 +168,40 @@ async def _tallies(tx: Tx) -> list[str]:
     return [f"tallies differ from rows: {sorted(differing)[:6]}"]
 
 
+async def _tallies_lately(tx: Tx, now: datetime) -> list[str]:
+    """The maintained counts of today and yesterday are those of the rows. Ids begin with their time, so this is an index range."""
+    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    wrong: list[str] = []
+    for day in (midnight - timedelta(days=1), midnight):
+        begin, end = first_id(day), first_id(day + timedelta(days=1))
+        rows = await tx.all(
+            select(Interaction.queue_id, Interaction.state, Interaction.outcome, func.count())
+            .where(Interaction.direction == Direction.INBOUND, col(Interaction.id) >= begin, col(Interaction.id) < end)
+            .group_by(col(Interaction.queue_id), col(Interaction.state), col(Interaction.outcome))
+        )
+        counted = {
+            (queue_id or "", tally_word(str(state), outcome)): number for queue_id, state, outcome, number in rows
+        }
+        stored = {(count.queue_id, count.state): count.number for count in await tallies.list_counts(tx, day=day)}
+        if counted != stored:
+            differing: Any = set(counted.items()) ^ set(stored.items())
+            wrong.append(f"tallies of {day.date()} differ from rows: {sorted(differing)[:6]}")
+    return wrong
+
+
 async def _ledger(tx: Tx) -> list[str]:
     """Each agent's periods follow one another without gap or overlap, one is open, and it says what the row says."""
     wrong: list[str] = []
     agents = {agent.user_id: agent for agent in await tx.all(select(Agent))}
     latest: dict[str, AgentPeriod] = {}
-    periods = select(AgentPeriod).order_by(col(AgentPeriod.user_id), col(AgentPeriod.started_at), col(AgentPeriod.id))
-    rows = await tx.all(periods)
+    rows: list[AgentPeriod] = []
+    for user_id in agents:
+        rows += await tx.all(
+            select(AgentPeriod)
+            .where(AgentPeriod.user_id == user_id)
+            .order_by(col(AgentPeriod.started_at).desc(), col(AgentPeriod.id).desc())
+            .limit(LATEST_PERIODS)
+        )
     rows.sort(
         key=lambda row: (
             row.user_id,

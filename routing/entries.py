@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, delete
-from sqlmodel import col, func, or_, select
+from sqlmodel import and_, col, func, or_, select
 
 from crm_core import calls, conversations, events, interactions
 from crm_core.db import Tx
@@ -23,7 +23,7 @@ from crm_core.touches import Direction
 from routing import agents, offers, queues
 from routing.agents import MISSES, Activity, Agent
 from routing.offers import Offer, OfferState
-from routing.queues import EntryState, EntryTrace, Lane, Queue, QueueEntry, Refusal
+from routing.queues import IS_WAITING, EntryState, EntryTrace, Lane, Queue, QueueEntry, Refusal
 
 # What one piece of work costs an agent. Written work counts in points of text_capacity (100): four texts or five mails at
 # once. A web form is live work, because it is answered by a call within seconds, and a call cannot share an agent.
@@ -319,7 +319,7 @@ def ahead_of(entry: QueueEntry) -> Any:
         col(QueueEntry.order_at) < entry.order_at,
         (col(QueueEntry.order_at) == entry.order_at) & (col(QueueEntry.id) < entry.id),
     )
-    return (col(QueueEntry.queue_id) == entry.queue_id) & (col(QueueEntry.state) == EntryState.WAITING) & earlier
+    return and_(col(QueueEntry.queue_id) == entry.queue_id, IS_WAITING, earlier)
 
 
 async def position(tx: Tx, entry: QueueEntry) -> int:
@@ -351,7 +351,7 @@ async def list_waiting(tx: Tx, queue_id: str, *, limit: int = 200) -> list[Queue
     """What waits in a queue, in order."""
     return await tx.all(
         select(QueueEntry)
-        .where(QueueEntry.queue_id == queue_id, QueueEntry.state == EntryState.WAITING)
+        .where(QueueEntry.queue_id == queue_id, IS_WAITING)
         .order_by(col(QueueEntry.order_at), col(QueueEntry.id))
         .limit(limit)
     )

@@ -16,7 +16,7 @@ from routing.agents import FRESH, LOST, Activity, Agent, AgentSkill
 from routing.callbacks import Callback, CallbackState
 from routing.core import Memory, Ring, Rules, Snapshot, Timer, Work, Worker
 from routing.offers import Offer, OfferState
-from routing.queues import EntryState, EntryTrace, Queue, QueueEntry, QueueMember, Refusal
+from routing.queues import IS_OPEN, IS_WAITING, EntryState, EntryTrace, Queue, QueueEntry, QueueMember, Refusal
 from routing.rooms import CallRoom
 
 CALL = "voice"  # the kind of work in which a caller is on the line
@@ -34,20 +34,12 @@ _SKILLS = fixed(
 )
 _WAITING = fixed(
     select(QueueEntry)
-    .where(QueueEntry.queue_id == bindparam("queue_id"), QueueEntry.state == EntryState.WAITING)
+    .where(QueueEntry.queue_id == bindparam("queue_id"), IS_WAITING)
     .order_by(col(QueueEntry.order_at), col(QueueEntry.id))
     .limit(DEPTH)
 )
-_REFUSALS = fixed(
-    select(Refusal)
-    .join(QueueEntry, col(QueueEntry.id) == col(Refusal.entry_id))
-    .where(QueueEntry.state == EntryState.WAITING)
-)
-_TRACES = fixed(
-    select(EntryTrace)
-    .join(QueueEntry, col(QueueEntry.id) == col(EntryTrace.entry_id))
-    .where(QueueEntry.state == EntryState.WAITING)
-)
+_REFUSALS = fixed(select(Refusal).join(QueueEntry, col(QueueEntry.id) == col(Refusal.entry_id)).where(IS_WAITING))
+_TRACES = fixed(select(EntryTrace).join(QueueEntry, col(QueueEntry.id) == col(EntryTrace.entry_id)).where(IS_WAITING))
 _OFFERS = fixed(
     select(Offer.id, Offer.state, Offer.deadline_at).where(
         col(Offer.state).in_([OfferState.OPEN, OfferState.ACCEPTING])
@@ -55,12 +47,12 @@ _OFFERS = fixed(
 )
 _WRAPUPS = fixed(
     select(QueueEntry.id, QueueEntry.wrapup_until).where(
-        QueueEntry.state == EntryState.WRAPUP, col(QueueEntry.wrapup_until).is_not(None)
+        IS_OPEN, QueueEntry.state == EntryState.WRAPUP, col(QueueEntry.wrapup_until).is_not(None)
     )
 )
 _GRACES = fixed(
     select(QueueEntry.id, QueueEntry.grace_until).where(
-        QueueEntry.state == EntryState.CONNECTED, col(QueueEntry.grace_until).is_not(None)
+        IS_OPEN, QueueEntry.state == EntryState.CONNECTED, col(QueueEntry.grace_until).is_not(None)
     )
 )
 _PROMISES = fixed(

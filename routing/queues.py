@@ -117,6 +117,11 @@ class QueueEntry(Table, table=True):
     version: int = 1
 
 
+# Written out, so that both engines see at once that the partial indexes fit; a bound value hides it from a prepared plan.
+IS_WAITING = sql_text("queue_entries.state = 'waiting'")
+IS_OPEN = sql_text("queue_entries.state <> 'done'")
+
+
 class Refusal(Table, table=True):
     """This agent refused or missed this piece of work; not asked again until then, unless nobody else is left."""
 
