@@ -169,7 +169,7 @@ async def _tallies(tx: Tx) -> list[str]:
 
 
 async def _tallies_lately(tx: Tx, now: datetime) -> list[str]:
-    """The maintained counts of today and yesterday are those of the rows. Ids begin with their time, so this is an index range."""
+    """The maintained counts of today and yesterday are those of the rows; ids begin with their time, so this is a range."""
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     wrong: list[str] = []
     for day in (midnight - timedelta(days=1), midnight):
