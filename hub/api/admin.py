@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
@@ -11,9 +11,10 @@ from sqlmodel import col, select
 from crm_core import users
 from crm_core.audit import AuditEntry
 from crm_core.db import Tx
-from crm_core.errors import Conflict
+from crm_core.errors import Conflict, Invalid
 from crm_core.users import Role
-from hub.api.operation import Call, Nothing, Operation, Shown, Strict, operation
+from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
+from hub.api.scopes import SCOPES
 from hub.passwords import hash_password
 from hub.web import ADMINS
 
@@ -63,7 +64,7 @@ class TokenIn(Strict):
     name: str = Field(min_length=1, max_length=200)
     user_id: str = Field(max_length=40)
     scopes: list[str] = Field(min_length=1, max_length=50)
-    expires_at: datetime | None = None
+    expires_at: Instant | None = None
 
 
 class TokenShown(Shown):
@@ -203,14 +204,20 @@ async def list_tokens(call: Call[Nothing, Nothing]) -> TokenList:
 async def create_token(call: Call[Nothing, TokenIn]) -> TokenMade:
     """The secret is in this answer and nowhere else."""
     body = call.body
-    until = body.expires_at
-    if until is not None and until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
+    unknown = sorted(set(body.scopes) - set(SCOPES))
+    if unknown:
+        raise Invalid("There is no such scope.", fields={"scopes": ", ".join(unknown)[:200]})
 
     async def unit(tx: Tx) -> TokenMade:
         owner = await users.get(tx, body.user_id)
         token, secret = await users.create_token(
-            tx, user_id=owner.id, name=body.name, scopes=body.scopes, actor=call.user.id, now=call.now, expires_at=until
+            tx,
+            user_id=owner.id,
+            name=body.name,
+            scopes=body.scopes,
+            actor=call.user.id,
+            now=call.now,
+            expires_at=body.expires_at,
         )
         return TokenMade(**token.model_dump(include=set(TokenShown.model_fields)), secret=secret)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
@@ -14,7 +14,7 @@ from crm_core.addresses import PointKind, address
 from crm_core.consent import Purpose
 from crm_core.db import Tx
 from crm_core.users import Role
-from hub.api.operation import Call, Nothing, Operation, Shown, Strict, operation
+from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
 
 MARKETERS = frozenset({Role.MARKETER, Role.ADMIN})
 
@@ -80,7 +80,7 @@ class CampaignIn(Strict):
 class StartIn(Strict):
     """Now, or at an instant."""
 
-    start_at: datetime | None = None
+    start_at: Instant | None = None
 
 
 class PauseIn(Strict):
@@ -239,8 +239,6 @@ async def prepare_campaign(call: Call[Nothing, Nothing]) -> CampaignShown:
 async def start_campaign(call: Call[Nothing, StartIn]) -> CampaignShown:
     """At once or at `start_at`. A start missed by more than the grace period waits for a person."""
     moment = call.body.start_at
-    if moment is not None and moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
 
     async def unit(tx: Tx) -> CampaignShown:
         return await shown(tx, await campaigns.start(tx, call.path["id"], now=call.now, start_at=moment))

@@ -11,7 +11,7 @@ from crm_core.conversations import Conversation
 from crm_core.db import Tx
 from hub import rights
 from hub.api.contacts import InteractionPage, InteractionShown, Paging, shown_interaction
-from hub.api.operation import Call, Nothing, Operation, Shown, Strict, operation
+from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
 from hub.api.work import AGENTS, READERS
 from routing import replies
 
@@ -62,7 +62,7 @@ class NoteShown(Shown):
 class SnoozeIn(Strict):
     """Bring it back at this instant."""
 
-    until: datetime
+    until: Instant
 
 
 def shown_conversation(row: Conversation) -> ConversationShown:
@@ -206,7 +206,7 @@ async def close_conversation(call: Call[Nothing, Nothing]) -> None:
 )
 async def snooze_conversation(call: Call[Nothing, SnoozeIn]) -> None:
     """Until then, or until they write again."""
-    until = call.body.until if call.body.until.tzinfo else call.body.until.replace(tzinfo=call.now.tzinfo)
+    until = call.body.until
 
     async def unit(tx: Tx) -> None:
         found = await rights.conversation(tx, call.user, call.path["id"])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from pydantic import Field
 
 from campaigns import call_lists, lists
@@ -13,7 +11,7 @@ from crm_core.errors import NotFound
 from crm_core.users import Role
 from hub import rights
 from hub.api.campaigns import After, WhyAnswer, WhyLine
-from hub.api.operation import Call, Nothing, Operation, Shown, Strict, operation
+from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
 
 CALLERS = frozenset({Role.TELEMARKETER})
 LIST_READERS = frozenset({Role.TELEMARKETER, Role.SUPERVISOR, Role.ADMIN})
@@ -65,7 +63,7 @@ class DisposeIn(Strict):
     """What became of the number."""
 
     disposition: str = Field(max_length=100)
-    callback_at: datetime | None = None
+    callback_at: Instant | None = None
     notes: str = Field("", max_length=20_000)
 
 
@@ -161,9 +159,6 @@ async def release_number(call: Call[Nothing, Nothing]) -> None:
 async def dispose_number(call: Call[Nothing, DisposeIn]) -> None:
     """Drives what happens next: retry, callback, never again."""
     body = call.body
-    moment = body.callback_at
-    if moment is not None and moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
     await call.runtime.db.write(
         lambda tx: lists.dispose(
             tx,
@@ -171,7 +166,7 @@ async def dispose_number(call: Call[Nothing, DisposeIn]) -> None:
             user_id=call.user.id,
             disposition=body.disposition,
             now=call.now,
-            callback_at=moment,
+            callback_at=body.callback_at,
             notes=body.notes,
         )
     )

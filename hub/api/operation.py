@@ -10,16 +10,16 @@ import hashlib
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar, cast
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from sqlalchemy import delete, update
 from sqlmodel import col, select
 
 from crm_core.db import Tx
-from crm_core.errors import Conflict, HubError, Invalid, Refused
+from crm_core.errors import Conflict, HubError, Invalid, NotFound, Refused
 from crm_core.users import Role, User
 from hub.api.replays import ApiReplay
 from hub.runtime import Runtime
@@ -30,7 +30,18 @@ Q = TypeVar("Q", bound=BaseModel)
 B = TypeVar("B", bound=BaseModel)
 
 KEPT_FOR = timedelta(hours=24)
+BODY_LIMIT = 1024 * 1024
 DESCRIPTION = "Everything the desktop can do, by the same functions."
+
+
+def instant(value: datetime) -> datetime:
+    """In UTC; without a zone it is UTC already. ValueError for what no calendar of ours reaches."""
+    if not 2000 <= value.year < 2200:
+        raise ValueError("must lie between the years 2000 and 2199")
+    return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+Instant = Annotated[datetime, AfterValidator(instant)]
 
 
 class Strict(BaseModel):
@@ -82,7 +93,7 @@ class Operation:
         async def handle(request: web.Request) -> web.StreamResponse:
             return await _answer(self, request)
 
-        return Route(self.method, self.path, handle, roles=self.roles, scope=self.scope)
+        return Route(self.method, self.path, handle, roles=self.roles, scope=self.scope, body_limit=BODY_LIMIT)
 
 
 def operation(
@@ -107,8 +118,23 @@ def operation(
     return declare
 
 
+async def _read(request: web.Request) -> bytes:
+    """The body, of at most BODY_LIMIT bytes."""
+    raw = bytearray()
+    if (request.content_length or 0) <= BODY_LIMIT:
+        async for chunk in request.content.iter_any():
+            raw += chunk
+            if len(raw) > BODY_LIMIT:
+                break
+        else:
+            return bytes(raw)
+    raise web.HTTPRequestEntityTooLarge(BODY_LIMIT, request.content_length or len(raw))
+
+
 async def _answer(op: Operation, request: web.Request) -> web.StreamResponse:
-    raw = await request.read()
+    if any("\0" in value for value in request.match_info.values()):
+        raise NotFound("There is no such record.")
+    raw = await _read(request)
     call: Call[Any, Any] = Call(
         request=request,
         runtime=runtime_of(request),
@@ -152,7 +178,7 @@ def _body(op: Operation, request: web.Request, raw: bytes) -> BaseModel:
     if op.body is Nothing:
         return Nothing()
     if request.content_type != "application/json":
-        raise Invalid("Send the body as application/json.")
+        raise web.HTTPUnsupportedMediaType(text="Send the body as application/json.")
     try:
         given = json.loads(raw or b"{}")
     except (ValueError, RecursionError) as error:
@@ -160,7 +186,18 @@ def _body(op: Operation, request: web.Request, raw: bytes) -> BaseModel:
     return _checked(op.body, given)
 
 
+def _has_nul(given: Any) -> bool:
+    """PostgreSQL keeps no NUL in text, so neither engine is given one."""
+    if isinstance(given, dict):
+        return any(_has_nul(key) or _has_nul(value) for key, value in given.items())
+    if isinstance(given, list):
+        return any(_has_nul(value) for value in given)
+    return isinstance(given, str) and "\0" in given
+
+
 def _checked(shape: type[BaseModel], given: Any) -> BaseModel:
+    if _has_nul(given):
+        raise Invalid("A text contains the character NUL.")
     try:
         return shape.model_validate(given)
     except ValidationError as error:
@@ -258,9 +295,17 @@ _PROBLEMS = {
     "403": "Not allowed",
     "404": "No such record",
     "409": "Conflict, or refused by a rule",
+    "413": "Larger than a mebibyte",
+    "415": "Not application/json",
     "422": "Does not fit",
     "503": "Data out of reach",
 }
+
+
+def problems(*statuses: str) -> dict[str, Any]:
+    """These errors, described."""
+    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": _PROBLEMS[status], "content": content} for status in statuses}
 
 
 def _responses(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
@@ -270,9 +315,7 @@ def _responses(op: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     else:
         schema = _schema(op.answer, schemas, mode="serialization")
         told[str(op.status)] = {"description": "Answer", "content": {"application/json": {"schema": schema}}}
-    content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for status, words in _PROBLEMS.items():
-        told[status] = {"description": words, "content": content}
+    told.update(problems(*(status for status in _PROBLEMS if status != "415" or op.body is not Nothing)))
     return told
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from pydantic import Field
@@ -14,7 +14,7 @@ from crm_core.errors import Conflict, NotFound
 from crm_core.leads import Lead, LeadStage
 from crm_core.users import Role
 from hub import rights
-from hub.api.operation import Call, Nothing, Operation, Shown, Strict, operation
+from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
 from routing import callbacks
 from routing.callbacks import Callback
 
@@ -53,8 +53,8 @@ class CallbackIn(Strict):
     number: str = Field(max_length=50)
     country: str = Field("", max_length=2)
     queue_id: str = Field(max_length=40)
-    due_at: datetime
-    until_at: datetime | None = None
+    due_at: Instant
+    until_at: Instant | None = None
     contact_id: str | None = Field(None, max_length=40)
     mine: bool = Field(default=False, description="offer it to me first")
     note: str = Field("", max_length=2000)
@@ -97,10 +97,6 @@ class LeadChange(Strict):
     score: int | None = Field(None, ge=0, le=1000)
 
 
-def _aware(moment: datetime) -> datetime:
-    return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
 def shown_callback(row: Callback) -> CallbackShown:
     """For output."""
     return CallbackShown.model_validate(row.model_dump(include=set(CallbackShown.model_fields)))
@@ -141,12 +137,12 @@ async def create_callback(call: Call[Nothing, CallbackIn]) -> CallbackShown:
             tx,
             number=to,
             queue_id=body.queue_id,
-            due_at=_aware(body.due_at),
+            due_at=body.due_at,
             origin="api",
             now=call.now,
             contact_id=body.contact_id,
             owner_id=call.user.id if body.mine else None,
-            until_at=_aware(body.until_at) if body.until_at else None,
+            until_at=body.until_at,
             note=body.note,
             created_by=call.user.id,
         )

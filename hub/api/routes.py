@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
 
 from hub.api import admin, campaigns, contacts, conversations, lists, promises, work
-from hub.api.operation import Operation, openapi
+from hub.api.operation import Operation, openapi, problems
 from hub.desktop import stream
 from hub.web import PUBLIC, STAFF, Route, runtime_of
 
@@ -20,9 +22,39 @@ OPERATIONS: list[Operation] = [
 ]
 
 
+# The stream does not end, so it is no operation; it is described by hand.
+EVENTS: dict[str, Any] = {
+    "summary": "What happens, as it happens",
+    "description": stream.events.__doc__,
+    "operationId": "events",
+    "tags": ["events"],
+    "security": [{"token": ["events:read"]}],
+    "parameters": [
+        {
+            "name": "Last-Event-ID",
+            "in": "header",
+            "required": False,
+            "description": "The last id you saw: what came after it is sent again, or `resync` when it is not known.",
+            "schema": {"type": "string"},
+        }
+    ],
+    "responses": {
+        "200": {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        **problems("401", "403", "503"),
+    },
+}
+
+
+def document(server: str) -> dict[str, Any]:
+    """The OpenAPI 3.1 document."""
+    made = openapi(OPERATIONS, server=server)
+    made["paths"]["/api/v1/events"] = {"get": EVENTS}
+    return made
+
+
 async def describe(request: web.Request) -> web.StreamResponse:
     """The OpenAPI 3.1 document."""
-    return web.json_response(openapi(OPERATIONS, server=runtime_of(request).settings.public_url))
+    return web.json_response(document(runtime_of(request).settings.public_url))
 
 
 ROUTES: list[Route] = [
