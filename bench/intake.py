@@ -40,7 +40,7 @@ def program(*arguments: str, nice: int = 0) -> Iterator[subprocess.Popen[str]]:
     """A child that says its first line when it is ready."""
     child = subprocess.Popen(
         [sys.executable, "-m", "bench.intake_server", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-        preexec_fn=(lambda: os.nice(nice)) if nice else None,  # noqa: PLW1509 - single-threaded here
+        preexec_fn=(lambda: os.nice(nice)) if nice else None,
     )  # fmt: skip
     try:
         yield child
@@ -170,7 +170,7 @@ def run_kill(url: str, *, kills: int = 5) -> dict[str, int]:
         posts = signed_posts((100 + number) * 1_000_000, 6000)
         with program("hub", url) as hub:
             port = port_of(hub)
-            found = asyncio.run(kill_while_posting(port, posts, lambda: os.kill(hub.pid, signal.SIGKILL)))  # noqa: B023
+            found = asyncio.run(kill_while_posting(port, posts, lambda: os.kill(hub.pid, signal.SIGKILL)))
             acknowledged |= found
     kept = asyncio.run(stored_calls(url))
     return {

@@ -1,0 +1,36 @@
+"""The object store on a folder: random names, nothing half written, nothing outside the folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from crm_core.clock import FixedClock
+from hub.files import FileMissing, Files, FilesUnavailable
+
+
+async def test_bytes_come_back_whole_and_in_pieces(tmp_path: Path, clock: FixedClock) -> None:
+    files = Files(f"file://{tmp_path}/files")
+    content = bytes(range(256)) * 4000
+    key = await files.put(content, folder="mail", now=clock.now())
+    assert key.startswith("mail/2026/11/18/")
+    assert await files.get(key) == content
+    assert b"".join([piece async for piece in files.stream(key)]) == content
+    assert [path.name for path in tmp_path.rglob("*.part")] == []
+    await files.delete(key)
+    await files.delete(key)
+    with pytest.raises(FileMissing):
+        await files.get(key)
+
+
+@pytest.mark.parametrize("key", ["../secret", "mail/../../etc/passwd", "", "mail/2026/11/18/short", "/etc/passwd"])
+async def test_a_key_that_is_not_ours_finds_nothing(tmp_path: Path, key: str) -> None:
+    with pytest.raises(FileMissing):
+        await Files(f"file://{tmp_path}").get(key)
+
+
+async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path, clock: FixedClock) -> None:
+    (tmp_path / "files").write_text("a file where a folder should be")
+    with pytest.raises(FilesUnavailable):
+        await Files(f"file://{tmp_path}/files").put(b"x", folder="mail", now=clock.now())

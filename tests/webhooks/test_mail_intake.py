@@ -1,0 +1,94 @@
+"""Mail as fetched: receipt, effects and cursor in one unit; a bad mail is kept and the next one follows. Both engines."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from sqlmodel import select
+
+from channels.contract import MailArrived, MailUnreadable
+from crm_core import accounts
+from crm_core.accounts import ChannelAccount
+from crm_core.clock import FixedClock
+from crm_core.db import Database
+from crm_core.interactions import Interaction
+from routing import router
+from tests.webhooks.conftest import Store
+from webhooks import mail
+from webhooks.receipts import ReceiptState, WebhookReceipt
+
+
+def arrived(number: int, **more: Any) -> MailArrived:
+    given: dict[str, Any] = {
+        "event_key": f"mail:box:INBOX:1:{number}", "message_id": f"<m{number}@example.com>", "from_address": "ana@example.com",
+        "from_name": "Ana", "to": ("box@example.test",), "cc": (), "reply_to": "", "subject": "Hello", "sent_at": None,
+        "in_reply_to": "", "references": (), "text": "Hi", "html": "<p>Hi</p>", "files": (), "automatic": "", "headers": {},
+        "raw": b"raw %d" % number,
+    }  # fmt: skip
+    return MailArrived(**{**given, **more})
+
+
+@pytest.fixture
+async def account(db: Database, clock: FixedClock) -> ChannelAccount:
+    return await db.write(
+        lambda tx: tx.add(
+            ChannelAccount(id="box", channel="email", name="Box", address="box@example.test", created_at=clock.now())
+        )
+    )
+
+
+async def fetch(
+    db: Database, clock: FixedClock, account: ChannelAccount, one: MailArrived | MailUnreadable, uid: int
+) -> str:
+    kept = await mail.keep(Store(), one, now=clock.now())
+    answer = await mail.take(db, clock, account, one, kept, {"uidvalidity": 1, "last_uid": uid})
+    async with db.reading() as tx:
+        assert (await accounts.get(tx, account.id)).cursor == {"uidvalidity": 1, "last_uid": uid}
+    return answer.outcome
+
+
+async def rows(db: Database, table: Any) -> list[Any]:
+    async with db.reading() as tx:
+        return list(await tx.all(select(table)))
+
+
+async def test_a_mail_is_taken_in_once_whatever_its_uid(
+    db: Database, clock: FixedClock, account: ChannelAccount
+) -> None:
+    assert await fetch(db, clock, account, arrived(1), 1) == "stored"
+    # After a change of UIDVALIDITY the same bytes come again under another key.
+    assert await fetch(db, clock, account, arrived(1, event_key="mail:box:INBOX:2:77"), 77) == "repeated"
+    (found,) = await rows(db, Interaction)
+    assert (found.channel, found.external_id) == ("email", "<m1@example.com>")
+    (receipt,) = await rows(db, WebhookReceipt)
+    assert (receipt.state, receipt.headers[mail.RAW]) == (ReceiptState.DONE, "mail/0")
+
+
+async def test_an_unreadable_mail_is_quarantined_and_the_next_follows(
+    db: Database, clock: FixedClock, account: ChannelAccount
+) -> None:
+    bad = MailUnreadable("mail:box:INBOX:1:1", "Its headers cannot be read.", 10, b"\x00bad")
+    assert await fetch(db, clock, account, bad, 1) == "quarantined"
+    assert await fetch(db, clock, account, arrived(2), 2) == "stored"
+    states = {receipt.state: receipt.error for receipt in await rows(db, WebhookReceipt)}
+    assert states == {ReceiptState.QUARANTINED: "Its headers cannot be read.", ReceiptState.DONE: ""}
+
+
+async def test_a_mail_whose_effects_fail_is_kept_and_made_good(
+    db: Database, clock: FixedClock, account: ChannelAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = router.mail_arrived
+
+    async def broken(*_: Any, **__: Any) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(router, "mail_arrived", broken)
+    assert await fetch(db, clock, account, arrived(1), 1) == "failed"
+    assert await rows(db, Interaction) == []
+    monkeypatch.setattr(router, "mail_arrived", real)
+    (receipt,) = await rows(db, WebhookReceipt)
+    kept = await mail.keep(Store(), arrived(1), now=clock.now(), raw_key=receipt.headers[mail.RAW])
+    assert (await mail.retry(db, clock, account, arrived(1), kept, receipt.id)).outcome == "stored"
+    assert (await mail.retry(db, clock, account, arrived(1), kept, receipt.id)).outcome == "repeated"
+    assert len(await rows(db, Interaction)) == 1
