@@ -14,6 +14,7 @@ import signal
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 
+from campaigns import checks as campaign_checks
 from crm_core import audit, leases, users
 from crm_core.db import DatabaseUnavailable, Tx
 from hub import jobs, mailboxes
@@ -207,9 +208,11 @@ class Background:
         async with runtime.db.reading(slow=True) as tx:
             wrong = await check_invariants(tx, now=now)
             owed = await receipts.count_states(tx)
+            unsent = await campaign_checks.check_invariants(tx, now=now)
         runtime.metrics.invariants.labels("router").set(len(wrong))
         runtime.metrics.invariants.labels("receipts").set(owed.get("quarantined", 0))
-        for sentence in wrong[:20]:
+        runtime.metrics.invariants.labels("campaigns").set(len(unsent))
+        for sentence in [*wrong, *unsent][:20]:
             log.error("invariant broken", what=sentence)
         if owed:
             log.warning("receipts not done", **owed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from campaigns import campaigns, counts, deliveries, imports, runner
+from campaigns import campaigns, checks, counts, deliveries, imports, runner
 from campaigns.campaigns import Campaign, CampaignState
 from campaigns.imports import ImportState, Recipient, RecipientImport
 from campaigns.sender import Sending
@@ -202,6 +202,8 @@ async def states(db: Database, campaign_id: str) -> dict[str, int]:
         kept = await counts.read(tx, campaign_id)
         true = await deliveries.count_rows(tx, campaign_id)
     assert kept == true, f"maintained {kept}, rows {true}"
+    async with db.reading() as tx:
+        assert await checks.check_invariants(tx, now=NOON) == []
     return kept
 
 

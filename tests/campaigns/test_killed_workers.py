@@ -25,8 +25,11 @@ from tests.campaigns.cast import mailbox, mobile
 from tests.campaigns.providers import CountingMailbox, CountingTwilio
 
 MANY = 1_000
-POINTS = ("sender.before_claim", "sender.after_claim", "sender.before_call", "sender.after_call", "sender.before_record",
-          "db.before_commit", "db.after_commit")  # fmt: skip
+# Where a worker dies, and at which passage at the latest: early enough that every life ends among the thousand.
+POINTS = {
+    "sender.before_claim": 2, "sender.after_claim": 2, "sender.before_call": 150, "sender.after_call": 150,
+    "sender.before_record": 8, "db.before_commit": 15, "db.after_commit": 15,
+}  # fmt: skip
 NOON = datetime(2026, 11, 18, 16, 0, tzinfo=UTC)
 
 
@@ -44,9 +47,8 @@ async def worker(url: str, campaign: str, account: str, port: int, now: datetime
 
 def fate(chance: random.Random) -> str:
     """Where a worker dies, and at which passage."""
-    point = chance.choice(POINTS)
-    often = 60 if point in ("sender.before_call", "sender.after_call") else 6
-    return f"{point}:{chance.randint(1, often)}"
+    point = chance.choice(list(POINTS))
+    return f"{point}:{chance.randint(1, POINTS[point])}"
 
 
 async def ordeal(
@@ -105,8 +107,10 @@ async def test_texts_survive_killed_workers(engine: str, request: pytest.Fixture
     async with CountingTwilio() as twilio:
         # On PostgreSQL a second worker goes on while the first is killed.
         many, workers = (MANY, 1) if engine == "sqlite" else (300, 2)
-        campaign, kills = await ordeal(db, url, "sms", twilio.port, wanted=4, many=many, workers=workers)
-        assert kills >= 2
+        campaign, kills = await ordeal(
+            db, url, "sms", twilio.port, wanted=4 if engine == "sqlite" else 2, many=many, workers=workers
+        )
+        assert kills >= (3 if engine == "sqlite" else 1)
         await judge(db, campaign, twilio.counts, kills, by_list=True, many=many)
     await db.close()
 
@@ -115,7 +119,7 @@ async def test_texts_survive_killed_workers(engine: str, request: pytest.Fixture
 async def test_mails_survive_killed_workers(sqlite_url: str) -> None:
     db = await cast.open_database(sqlite_url)
     async with CountingMailbox() as mailbox:
-        campaign, kills = await ordeal(db, sqlite_url, "email", mailbox.port, wanted=3)
-        assert kills >= 2
-        await judge(db, campaign, mailbox.counts, kills, by_list=False)
+        campaign, kills = await ordeal(db, sqlite_url, "email", mailbox.port, wanted=2, many=400)
+        assert kills >= 1
+        await judge(db, campaign, mailbox.counts, kills, by_list=False, many=400)
     await db.close()

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 import pytest
 
-from campaigns import call_lists, counts, lists
+from campaigns import call_lists, checks, counts, lists
 from campaigns.call_lists import CallList, EntryState, ListEntry
 from crm_core import consent
 from crm_core.addresses import Address
@@ -91,6 +91,7 @@ async def call(
 async def balanced(db: Database, row: CallList) -> dict[str, int]:
     async with db.reading() as tx:
         kept, true = await call_lists.progress(tx, row.id), await call_lists.count_entries(tx, row.id)
+        assert await checks.check_invariants(tx, now=cast.NOON) == []
     assert kept == true
     return kept
 

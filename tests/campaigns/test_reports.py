@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from campaigns import campaigns, counts, deliveries, explain, pacing, reconcile, reports, sender, unsubscribe
+from campaigns import campaigns, checks, counts, deliveries, explain, pacing, reconcile, reports, sender, unsubscribe
 from campaigns.campaigns import Campaign, CampaignState
 from campaigns.deliveries import ALLOWED, OPEN, RANK, TERMINAL, Delivery, DeliveryState
 from channels.contract import DeliveryReport
@@ -349,6 +349,20 @@ async def test_why_names_each_step(db: Database, noon: FixedClock) -> None:
     assert [line.check for line in told.lines[:4]] == ["audience", "forecast", "erased", "dead"]
     assert absent.got_it is False
     assert "Not in the file" in absent.lines[0].text
+
+
+async def test_the_minutes_check_names_what_is_wrong(db: Database, noon: FixedClock) -> None:
+    row, _, _ = await sent(db, noon)
+
+    async def spoil(tx: Tx) -> list[str]:
+        delta = counts.Delta(row.id)
+        delta.move("accepted", "planned")
+        await delta.write(tx)
+        return await checks.check_invariants(tx, now=noon.now())
+
+    wrong = await db.write(spoil)
+    assert any("is finished with rows planned" in one for one in wrong)
+    assert any("its rows are" in one for one in wrong)
 
 
 async def test_counts_are_read_as_sums_of_shards(db: Database) -> None:
