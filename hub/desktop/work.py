@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from aiohttp import web
 from sqlmodel import col, select
@@ -22,7 +22,8 @@ from hub.desktop.templating import part
 from hub.desktop.timeline import TimelineItem
 from hub.desktop.worklist import OfferCard, WorkList
 from hub.web import STAFF, Route, now_of, roles_of, runtime_of, user_of
-from routing.queues import EntryState, Queue, QueueEntry
+from routing.entries import DEFAULT_DISPOSITION
+from routing.queues import EntryState, Lane, Queue, QueueEntry
 
 WORKERS = frozenset({Role.AGENT, Role.TELEMARKETER, Role.SUPERVISOR})
 ID = "[0-9a-z]{26}"
@@ -154,11 +155,43 @@ async def held_entry(tx: Tx, conversation_id: str, user_id: str) -> QueueEntry |
     return found
 
 
+LATE = timedelta(minutes=10)
+
+
+async def late_entry(tx: Tx, conversation_id: str, user_id: str, *, now: datetime) -> QueueEntry | None:
+    """Work of the user whose wrap-up ran out a moment ago without an outcome: what they still type is not lost."""
+    found: QueueEntry | None = await tx.one(
+        select(QueueEntry)
+        .where(
+            QueueEntry.conversation_id == conversation_id,
+            QueueEntry.agent_id == user_id,
+            QueueEntry.state == EntryState.DONE,
+            QueueEntry.lane == Lane.LIVE,
+            col(QueueEntry.left_at) > now - LATE,
+        )
+        .order_by(col(QueueEntry.id).desc())
+        .limit(1)
+    )
+    if found is None:
+        return None
+    first = await interactions.get(tx, found.interaction_id)
+    return found if first.disposition in ("", DEFAULT_DISPOSITION) and first.agent_id == user_id else None
+
+
 async def wrapup_of(
-    tx: Tx, conversation: Conversation, user_id: str, *, opened: bool = False, error: str = "", **typed: str
+    tx: Tx,
+    conversation: Conversation,
+    user_id: str,
+    *,
+    now: datetime,
+    opened: bool = False,
+    error: str = "",
+    **typed: str,
 ) -> WrapUp:
     """The wrap-up panel of a conversation."""
     entry = await held_entry(tx, conversation.id, user_id)
+    if entry is None:
+        entry = await late_entry(tx, conversation.id, user_id, now=now)
     notes = typed.get("notes", "")
     if entry is not None and not notes:
         first = await interactions.get(tx, entry.interaction_id)
@@ -168,7 +201,7 @@ async def wrapup_of(
         entry=entry, choices=await dispositions(tx, "queue") if entry else [], number=number, error=error,
         disposition=typed.get("disposition", ""), notes=notes, next_step=typed.get("next_step", ""),
         due=typed.get("due", ""), conversation_id=conversation.id,
-        open=opened or bool(error) or bool(entry and entry.state == EntryState.WRAPUP),
+        open=opened or bool(error) or bool(entry and entry.state in (EntryState.WRAPUP, EntryState.DONE)),
     )  # fmt: skip
 
 
@@ -190,11 +223,11 @@ async def composer_of(tx: Tx, conversation: Conversation, user_id: str, *, error
     )  # fmt: skip
 
 
-async def pane_of(tx: Tx, conversation: Conversation, user_id: str) -> Pane:
+async def pane_of(tx: Tx, conversation: Conversation, user_id: str, *, now: datetime) -> Pane:
     """Everything about one conversation."""
     account = await accounts.get(tx, conversation.account_id)
     person = await people.pane_of_conversation(tx, conversation)
-    wrapup = await wrapup_of(tx, conversation, user_id)
+    wrapup = await wrapup_of(tx, conversation, user_id, now=now)
     entry = wrapup.entry
     queue = ""
     if conversation.queue_id:
@@ -229,7 +262,7 @@ async def show_work(request: web.Request) -> web.StreamResponse:
         work = await worklist.read(tx, user.id, now=now, current=wanted)
         pane = None
         if wanted:
-            pane = await pane_of(tx, await rights.conversation(tx, user, wanted), user.id)
+            pane = await pane_of(tx, await rights.conversation(tx, user, wanted), user.id, now=now)
     return await render(request, "work/page.html", WorkPage(work=work, pane=pane))
 
 
@@ -269,7 +302,9 @@ async def show_wrapup(request: web.Request) -> web.StreamResponse:
     """The wrap-up panel; empty when there is nothing to finish."""
     async with runtime_of(request).db.reading() as tx:
         conversation = await rights.conversation(tx, user_of(request), request.match_info["conversation"])
-        wrapup = await wrapup_of(tx, conversation, user_of(request).id, opened="open" in request.query)
+        wrapup = await wrapup_of(
+            tx, conversation, user_of(request).id, now=now_of(request), opened="open" in request.query
+        )
     return part(request, "work/wrapup.html", wrapup)
 
 

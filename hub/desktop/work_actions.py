@@ -21,7 +21,7 @@ from hub.desktop.templating import html, part, reader_of, respond, told
 from hub.desktop.work import ID, WORKERS, WorkPage
 from hub.i18n import Reader
 from hub.web import STAFF, Route, now_of, runtime_of, user_of
-from routing import callbacks, desk, gate, replies
+from routing import callbacks, desk, entries, gate, replies
 from routing.queues import QueueEntry
 
 PICKED = 8
@@ -155,9 +155,9 @@ async def finish(request: web.Request) -> web.StreamResponse:
 
     async def unit(tx: Tx) -> None:
         conversation = await rights.conversation(tx, user, wanted)
-        entry = await work.held_entry(tx, wanted, user.id)
-        if entry is None or entry.id != form.get("entry"):
-            raise Conflict("This work is finished already.")
+        entry = await entries.get(tx, form.get("entry", ""))
+        if entry.conversation_id != wanted or entry.agent_id != user.id:
+            raise Conflict("This is not your work.")
         if not disposition:
             raise Invalid("Choose how it ended.")
         if next_step:
@@ -172,12 +172,12 @@ async def finish(request: web.Request) -> web.StreamResponse:
         async with db.reading() as tx:
             conversation = await _conversation(request, tx)
             panel = await work.wrapup_of(
-                tx, conversation, user.id, opened=True, error=reader.gettext(error.message), disposition=disposition,
+                tx, conversation, user.id, now=now, opened=True, error=reader.gettext(error.message), disposition=disposition,
                 notes=notes, next_step=next_step, due=due,
             )  # fmt: skip
         return part(request, "work/wrapup.html", panel, status=422)
     async with db.reading() as tx:
-        panel = await work.wrapup_of(tx, await _conversation(request, tx), user.id)
+        panel = await work.wrapup_of(tx, await _conversation(request, tx), user.id, now=now)
     return part(request, "work/wrapup.html", panel, headers={"HX-Trigger": "said"})
 
 

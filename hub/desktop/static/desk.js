@@ -52,12 +52,22 @@ function markPlace() {
   });
 }
 
+// A field that wants the focus gets it once, when it appears, and never from somebody who is typing.
+const focused = new WeakSet();
+
+function focusOnce(element) {
+  if (focused.has(element)) return;
+  focused.add(element);
+  const typing = document.activeElement?.matches("textarea, input") && document.activeElement.value;
+  if (!typing) element.focus({ preventScroll: true });
+}
+
 function settle(root) {
   tick();
   each("[data-scroll-end]", (element) => {
     element.scrollTop = element.scrollHeight;
   });
-  each("[autofocus]", (element) => element.focus({ preventScroll: true }), root);
+  each("[autofocus]", focusOnce, root);
   each("[data-toast]", (element) => toast(element), root);
 }
 
