@@ -152,11 +152,25 @@ class Desk:
         shown = re.compile(rf"(^| ){word}( |$)")
         await expect(self.page.locator("html")).to_have_attribute("data-phone-words", shown, timeout=within_s * 1000)
 
+    async def close_conversation(self) -> None:
+        """Put the conversation away for good."""
+        await self.page.get_by_role("button", name="More").click()
+        await self.page.get_by_role("button", name="Close the conversation").click()
+        await expect(self.page.locator("#worklist")).to_contain_text("Nothing in hand")
+
+    async def has_nothing(self) -> bool:
+        """Whether no work is with this person any more."""
+        return not self.hub.rows(
+            "SELECT 1 FROM queue_entries e JOIN users u ON u.id = e.agent_id WHERE u.login = ?"
+            " AND e.state IN ('offered', 'connected', 'wrapup')",
+            self.login,
+        )
+
     async def wrap_up(self, letters: str, note: str = "") -> None:
         """Dispose by two letters, write a note, finish: without a mouse."""
         pick = self.page.locator("[data-pick=disposition]:visible")
         await expect(pick).to_be_focused()
-        await self.page.keyboard.type(letters)
+        await pick.press_sequentially(letters)
         await expect(self.page.locator("input[name=disposition]:checked")).to_have_count(1)
         if note:
             await self.page.locator("#wrapup textarea[name=notes]").fill(note)

@@ -1,0 +1,79 @@
+"""Journey 5: the web form sent twice, by a double click and by a program: one lead, one offer, on the screen in seconds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from playwright.async_api import expect
+
+from tests.journeys.cast import Cast, Desk, picture, until
+
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(120)]
+
+
+async def test_a_double_click_makes_one_lead_and_one_offer(cast: Cast) -> None:
+    amy = await cast.at_desk("amy")
+    await amy.available()
+    visitor = await cast.pages(f"{cast.hub.url}/forms/website", context=await cast.pages.context())
+    await visitor.get_by_label("Your name").fill("Nora Newcomer")
+    await visitor.get_by_label("E-mail", exact=True).fill("nora@example.com")
+    await visitor.get_by_label("Phone").fill("+44 20 7946 0551")
+    await visitor.get_by_label("What is it about?").select_option("A repair")
+    await visitor.get_by_label("Your message").fill("=cmd|' /C calc'!A0 <img src=x onerror=alert(1)>")
+    await picture(visitor, "5-form")
+    began = time.monotonic()
+    await visitor.get_by_role("button", name="Send").dblclick()
+    await expect(amy.offer).to_contain_text("Nora Newcomer")
+    took = time.monotonic() - began
+    await picture(amy.page, "5-offer")
+    assert took < 5, f"{took:.1f} s from the post to the offer"
+    await expect(visitor.get_by_role("status")).to_contain_text("Thank you")
+
+    await amy.press("a")
+    await expect(amy.timeline).to_contain_text("<img src=x onerror=alert(1)>")
+    await one_of_each(cast, "nora@example.com", "+442079460551")
+    await done(amy)
+
+
+async def test_a_program_that_posts_twice_makes_one_lead_and_one_offer(cast: Cast) -> None:
+    amy = await cast.at_desk("amy")
+    await amy.available()
+    post = {"name": "Otto Once", "email": "otto@example.com", "phone": "+442079460552", "topic": "A new bicycle"}
+
+    async def send() -> int:
+        async with cast.outside.http.post(f"{cast.hub.url}/webhooks/forms/website", json=post) as answer:
+            return answer.status
+
+    began = time.monotonic()
+    assert set(await asyncio.gather(send(), send())) <= {200, 201, 202}
+    await expect(amy.offer).to_contain_text("Otto Once")
+    assert time.monotonic() - began < 5
+    assert await send() in {200, 201, 202}
+    await one_of_each(cast, "otto@example.com", "+442079460552")
+    await amy.press("a")
+    await expect(amy.timeline).to_contain_text("A new bicycle")
+    await expect(amy.page.get_by_role("button", name="Call", exact=False).first).to_be_visible()
+    await done(amy)
+
+
+async def one_of_each(cast: Cast, mail: str, number: str) -> None:
+    """One contact, one lead, one interaction, one offer."""
+    leads = cast.hub.rows(
+        "SELECT id FROM leads WHERE contact_id IN (SELECT l.contact_id FROM contact_points p JOIN contact_links l"
+        " ON l.point_id = p.id WHERE p.value IN (?, ?))", mail, number,
+    )  # fmt: skip
+    touches = cast.hub.rows("SELECT id, entry_id FROM interactions WHERE from_address = ?", number)
+    assert len(leads) == len(touches) == 1
+    offers = cast.hub.rows("SELECT id, state FROM offers WHERE entry_id = ?", touches[0]["entry_id"])
+    assert len(offers) == 1, offers
+
+
+async def done(desk: Desk) -> None:
+    """Finish the enquiry and go home."""
+    await desk.press("w")
+    await desk.wrap_up("re")
+    await desk.close_conversation()
+    await desk.activity("Offline")
+    await until(desk.has_nothing)
