@@ -24,7 +24,9 @@ function wake(element) {
   if (waiting.has(element)) return;
   waiting.set(element, setTimeout(() => {
     waiting.delete(element);
-    if (element.isConnected) element.dispatchEvent(new CustomEvent("live"));
+    // A menu that somebody has open is not pulled away under their hand; its news waits until it is shut.
+    if (element.querySelector(".dropdown-menu.show")) wake(element);
+    else if (element.isConnected) element.dispatchEvent(new CustomEvent("live"));
   }, GATHER_MS));
 }
 

@@ -1,0 +1,96 @@
+"""The desktop in a real Chromium: no fault that axe knows, no console complaint, no sideways scrolling, in both themes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.async_api import Page
+
+from hub.demo import PASSWORD
+from tests.browser.conftest import PageFactory
+from tests.journeys.hub_process import HubProcess
+
+AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
+PAGES = {
+    "ada": [
+        "/desk/work", "/desk/contacts", "/desk/contacts/new", "/desk/callbacks", "/desk/leads", "/desk/lists", "/desk/lists/new",
+        "/desk/campaigns", "/desk/campaigns/new", "/desk/wallboard", "/desk/search?q=ana", "/desk/profile", "/desk/patterns",
+        "/desk/admin", "/desk/admin/queues", "/desk/admin/users", "/desk/admin/users/new", "/desk/admin/accounts",
+        "/desk/admin/flows", "/desk/admin/dispositions", "/desk/admin/tokens", "/desk/admin/audit",
+    ],
+}  # fmt: skip
+# One of each noun: looked up in the hub's own rows.
+ROWS = {
+    "/desk/contacts/": "SELECT id FROM contacts LIMIT 1",
+    "/desk/leads/": "SELECT id FROM leads LIMIT 1",
+    "/desk/admin/queues/": "SELECT id FROM queues LIMIT 1",
+    "/desk/admin/users/": "SELECT id FROM users LIMIT 1",
+}
+THREADS = "SELECT conversation_id AS id FROM interactions WHERE channel = ? ORDER BY id DESC LIMIT 1"
+
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[HubProcess]:
+    """A whole hub with its demo company."""
+    folder = Path(tempfile.mkdtemp(prefix="hub-l-"))
+    hub = HubProcess(folder / "var")
+    hub.start()
+    yield hub
+    hub.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def paths(hub: HubProcess) -> list[str]:
+    """Every kind of page there is."""
+    found = list(PAGES["ada"])
+    found += [path + hub.rows(sql)[0]["id"] for path, sql in ROWS.items()]
+    found += ["/desk/work/" + hub.rows(THREADS, channel)[0]["id"] for channel in ("voice", "sms", "email", "webform")]
+    return found
+
+
+async def log_in(page: Page, hub: HubProcess, login: str) -> None:
+    await page.goto(hub.url + "/login")
+    await page.get_by_label("Login").fill(login)
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.get_by_role("button", name="Log in").click()
+    await page.wait_for_url("**/desk/**")
+
+
+async def faults(page: Page) -> list[str]:
+    """What axe finds: rule, element."""
+    await page.evaluate(AXE.read_text())
+    found = await page.evaluate(
+        "axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa']}).then(r => r.violations"
+        ".flatMap(v => v.nodes.map(n => v.id + ' ' + n.target.join(' ') + ' ' + (n.any[0]?.message ?? ''))))"
+    )
+    return [str(fault) for fault in found]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+async def test_no_page_has_a_fault_that_axe_knows(house: HubProcess, page_factory: PageFactory, theme: str) -> None:
+    context = await page_factory.context()
+    page = await context.new_page()
+    await page.emulate_media(color_scheme="dark" if theme == "dark" else "light", reduced_motion="reduce")
+    await page.set_viewport_size({"width": 1280, "height": 800})
+    found: dict[str, list[str]] = {}
+    await page.goto(house.url + "/login")
+    found["/login"] = await faults(page)
+    await log_in(page, house, "ada")
+    for path in paths(house):
+        await page.goto(house.url + path)
+        await page.wait_for_function("document.documentElement.dataset.bsTheme")
+        found[path] = await faults(page)
+        wide = await page.evaluate("document.documentElement.scrollWidth > innerWidth")
+        if wide:
+            found[path].append("scrolls sideways")
+        if folder := os.environ.get("DESK_PICTURES"):
+            await page.screenshot(path=f"{folder}/{path.strip('/').replace('/', '_').split('?')[0]}-{theme}.png")
+    wrong = sorted({f"{fault} ({path})" for path, told in found.items() for fault in told})
+    assert not wrong, "\n".join(wrong)
