@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 import aiohttp
 from playwright.async_api import Locator, Page, expect
+from playwright.async_api import TimeoutError as PlaywrightTimeout
 
 from tests.browser.conftest import PageFactory
 from tests.journeys.hub_process import HubProcess
@@ -108,8 +109,19 @@ class Desk:
     async def activity(self, word: str) -> None:
         """Choose an activity and see it stand there."""
         button = self.page.locator("#activity-button")
-        await button.click()
-        await self.page.locator("#activity .dropdown-menu").get_by_role("button", name=word).first.click()
+        wanted = self.page.locator("#activity .dropdown-menu").get_by_role("button", name=word).first
+
+        async def chosen() -> bool:
+            # The server's news may draw the control anew between the two clicks: then it is opened again.
+            if not await wanted.is_visible():
+                await button.click()
+            try:
+                await wanted.click(timeout=1_000)
+            except PlaywrightTimeout:
+                return False
+            return True
+
+        await until(chosen)
         await expect(button).to_contain_text(word)
 
     async def available(self) -> None:
