@@ -179,10 +179,9 @@ async def may_contact(
     def no(rule: str, reason: str, until: datetime | None = None) -> Verdict:
         return Verdict(False, rule, reason, until, checked, purpose)
 
-    if "erased" in bound:
+    if "erased" in bound and contact is not None and contact.erased_at is not None:
         checked.append("erased")
-        if contact is not None and contact.erased_at is not None:
-            return no("erased", "This person asked to be forgotten.")
+        return no("erased", "This person asked to be forgotten.")
     for rule, sentence in _BY_SUPPRESSION:
         if rule not in bound and not (rule == "opt_out" and "opt_out_all" in bound):
             continue

@@ -29,6 +29,8 @@ class UnknownFault(ValueError):
 
 @dataclass
 class Fault:
+    """One thing that goes wrong, how often and where."""
+
     kind: str
     next: int = 0
     probability: float = 0.0

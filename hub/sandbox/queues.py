@@ -14,12 +14,16 @@ DEFAULT_MAX_SIZE = 1000
 
 @dataclass(eq=False)
 class Member:
+    """One call waiting in a queue."""
+
     leg: Leg
     entered_at: datetime
 
 
 @dataclass(eq=False)
 class Queue:
+    """One provider queue and who waits in it."""
+
     sid: str
     friendly_name: str
     created_at: datetime

@@ -69,6 +69,8 @@ class Call:
 
 @dataclass(eq=False)
 class Message:
+    """One text message, in or out."""
+
     sid: str
     from_: str
     to: str
@@ -88,6 +90,8 @@ class Message:
 
 @dataclass(eq=False)
 class Recording:
+    """One recording of a call or conference."""
+
     sid: str
     call_sid: str
     source: str

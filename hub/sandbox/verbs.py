@@ -62,6 +62,8 @@ async def pause_verb(exchange: Exchange, leg: Leg, element: ET.Element, document
 
 @dataclass
 class Gathered:
+    """What a Gather heard: keys, speech, or nothing."""
+
     digits: str = ""
     speech: str = ""
     ended: bool = False
