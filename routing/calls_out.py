@@ -43,6 +43,10 @@ async def start_call(
     Conflict while the agent has other live work.
     """
     account = await accounts.get(tx, account_id)
+    if account.channel != VOICE:
+        raise Invalid("A call goes out from one of our phone numbers.")
+    if contact_id is not None:
+        contact_id = (await contacts.get(tx, contact_id)).id
     entry = await _held(tx, agent_id, callback_id)
     window = None
     if callback_id is None and entry is not None:
@@ -51,6 +55,9 @@ async def start_call(
         promise = await callbacks.lock(tx, callback_id)
         if promise.state not in callbacks.OPEN:
             raise Conflict("This callback is over already.")
+        if promise.number_e164 != address.value:
+            # A promise opens the gate for the number it was made to, and for no other.
+            raise Invalid("This callback was promised to another number.")
         purpose = Purpose.REQUESTED_CALLBACK
         if promise.until_at is not None:
             window = (promise.due_at, promise.until_at)
