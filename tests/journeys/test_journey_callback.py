@@ -16,7 +16,7 @@ async def test_an_unknown_caller_gets_a_contact_while_talking(cast: Cast) -> Non
     amy = await cast.at_desk("amy")
     await amy.available()
     sid = await cast.outside.call(UNKNOWN)
-    await expect(amy.offer).to_contain_text("not known yet")
+    await expect(amy.offer).to_contain_text("+44 20 7946 0561")
     await amy.press("a")
     await amy.in_call()
     person = amy.page.locator("#person")
@@ -25,7 +25,7 @@ async def test_an_unknown_caller_gets_a_contact_while_talking(cast: Cast) -> Non
     await person.get_by_role("button", name="Create contact").click()
     await expect(person.get_by_role("link", name="Uma Unknown")).to_be_visible()
     await expect(person).to_contain_text("Umbrella Repairs")
-    await amy.in_call()  # and the call went on meanwhile
+    await expect(amy.timeline).to_contain_text("talking now")  # and the call went on meanwhile
     await picture(amy.page, "2-contact-made")
 
     await cast.outside.act(sid, "hangup")
@@ -51,8 +51,8 @@ async def test_a_caller_who_waits_is_called_back_in_their_place(cast: Cast) -> N
     # Nobody is free. One waits before them, so that there is a place to be told.
     ahead = await cast.outside.call(BUSY)
     sid = await cast.outside.call(PATIENT)
-    await until(lambda: was_said(cast, sid, "number 2"), told="the position was never told")
-    await until(lambda: was_said(cast, sid, "press 1"))
+    await hears(cast, sid, "You are number 2")
+    await hears(cast, sid, "Press 1")
     await cast.outside.act(sid, "digits", digits="1")
     await until(lambda: is_over(cast, sid), within_s=30)
     assert "call you back" in (await cast.outside.heard(sid)).lower()
@@ -83,13 +83,24 @@ async def offer_callbacks_at_once(cast: Cast) -> None:
     """The administrator has the support queue offer callbacks from the first second."""
     ada = await cast.at_desk("ada", "/desk/admin/queues")
     await ada.page.get_by_role("link", name="Support").first.click()
-    await ada.page.get_by_label("Offer a callback after").fill("0")
+    await ada.page.get_by_label("Callback offered after").fill("0")
     await ada.page.get_by_role("button", name="Save").click()
     await ada.page.context.close()
 
 
-async def was_said(cast: Cast, sid: str, words: str) -> bool:
-    return words in (await cast.outside.heard(sid)).lower()
+async def hears(cast: Cast, sid: str, words: str) -> None:
+    """Wait until this was said to the caller."""
+    said = ""
+
+    async def told() -> bool:
+        nonlocal said
+        said = await cast.outside.heard(sid)
+        return words in said
+
+    try:
+        await until(told)
+    except AssertionError:
+        raise AssertionError(f"never said {words!r}; heard: {said}") from None
 
 
 async def is_over(cast: Cast, sid: str) -> bool:
