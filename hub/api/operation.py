@@ -250,7 +250,7 @@ def openapi(operations: list[Operation], *, server: str) -> dict[str, Any]:
             "operationId": op.run.__name__,
             "tags": op.tags,
             "security": [{"token": [op.scope]}],
-            "parameters": [*_path_parameters(op), *_query_parameters(op)],
+            "parameters": [*_path_parameters(op), *_query_parameters(op, schemas)],
             "responses": _responses(op, schemas),
         }
         if op.method == "POST":
@@ -331,8 +331,9 @@ def _path_parameters(op: Operation) -> list[dict[str, Any]]:
     return [{"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in names]
 
 
-def _query_parameters(op: Operation) -> list[dict[str, Any]]:
-    described = op.query.model_json_schema()
+def _query_parameters(op: Operation, schemas: dict[str, Any]) -> list[dict[str, Any]]:
+    described = op.query.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(described.pop("$defs", {}))
     required = described.get("required", [])
     return [
         {"name": name, "in": "query", "required": name in required, "schema": schema}

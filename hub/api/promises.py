@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import Field
 
-from crm_core import leads
+from crm_core import contacts, leads
 from crm_core.addresses import phone
 from crm_core.db import Tx
-from crm_core.errors import Conflict, NotFound
+from crm_core.errors import Conflict, Invalid, NotFound
 from crm_core.leads import Lead, LeadStage
 from crm_core.users import Role
 from hub import rights
@@ -132,22 +132,27 @@ async def create_callback(call: Call[Nothing, CallbackIn]) -> CallbackShown:
     """One open promise per number and queue: a second one joins the first."""
     body = call.body
     to = phone(body.number, country=body.country)
-    made = await call.runtime.db.write(
-        lambda tx: callbacks.request(
+    if body.until_at is not None and body.until_at <= max(body.due_at, call.now):
+        raise Invalid("The promised time is over before it begins.", fields={"until_at": "must be later"})
+
+    async def unit(tx: Tx) -> CallbackShown:
+        contact_id = (await contacts.get(tx, body.contact_id)).id if body.contact_id is not None else None
+        made = await callbacks.request(
             tx,
             number=to,
             queue_id=body.queue_id,
             due_at=body.due_at,
             origin="api",
             now=call.now,
-            contact_id=body.contact_id,
+            contact_id=contact_id,
             owner_id=call.user.id if body.mine else None,
             until_at=body.until_at,
             note=body.note,
             created_by=call.user.id,
         )
-    )
-    return shown_callback(made)
+        return shown_callback(made)
+
+    return await call.runtime.db.write(unit)
 
 
 @operation(

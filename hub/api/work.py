@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 from sqlmodel import select
@@ -17,6 +17,7 @@ from hub import rights
 from hub.api.operation import Call, Nothing, Operation, Shown, Strict, operation
 from routing import agents, desk, offers, queues
 from routing.agents import Activity
+from routing.offers import OfferState
 
 AGENTS = frozenset({Role.AGENT, Role.TELEMARKETER})
 READERS = AGENTS | {Role.SUPERVISOR, Role.ADMIN}
@@ -85,7 +86,7 @@ class CallIn(Strict):
     number: str = Field(max_length=50)
     account_id: str = Field(max_length=40, description="our number to call from")
     country: str = Field("", max_length=2)
-    purpose: Purpose = Purpose.SERVICE
+    purpose: Literal["service", "transactional", "telemarketing"] = "service"
     contact_id: str | None = Field(None, max_length=40)
     callback_id: str | None = Field(None, max_length=40)
 
@@ -175,7 +176,8 @@ async def accept_offer(call: Call[Nothing, Nothing]) -> Accepted:
     offer = await call.runtime.db.write(
         lambda tx: desk.accept(tx, call.path["id"], agent_id=call.user.id, now=call.now)
     )
-    return Accepted(offer=offer.id, nonce=offer.nonce, state=offer.state)
+    nonce = offer.nonce if offer.state == OfferState.ACCEPTING else ""
+    return Accepted(offer=offer.id, nonce=nonce, state=offer.state)
 
 
 @operation("POST", "/api/v1/offers/{id}/refuse", "Refuse an offer", scope="work:write", roles=AGENTS, answer=None)
@@ -213,7 +215,7 @@ async def start_call(call: Call[Nothing, CallIn]) -> CallStarted:
             tx,
             agent_id=call.user.id,
             address=to,
-            purpose=body.purpose,
+            purpose=Purpose(body.purpose),
             account_id=body.account_id,
             now=call.now,
             contact_id=body.contact_id,

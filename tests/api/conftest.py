@@ -93,7 +93,7 @@ class House:
         from channels.contract import MessageArrived
 
         event = MessageArrived(
-            external_id=f"SM{number:032x}", from_address=sender, to_address=SENDER, from_raw=sender, to_raw=SENDER,
+            external_id=f"SM{number:032x}", from_raw=sender, to_raw=SENDER,
             body=words, media=(), opt_out="STOP" if words == "STOP" else "", event_key=f"sms:{number}", raw={},
         )  # fmt: skip
         await self.runtime.db.write(lambda tx: router.message_arrived(tx, event, now=self.runtime.clock.now()))
@@ -105,9 +105,7 @@ class House:
         await engine.tick(self.runtime.db, clock=self.runtime.clock, holder="test")
 
 
-async def client(
-    url: str, http: aiohttp.ClientSession, runtime: Runtime, user: User, scopes: Iterable[str]
-) -> Client:
+async def client(url: str, http: aiohttp.ClientSession, runtime: Runtime, user: User, scopes: Iterable[str]) -> Client:
     """Somebody's token."""
     _, secret = await runtime.db.write(
         lambda tx: users.create_token(
@@ -124,8 +122,9 @@ STAFF = {
 
 
 async def furnish(runtime: Runtime) -> tuple[dict[str, User], str]:
-    """One queue `q` served by amy, one account per channel, one contact."""
-    now = runtime.clock.now()
+    """One queue `q` served by amy, one account per channel, one contact; late morning where she is."""
+    assert isinstance(runtime.clock, FixedClock)
+    now = runtime.clock.tick(6 * 3600)
 
     async def unit(tx: Any) -> tuple[dict[str, User], str]:
         people = {
