@@ -141,7 +141,7 @@ async def _card(tx: Tx, offer: Offer, entry: QueueEntry) -> OfferCard:
     match = interaction.match if interaction else {}
     said = (interaction.subject or interaction.body.split("\n", 1)[0]) if interaction else ""
     return OfferCard(
-        id=offer.id, state=str(offer.state), live=bool(interaction and "room" in interaction.data), channel=entry.kind,
+        id=offer.id, state=str(offer.state), live=entry.kind == "voice", channel=entry.kind,
         deadline_at=offer.deadline_at, name=contact.name if contact else "", number=number,
         level=str(match.get("level", "unknown")), certainty=int(match.get("certainty", 0)),
         match_reason=str(match.get("reason", "")), queue=queue.name if queue else "", why_called=said[:160],

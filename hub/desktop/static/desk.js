@@ -165,7 +165,8 @@ document.addEventListener("hub:phone", ({ detail: { call } }) => {
   if (id && id !== callShown && ["joining", "ringing", "live"].includes(call.line)) {
     callShown = id;
     const here = document.querySelector("[data-shows-call]")?.dataset.showsCall;
-    if (here !== id) globalThis.htmx.ajax("GET", `/desk/work/call/${encodeURIComponent(id)}`, { target: "#page", push: "true" });
+    // A telemarketer's page shows its own call.
+    if (here !== id && !document.querySelector("[data-keeps-call]")) globalThis.htmx.ajax("GET", `/desk/work/call/${encodeURIComponent(id)}`, { target: "#page", push: "true" });
   }
   if (!id) callShown = null;
 });
