@@ -223,6 +223,16 @@ async def composer_of(tx: Tx, conversation: Conversation, user_id: str, *, error
     )  # fmt: skip
 
 
+async def _call_of(tx: Tx, entry: QueueEntry) -> str:
+    """The call that the agent is in for this work; empty while a promised one is still to be dialled."""
+    if entry.lane != Lane.LIVE or entry.state != EntryState.CONNECTED:
+        return ""
+    if entry.kind in ("voice", "outbound"):
+        return entry.interaction_id
+    calls = await interactions.list_entry(tx, entry.id)
+    return next((c.id for c in calls if c.direction == "outbound" and "room" in c.data and c.state != "ended"), "")
+
+
 async def pane_of(tx: Tx, conversation: Conversation, user_id: str, *, now: datetime) -> Pane:
     """Everything about one conversation."""
     account = await accounts.get(tx, conversation.account_id)
@@ -232,12 +242,11 @@ async def pane_of(tx: Tx, conversation: Conversation, user_id: str, *, now: date
     queue = ""
     if conversation.queue_id:
         queue = await tx.one(select(Queue.name).where(Queue.id == conversation.queue_id)) or ""
-    live = entry is not None and entry.lane == "live" and entry.state == EntryState.CONNECTED
     return Pane(
         conversation=conversation, title=person.contact.name if person.contact else "", channel=conversation.channel,
         account=account.name or account.address, queue=queue,
         mine=entry is not None or conversation.assigned_user_id == user_id,
-        call_id=entry.interaction_id if entry is not None and live else "",
+        call_id=await _call_of(tx, entry) if entry is not None else "",
         waiting_since=entry.first_arrival_at if entry else None,
         items=await timeline.read(tx, conversation), composer=await composer_of(tx, conversation, user_id),
         wrapup=wrapup, person=person,

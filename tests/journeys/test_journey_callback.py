@@ -64,11 +64,14 @@ async def test_a_caller_who_waits_is_called_back_in_their_place(cast: Cast) -> N
     await ben.available()
     await expect(ben.offer).to_contain_text("Callback", timeout=40_000)
     await picture(ben.page, "2-callback-offered")
-    outside = await cast.outside_page()
     await ben.press("a")
+    await expect(ben.page.locator(".pane-head h1")).to_contain_text("+44 20 7946 0562")
+    await ben.press("d")
+    await picture(ben.page, "2-dialling")
     await answer(cast, PATIENT)
     await ben.in_call()
-    await expect(ben.callbar).to_be_visible()
+    await expect(ben.timeline).to_contain_text("talking now")
+    await picture(ben.page, "2-calling-back")
     await ben.press("e")
     await ben.no_call()
     await ben.wrap_up("re")
@@ -76,7 +79,6 @@ async def test_a_caller_who_waits_is_called_back_in_their_place(cast: Cast) -> N
     ended = cast.hub.rows("SELECT state FROM callbacks WHERE number_e164 = ?", PATIENT)
     assert [row["state"] for row in ended] == ["reached"]
     await ben.activity("Offline")
-    await outside.close()
 
 
 async def offer_callbacks_at_once(cast: Cast) -> None:
