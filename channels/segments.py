@@ -1,7 +1,7 @@
 """How many text messages a text costs: GSM-7 or UCS-2, units and parts. Shown before sending, and counted by campaigns.
 
 Sources: 3GPP TS 23.038 (alphabet and extension table), TS 23.040 (concatenation header of 6 octets); Twilio, "What the
-heck is a segment?", read 2026-11.
+heck is a segment?", copy seen 2026-11-21.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Text messages through Twilio: what arrives, what became of ours, and sending one.
 
-Sources (Twilio docs, read 2026-11): "Messaging webhooks", "Message resource", "Track outbound message status",
-"Advanced opt-out". Creating a message is not idempotent there: after an unclear end it is examined, never repeated.
+Sources: Twilio's "Outbound message status in status callbacks" and "Advanced Opt-Out" (copies seen 2026-11-21); "Messaging
+webhooks" and "Message resource" as of the knowledge notes, unconfirmed. Creating a message is not idempotent there:
+after an unclear end it is examined, never repeated.
 """
 
 from __future__ import annotations

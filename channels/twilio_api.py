@@ -1,6 +1,7 @@
 """What voice and SMS share of Twilio: settings, the one client, signatures of webhooks, strict reading of their forms.
 
-Provider facts: Twilio docs "Webhooks security" and "Access tokens", read 2026-11. Decides nothing: what Twilio says
+Provider facts: Twilio's "Access tokens" (copy seen 2026-11-21); signatures as the official library makes them, whose
+validator the tests compare with. Decides nothing: what Twilio says
 becomes a ChannelError (channels/twilio_errors.py) or a plain value.
 """
 
@@ -296,8 +297,8 @@ class TwilioApi:
 def phone_token(settings: TwilioSettings, identity: str, *, ttl_s: int = 3600) -> str:
     """An access token for a browser phone that may connect to our TwiML App, and nothing else. At most 24 hours.
 
-    No incoming calls: an accepted offer is fetched by the tab (DESIGN.md 6), so nothing rings by itself. Twilio docs,
-    "Access tokens", read 2026-11.
+    No incoming calls: an accepted offer is fetched by the tab (DESIGN.md 6), so nothing rings by itself. Twilio,
+    "Access tokens", copy seen 2026-11-21.
     """
     from twilio.jwt.access_token import AccessToken
     from twilio.jwt.access_token.grants import VoiceGrant

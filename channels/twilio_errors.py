@@ -1,7 +1,8 @@
 """What Twilio's errors mean: one table from its codes to our ChannelErrors, and one rule for what happens on the wire.
 
-Sources: Twilio docs "API error and warning dictionary" and "Message delivery: error codes", read 2026-11. Their texts
-change, their numbers do not; a number that is not listed falls into the default class of its HTTP status.
+Sources: Twilio's error pages; 30022, 30410 and 63038 (copies seen 2026-11-21), the rest as of the knowledge notes,
+unconfirmed. Twilio splits codes over the years (its changelog of 2024-07-10: parts of 21211, 21212, 21606 and 21614 got
+codes of their own), so a number that is not listed falls into the default class of its HTTP status.
 """
 
 from __future__ import annotations

@@ -1,12 +1,14 @@
 """The only renderer of call-flow steps: Step values in, TwiML out. Nothing a stranger typed can become a verb here.
 
-Sources (Twilio docs, read 2026-11): "TwiML for Programmable Voice", one page per verb. Requests that follow are POST.
+Sources: Twilio's pages on Say, Conference, Enqueue and Leave (copies seen 2026-11-21); those on the other verbs as of the
+knowledge notes, unconfirmed. Requests that follow are POST.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from urllib.parse import quote_plus
 from xml.sax.saxutils import escape, quoteattr
 
 from channels.steps import (
@@ -31,8 +33,8 @@ UNSPEAKABLE = re.compile(
     "[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef"
     "\ufffe\uffff]"
 )
-# Language (BCP 47) -> Twilio's code and voice for speaking, and its code for listening. "Text-to-speech: available
-# voices and languages" and "Gather: languages", read 2026-11.
+# Language (BCP 47) -> Twilio's code and voice for speaking, and its code for listening. From Twilio's
+# "available voices and languages" and "Gather: languages" as of the knowledge notes; unconfirmed.
 VOICES: Mapping[str, tuple[str, str, str]] = {
     "en-gb": ("en-GB", "Polly.Amy-Neural", "en-GB"),
     "en-us": ("en-US", "Polly.Joanna-Neural", "en-US"),
@@ -44,7 +46,9 @@ VOICES: Mapping[str, tuple[str, str, str]] = {
     "fr": ("fr-FR", "Polly.Lea-Neural", "fr-FR"),
     "it": ("it-IT", "Polly.Bianca-Neural", "it-IT"),
 }
-MAX_SAID = 4000  # Twilio: at most 4,096 characters in one Say
+# One Say with a Polly voice: Twilio, "Error 13521", seen 2026-11-21. Chinese meets the second limit after 500 characters.
+MAX_SAID_BYTES = 3000
+MAX_SAID_ENCODED = 4500
 NUMBER = re.compile(r"\+[1-9][0-9]{6,14}")
 NAME = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 LABEL = re.compile(r"[A-Za-z0-9_.:-]{1,128}")
@@ -116,11 +120,22 @@ def _step(step: Step, base: str) -> str:
 
 def _say(step: Say) -> str:
     language, voice, _ = _voice(step.language)
-    said = " ".join(clean(step.text).split())[:MAX_SAID]
+    said = _sayable(" ".join(clean(step.text).split()))
     if not said:
         return ""
     loop = step.loop if step.loop != 1 else None
     return _element("Say", said, language=language, voice=voice, loop=loop)
+
+
+def _sayable(text: str) -> str:
+    """As much of the text as one Say may hold, cut at a character."""
+    size = encoded = 0
+    for at, character in enumerate(text):
+        size += len(character.encode())
+        encoded += len(quote_plus(character))
+        if size > MAX_SAID_BYTES or encoded > MAX_SAID_ENCODED:
+            return text[:at]
+    return text
 
 
 def _gather(step: Gather, base: str) -> str:

@@ -1,7 +1,8 @@
 """Calls through Twilio: what its webhooks say about calls and rooms, and the commands that place, move and end them.
 
-Sources (Twilio docs, read 2026-11): "TwiML voice request parameters", "Call resource: statusCallback", "Conference
-participant resource", "Conference: statusCallback". Rendering of call-flow steps is in channels/twiml.py.
+Sources: Twilio's "TwiML voice request parameters", "Conference: statusCallback" and "Conference participant resource" (copies
+seen 2026-11-21); "Call resource: statusCallback" as of the knowledge notes, its fields as in payloads that others
+published. Rendering of call-flow steps is in channels/twiml.py.
 """
 
 from __future__ import annotations

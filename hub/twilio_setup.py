@@ -29,7 +29,8 @@ CLIENT = f"{VOICE}/client"
 STATUS = f"{VOICE}/status"
 SMS = "/webhooks/twilio/sms"
 DEMO_HOSTS = ("demo.twilio.com",)
-# Twilio's own retries (docs "Connection overrides", read 2026-11): by default a 503 or a slow answer is not tried again.
+# Twilio's own retries ("Connection overrides", copy seen 2026-11-21: rc is 0 to 5, 1 by default). That without `rp` a 503 or a
+# slow answer is not tried again is as of the knowledge notes; unconfirmed.
 OVERRIDES = "#rc=2&rp=all"
 
 

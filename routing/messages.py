@@ -19,7 +19,8 @@ from routing import gate, prompts, queues, threads
 from routing.matching import match
 
 TEXT = "sms"
-# The words that Twilio's default handling knows (Support, "opt-out keywords", read 2026-11), and those of our four languages.
+# The words that Twilio's default handling knows (Support, "opt-out keywords", as of the knowledge notes; unconfirmed), and
+# those of our four languages.
 STOP = {"stop", "stopall", "unsubscribe", "cancel", "end", "quit", "revoke", "optout", "stopp", "baja", "退订"}
 START = {"start", "unstop", "yes", "alta"}
 HELP = {"help", "info", "hilfe", "ayuda"}
