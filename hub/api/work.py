@@ -11,6 +11,7 @@ from sqlmodel import select
 from crm_core.addresses import phone
 from crm_core.calls import CallRecord
 from crm_core.consent import Purpose
+from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.users import Role
 from hub import rights
@@ -173,9 +174,14 @@ async def list_offers(call: Call[Nothing, Nothing]) -> OfferList:
 @operation("POST", "/api/v1/offers/{id}/accept", "Accept an offer", scope="work:write", roles=AGENTS, answer=Accepted)
 async def accept_offer(call: Call[Nothing, Nothing]) -> Accepted:
     """409 with the reason when it is over. Accepting twice is once."""
-    offer = await call.runtime.db.write(
-        lambda tx: desk.accept(tx, call.path["id"], agent_id=call.user.id, now=call.now)
-    )
+
+    async def unit(tx: Tx) -> offers.Offer:
+        known = await offers.get(tx, call.path["id"])
+        if known.agent_id == call.user.id and known.state == OfferState.WON:
+            return known
+        return await desk.accept(tx, known.id, agent_id=call.user.id, now=call.now)
+
+    offer = await call.runtime.db.write(unit)
     nonce = offer.nonce if offer.state == OfferState.ACCEPTING else ""
     return Accepted(offer=offer.id, nonce=nonce, state=offer.state)
 
