@@ -3,6 +3,7 @@
  *
  * A part says what it depends on: data-live="offer.* conversation.changed@ID". An event of that kind (and, behind the @,
  * about that subject) gives it one DOM event `live`, at most four times a second, on which htmx fetches the part anew.
+ * With data-live-up the event is for the part around the element.
  * The events come from the phone's elected tab (`hub:event`); for those who have no phone this page listens by itself.
  */
 import { EventStream } from "./phone/stream.js";
