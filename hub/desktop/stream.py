@@ -135,9 +135,14 @@ class Fan:
             yield listener
         finally:
             self._listeners.discard(listener)
-            if not self._listeners and self._task is not None:
-                self._task.cancel()
+            task, idle = self._task, not self._listeners
+            if idle and task is not None:
                 self._task = None
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+                if not self._listeners:
+                    await self._client.aclose()
 
     async def _safe_latest(self) -> int:
         try:
@@ -323,14 +328,16 @@ async def _flush(listener: Listener, held: list[Told], out: _Out) -> None:
 
 
 async def _still_here(request: web.Request, listener: Listener) -> bool:
-    """Whether the session still stands; the queues served are read anew."""
+    """Whether the session or the token still stands; the queues served are read anew."""
     session = session_of(request)
+    secret = request.headers.get("Authorization", "").partition(" ")[2].strip()
     now: datetime = now_of(request)
     try:
         async with runtime_of(request).db.reading() as tx:
             user = await users.get(tx, listener.user_id)
             row = await tx.one(select(users.Session).where(users.Session.id == session.id)) if session else None
-        if user.disabled_at is not None or (session is not None and (row is None or row.expires_at <= now)):
+            revoked = session is None and await users.find_token(tx, secret, now=now) is None
+        if revoked or user.disabled_at is not None or (session is not None and (row is None or row.expires_at <= now)):
             return False
         listener.queues = await _queues_of(request)
         listener.supervises = bool(roles_of(user) & SUPERVISING)
