@@ -13,7 +13,7 @@ from crm_core.audit import AuditEntry
 from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
 from crm_core.users import Role
-from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
+from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, Version, operation
 from hub.api.scopes import SCOPES
 from hub.passwords import hash_password
 from hub.web import ADMINS
@@ -52,7 +52,7 @@ class UserIn(Strict):
 class UserChange(Strict):
     """Fields to change; `version` is the one you saw. Ends the user's sessions when roles change."""
 
-    version: int = Field(ge=1, le=2**31 - 1)
+    version: Version
     name: str | None = Field(None, min_length=1, max_length=200)
     roles: list[Role] | None = Field(None, min_length=1, max_length=6)
     disabled: bool | None = None

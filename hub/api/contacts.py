@@ -15,7 +15,7 @@ from crm_core.errors import Invalid
 from crm_core.interactions import Interaction
 from crm_core.users import Role
 from hub import rights
-from hub.api.operation import Call, Nothing, Operation, Shown, Strict, operation
+from hub.api.operation import Call, Nothing, Operation, Shown, Strict, Version, operation
 from hub.web import STAFF
 
 WRITERS = frozenset(STAFF)
@@ -55,7 +55,7 @@ class ContactIn(Strict):
 class ContactChange(Strict):
     """Fields to change; `version` is the one you saw."""
 
-    version: int = Field(ge=1, le=2**31 - 1)
+    version: Version
     name: str | None = Field(None, min_length=1, max_length=200)
     job_title: str | None = Field(None, max_length=200)
     language: str | None = Field(None, max_length=35)

@@ -14,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Generic, TypeVar, cast
 
 from aiohttp import web
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from sqlalchemy import delete, update
 from sqlmodel import col, select
 
 from crm_core.db import Tx
-from crm_core.errors import Conflict, HubError, Invalid, NotFound, Refused
+from crm_core.errors import Conflict, Invalid, NotFound, Refused
 from crm_core.users import Role, User
 from hub.api.replays import ApiReplay
 from hub.runtime import Runtime
@@ -30,6 +30,7 @@ Q = TypeVar("Q", bound=BaseModel)
 B = TypeVar("B", bound=BaseModel)
 
 KEPT_FOR = timedelta(hours=24)
+RUNS_AT_MOST = timedelta(minutes=1)
 BODY_LIMIT = 1024 * 1024
 DESCRIPTION = "Everything the desktop can do, by the same functions."
 
@@ -42,6 +43,7 @@ def instant(value: datetime) -> datetime:
 
 
 Instant = Annotated[datetime, AfterValidator(instant)]
+Version = Annotated[int, Field(ge=1, le=1_000_000_000)]  # one more must still fit the column
 
 
 class Strict(BaseModel):
@@ -224,14 +226,20 @@ async def _once(op: Operation, call: Call[Any, Any], key: str, raw: bytes) -> we
     if known is not None:
         if known.request_hash != asked:
             raise Invalid("This Idempotency-Key was used for another request.")
+        if known.status == 0 and call.now - known.created_at > RUNS_AT_MOST:
+            # The process died between the work and its answer: whether it was done cannot be told from here.
+            raise Conflict(
+                "Nobody knows whether the first request with this Idempotency-Key was carried out: "
+                "look, and repeat it under another key if it was not."
+            )
         if known.status == 0:
             raise Conflict("The first request with this Idempotency-Key is still running.")
         return _response(known.status, known.answer)
     mine = col(ApiReplay.key) == digest
     try:
         body = await _run(op, call)
-    except HubError:
-        # It did not happen: the same key may try again.
+    except Exception:
+        # Its transaction was undone: the same key may try again.
         await call.runtime.db.write(lambda tx: tx.run(delete(ApiReplay).where(mine)))
         raise
     done = update(ApiReplay).where(mine).values(status=op.status, answer=body)

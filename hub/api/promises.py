@@ -14,7 +14,7 @@ from crm_core.errors import Conflict, Invalid, NotFound
 from crm_core.leads import Lead, LeadStage
 from crm_core.users import Role
 from hub import rights
-from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
+from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, Version, operation
 from routing import callbacks
 from routing.callbacks import Callback
 
@@ -92,7 +92,7 @@ class LeadQuery(Strict):
 class LeadChange(Strict):
     """Fields to change; `version` is the one you saw."""
 
-    version: int = Field(ge=1, le=2**31 - 1)
+    version: Version
     stage: LeadStage | None = None
     score: int | None = Field(None, ge=0, le=1000)
 

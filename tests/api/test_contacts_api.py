@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
+import aiohttp
 import pytest
 
+from hub.api import operation
 from tests.api.conftest import ANA, House
 
 
@@ -183,3 +186,31 @@ async def test_twenty_copies_of_one_request_make_one_contact(either_house: House
     assert (await house.amy.ask("POST", "/contacts/none/points", {"kind": "phone", "value": ANA}, headers=retry))[
         0
     ] == 404
+
+
+async def test_a_key_whose_first_request_was_killed_is_never_run_again_by_itself(
+    either_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house = either_house
+    body, key = {"name": "Once"}, {"Idempotency-Key": "killed"}
+
+    async def killed(*_: object) -> str:
+        raise asyncio.CancelledError
+
+    with monkeypatch.context() as patched, contextlib.suppress(aiohttp.ClientError):
+        patched.setattr(operation, "_run", killed)
+        await house.amy.ask("POST", "/contacts", body, headers=key)
+    status, problem = await house.amy.ask("POST", "/contacts", body, headers=key)
+    assert status == 409
+    assert "still running" in problem["detail"]
+    house.runtime.clock.tick(61)  # type: ignore[attr-defined]
+    status, problem = await house.amy.ask("POST", "/contacts", body, headers=key)
+    assert status == 409
+    assert "Nobody knows" in problem["detail"]
+    assert (await house.amy.get("/contacts", q="Once"))["items"] == []
+
+
+async def test_a_version_beyond_every_column(either_house: House) -> None:
+    for version in (0, -1, 2**31 - 1, 2**31, 2**63, 10**40, 1.5, "one", None):
+        status, _ = await either_house.amy.ask("PATCH", f"/contacts/{either_house.ana_id}", {"version": version})
+        assert status == 422, version

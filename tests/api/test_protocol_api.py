@@ -15,6 +15,7 @@ import pytest
 
 from hub.api.routes import OPERATIONS, ROUTES, document
 from hub.api.scopes import SCOPES
+from hub.desktop import stream
 from hub.publisher import STREAM, Publisher
 from tests.api.conftest import Client, House
 
@@ -255,3 +256,17 @@ async def test_nobody_hears_what_they_may_not_see(house: House) -> None:
         assert "offer" not in heard
         assert "entry" not in heard
         await next_of(amys, "offer")
+
+
+async def test_a_revoked_token_hears_nothing_more(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream, "RIGHTS_S", 0.1)
+    monkeypatch.setattr(stream, "BEAT_S", 0.1)
+    made = await house.ada.post(
+        "/tokens", {"name": "t", "user_id": house.sam.user.id, "scopes": ["events:read"]}, expect=201
+    )
+    machine = Client(house.url, house.http, made["secret"], house.sam.user, house.runtime)
+    async with listening(machine) as events, asyncio.timeout(20):
+        await next_of(events, "hello")
+        await house.ada.ask("DELETE", f"/tokens/{made['id']}")
+        async for _ in events:
+            pass  # until the hub ends the stream
