@@ -34,7 +34,7 @@ class AuditEntry(Table, table=True):
 
 async def record(tx: Tx, *, actor: str, action: str, subject: str, now: datetime, **detail: Any) -> None:
     """Write one entry in the caller's transaction."""
-    await tx.add(AuditEntry(id=new_id(now), at=now, actor_id=actor, action=action, subject=subject, detail=detail))
+    tx.later(AuditEntry(id=new_id(now), at=now, actor_id=actor, action=action, subject=subject, detail=detail))
 
 
 async def any_unsealed(tx: Tx) -> bool:

@@ -288,16 +288,17 @@ async def refold(tx: Tx, interaction_id: str) -> CallRecord:
 
 
 _LEG = fixed(select(CallLeg).where(CallLeg.id == bindparam("id")))
+_LEGS = fixed(
+    select(CallLeg).where(CallLeg.interaction_id == bindparam("interaction_id")).order_by(col(CallLeg.created_at))
+)
 
 
 async def find_leg(tx: Tx, call_sid: str) -> CallLeg | None:
     """The leg of a CallSid."""
-    leg: CallLeg | None = await tx.one(select(CallLeg).where(CallLeg.id == call_sid))
+    leg: CallLeg | None = await tx.one(_LEG, id=call_sid)
     return leg
 
 
 async def list_legs(tx: Tx, interaction_id: str) -> list[CallLeg]:
     """All legs of an interaction, oldest first."""
-    return await tx.all(
-        select(CallLeg).where(CallLeg.interaction_id == interaction_id).order_by(col(CallLeg.created_at))
-    )
+    return await tx.all(_LEGS, interaction_id=interaction_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import re
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
@@ -12,8 +13,8 @@ import asyncpg
 
 from crm_core.failpoints import failpoint
 from crm_core.ports import Wakeups
-from crm_core.statements import postgres_compiler
-from crm_core.tx import DatabaseUnavailable, DuplicateRow, Rerun, Tx, Unit
+from crm_core.statements import InsertPlan, postgres_compiler
+from crm_core.tx import DatabaseUnavailable, DuplicateRow, Part, Rerun, Tx, Unit
 
 R = TypeVar("R")
 
@@ -29,13 +30,66 @@ TIMEOUTS = {
 LOST = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
 
+PLACE = re.compile(r"\$(\d+)")
+
+
+class _Merged:
+    """Several inserts and updates as one statement, and so one round trip; made once for each combination of parts."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[tuple[InsertPlan | str, bool], ...], str] = {}
+
+    def merge(self, parts: Sequence[Part]) -> tuple[str, list[Any]]:
+        """SQL and its arguments. Their order of execution is PostgreSQL's own; references are checked at the end."""
+        shape = []
+        arguments: list[Any] = []
+        for what, given in parts:
+            if isinstance(what, str):
+                shape.append((what, False))
+                arguments.extend(given)
+            elif len(given) == 1:
+                shape.append((what, False))
+                arguments.extend(given[0])
+            else:
+                shape.append((what, True))
+                arguments.extend(zip(*given, strict=True))
+        key = tuple(shape)
+        sql = self._known.get(key)
+        if sql is None:
+            if len(self._known) > 1000:
+                self._known.clear()
+            sql = self._known[key] = self._write(key)
+        return sql, arguments
+
+    def _write(self, shape: tuple[tuple[InsertPlan | str, bool], ...]) -> str:
+        written: list[str] = []
+        used = 0
+        for what, many in shape:
+            sql = what if isinstance(what, str) else _insert_many(what) if many else what.sql
+            written.append(PLACE.sub(lambda found, used=used: f"${int(found[1]) + used}", sql))  # type: ignore[misc]
+            used += max((int(number) for number in PLACE.findall(sql)), default=0)
+        *first, last = written
+        named = ", ".join(f"part_{number} AS ({sql})" for number, sql in enumerate(first))
+        return f"WITH {named} {last}" if named else last
+
+
+def _insert_many(plan: InsertPlan) -> str:
+    """INSERT of any number of rows: one array per column, so that the statement is the same for all numbers."""
+    columns = ", ".join(f'"{name}"' for name, _ in plan.arguments)
+    arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(plan.types, 1))
+    return f'INSERT INTO "{plan.table}" ({columns}) SELECT * FROM unnest({arrays}) {plan.tail}'.strip()  # noqa: S608 - our own names
+
+
 class _Connection:
-    """One asyncpg connection as a `Driver`."""
+    """One asyncpg connection in a transaction, as a `Driver`."""
 
-    __slots__ = ("connection",)
+    __slots__ = ("_merged", "_passed", "_savepoints", "connection")
 
-    def __init__(self, connection: Any) -> None:
+    def __init__(self, connection: Any, merged: _Merged) -> None:
         self.connection = connection
+        self._merged = merged
+        self._savepoints = 0
+        self._passed = ""  # a savepoint that is done with and not released yet
 
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
         rows: Sequence[Sequence[Any]] = await self.connection.fetch(sql, *arguments)
@@ -54,13 +108,32 @@ class _Connection:
         except asyncpg.UniqueViolationError as error:
             raise DuplicateRow(str(error)) from error
 
+    async def write_parts(self, parts: Sequence[Part]) -> None:
+        sql, arguments = self._merged.merge(parts)
+        await self.execute(sql, arguments)
+
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
+        # Released with the next one, or by the COMMIT: a round trip less.
+        release, self._passed = f"RELEASE SAVEPOINT {self._passed}; " if self._passed else "", ""
+        self._savepoints += 1
+        name = f"hub_{self._savepoints}"
+        await self.connection.execute(f"{release}SAVEPOINT {name}")
         try:
-            async with self.connection.transaction():
-                yield
+            yield
         except LOST as error:
             raise Rerun(str(error)) from error
+        except Rerun:
+            raise
+        except BaseException:
+            await self.connection.execute(f"ROLLBACK TO SAVEPOINT {name}")
+            self._passed = name
+            raise
+        self._passed = name
+
+
+async def _keep_session(_: Any) -> None:
+    """Nothing in a session is ever changed, so there is nothing to reset: a round trip less."""
 
 
 class PostgresDatabase:
@@ -72,14 +145,16 @@ class PostgresDatabase:
         self.wakeups: Wakeups | None = None
         self._pool = pool
         self._compiler = postgres_compiler()
+        self._merged = _Merged()
 
     @classmethod
     async def open(cls, url: str, *, pool_size: int = 10) -> PostgresDatabase:
         """Connect; raises DatabaseUnavailable."""
         try:
             pool = await asyncpg.create_pool(
-                url, min_size=1, max_size=pool_size, timeout=10, statement_cache_size=1000, server_settings=TIMEOUTS
-            )
+                url, min_size=1, max_size=pool_size, timeout=10, statement_cache_size=1000, server_settings=TIMEOUTS,
+                reset=_keep_session,
+            )  # fmt: skip
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             raise DatabaseUnavailable(f"PostgreSQL does not answer: {error or type(error).__name__}.") from error
         return cls(pool)
@@ -99,7 +174,7 @@ class PostgresDatabase:
 
     async def _once(self, unit: Unit[R]) -> R:
         async with self._pool.acquire() as connection:
-            tx = Tx(_Connection(connection), self._compiler)
+            tx = Tx(_Connection(connection, self._merged), self._compiler)
             async with connection.transaction():
                 value = await unit(tx)
                 await tx.settle()
@@ -117,7 +192,7 @@ class PostgresDatabase:
                 self._pool.acquire() as connection,
                 connection.transaction(isolation="repeatable_read", readonly=True),
             ):
-                yield Tx(_Connection(connection), self._compiler)
+                yield Tx(_Connection(connection, self._merged), self._compiler)
         except (OSError, asyncpg.PostgresConnectionError) as error:
             raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}.") from error
 

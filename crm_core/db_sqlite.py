@@ -20,7 +20,7 @@ from typing import IO, Any, TypeVar, cast
 from crm_core.failpoints import failpoint
 from crm_core.ports import Wakeups
 from crm_core.statements import sqlite_compiler
-from crm_core.tx import DatabaseUnavailable, DuplicateRow, Tx, Unit
+from crm_core.tx import DatabaseUnavailable, DuplicateRow, Part, Tx, Unit
 
 R = TypeVar("R")
 
@@ -59,6 +59,15 @@ class _Direct:
         except sqlite3.IntegrityError as error:
             raise _explain(error) from error
 
+    async def write_parts(self, parts: Sequence[Part]) -> None:
+        for what, arguments in parts:
+            if isinstance(what, str):
+                await self.execute(what, arguments)
+            elif len(arguments) == 1:
+                await self.execute(what.sql, arguments[0])
+            else:
+                await self.execute_many(what.sql, arguments)
+
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         # Names nest: ROLLBACK TO and RELEASE mean the innermost one of that name.
@@ -93,6 +102,9 @@ class _Threaded:
         raise TypeError("this transaction only reads")
 
     async def execute_many(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None:
+        raise TypeError("this transaction only reads")
+
+    async def write_parts(self, parts: Sequence[Part]) -> None:
         raise TypeError("this transaction only reads")
 
     def savepoint(self) -> contextlib.AbstractAsyncContextManager[None]:
@@ -251,7 +263,7 @@ class SqliteDatabase:
         try:
             value = _drive(_whole(unit, tx))
         except Exception as error:
-            tx.forget_sums()
+            tx.forget()
             self._connection.execute("ROLLBACK TO unit")
             self._connection.execute("RELEASE unit")
             tx.wakes.intersection_update(wakes)

@@ -53,7 +53,7 @@ async def emit(
     **data: Any,
 ) -> None:
     """Write one event in the caller's transaction and wake the publisher after its commit."""
-    await tx.add(
+    tx.later(
         Event(
             id=new_id(now),
             kind=kind,

@@ -97,7 +97,7 @@ async def ask(
     )
     tx.wake(TOPIC)
     if dedupe is None:
-        await tx.add(task)
+        tx.later(task)
         return True
     return await tx.add_new(task, unique=["dedupe"])
 

@@ -6,6 +6,7 @@ through SQLAlchemy's own cache key, about ten times dearer and still far cheaper
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -16,7 +17,7 @@ from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import Mapper
 from sqlalchemy.util import LRUCache
 
-from crm_core.tables import Table
+from crm_core.tables import Table, metadata
 
 R = TypeVar("R")
 T = TypeVar("T", bound=Table)
@@ -54,6 +55,24 @@ class Plan:
         return [params[name] if process is None else process(params[name]) for name, process in self.arguments]
 
 
+class InsertPlan(Plan):
+    """An INSERT of whole rows of one table."""
+
+    __slots__ = ("refers", "table", "tail", "types")
+
+    def __init__(
+        self, table: Any, sql: str, tail: str, arguments: Sequence[tuple[str, Processor | None]], types: list[str]
+    ) -> None:
+        super().__init__(f"{sql} {tail}".strip(), arguments, None)
+        self.table = str(table.name)
+        self.tail = tail
+        self.types = types  # of the columns, as the engine calls them
+        self.refers = bool(table.foreign_keys)
+
+
+WORD = re.compile(r"\w+")
+
+
 class Compiler:
     """Compiles for one dialect and remembers the result."""
 
@@ -61,9 +80,28 @@ class Compiler:
         self.dialect = dialect
         self._fixed: dict[int, tuple[Any, Any, Plan | None]] = {}
         self._cache: LRUCache[Any, Any] = LRUCache(1000)
-        self._inserts: dict[tuple[Any, ...], Plan] = {}
+        self._inserts: dict[tuple[Any, ...], InsertPlan] = {}
+        self._tables: LRUCache[str, frozenset[str]] = LRUCache(2000)
+        self._referred: frozenset[str] = frozenset()
+        self._referred_of = 0
         self._makers: dict[Any, RowMaker | None] = {}
         self._changes: dict[tuple[Any, ...], Plan] = {}
+
+    @property
+    def referred_to(self) -> frozenset[str]:
+        """Tables whose rows other tables refer to, of those known so far."""
+        if self._referred_of != len(metadata.tables):
+            self._referred_of = len(metadata.tables)
+            keys = [key for table in metadata.tables.values() for key in table.foreign_keys]
+            self._referred = frozenset(key.target_fullname.partition(".")[0] for key in keys)
+        return self._referred
+
+    def tables_in(self, sql: str) -> frozenset[str]:
+        """Every table that `sql` names; one too many where a column is called like a table."""
+        found = self._tables.get(sql)
+        if found is None:
+            found = self._tables[sql] = frozenset(WORD.findall(sql)) & metadata.tables.keys()
+        return found
 
     def prepare_change(
         self, table: type[Table], values: Mapping[str, Any], where: Mapping[str, Any]
@@ -137,14 +175,16 @@ class Compiler:
         arguments = [processors[n](values[n]) if n in processors else values[n] for n in names]
         return sql, arguments, self._row_maker(compiled)
 
-    def insert_plan(self, table: type[Table], tail: str = "") -> Plan:
+    def insert_plan(self, table: type[Table], tail: str = "") -> InsertPlan:
         """INSERT of one whole row of `table`, with `tail` (an ON CONFLICT clause) behind it."""
         known = self._inserts.get((table, tail))
         if known is None:
-            compiled: Any = insert(table.__table__).compile(dialect=self.dialect)  # type: ignore[attr-defined]
+            described: Any = table.__table__  # type: ignore[attr-defined]
+            compiled: Any = insert(described).compile(dialect=self.dialect)
             processors = compiled._bind_processors
             order = [(name, processors.get(name)) for name in _positions(compiled)]
-            known = Plan(f"{compiled.string} {tail}".strip(), order, None)
+            types = [self.dialect.type_compiler_instance.process(described.c[name].type) for name, _ in order]
+            known = InsertPlan(described, compiled.string, tail, order, types)
             self._inserts[(table, tail)] = known
         return known
 

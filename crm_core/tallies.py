@@ -50,9 +50,8 @@ async def _write(tx: Tx, sums: Sequence[tuple[tuple[str, ...], int]]) -> None:
     # One shard for the whole transaction, and keys in order: transactions that meet wait for one another, never in a circle.
     shard = random.randrange(SHARDS)  # noqa: S311 - spreads load, guards nothing
     for (day, queue_id, state), by in sums:
-        await tx.put(
-            Tally(day=day, queue_id=queue_id, state=state, shard=shard, number=by), unique=_UNIQUE, add=["number"]
-        )
+        row = Tally(day=day, queue_id=queue_id, state=state, shard=shard, number=by)
+        tx.later(row, unique=_UNIQUE, add=("number",))
 
 
 async def list_counts(tx: Tx, *, day: datetime) -> list[Count]:

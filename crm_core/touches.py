@@ -61,7 +61,7 @@ async def record(
     **ids: str | None,
 ) -> Touch:
     """Append one touch. `ids`: contact_id, interaction_id, delivery_id, user_id."""
-    return await tx.add(
+    return tx.later(
         Touch(
             id=new_id(now),
             direction=direction,

@@ -15,7 +15,7 @@ from sqlmodel.sql.expression import Select, SelectOfScalar
 
 from crm_core.errors import Conflict
 from crm_core.ports import Wakeups
-from crm_core.statements import Compiler, Fixed, RowMaker
+from crm_core.statements import Compiler, Fixed, InsertPlan, RowMaker
 from crm_core.tables import Table
 
 R = TypeVar("R")
@@ -23,6 +23,8 @@ T = TypeVar("T", bound=Table)
 Statement = Executable | UpdateBase | Fixed[Any]
 Unit = Callable[["Tx"], Awaitable[R]]
 Settle = Callable[["Tx", Sequence[tuple[tuple[str, ...], int]]], Awaitable[None]]
+# One part of a collected write: an insert with its rows, or one other statement with its arguments.
+Part = tuple[InsertPlan, list[list[Any]]] | tuple[str, list[Any]]
 
 
 class DuplicateRow(Conflict):
@@ -46,19 +48,23 @@ class Driver(Protocol):
 
     async def execute_many(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None: ...
 
+    async def write_parts(self, parts: Sequence[Part]) -> None: ...
+
     def savepoint(self) -> AbstractAsyncContextManager[None]: ...
 
 
 class Tx:
     """One transaction. Rows come back as SQLModel objects, single values, or plain tuples for several columns."""
 
-    __slots__ = ("_compiler", "_driver", "_sums", "_wakes")
+    __slots__ = ("_compiler", "_driver", "_later", "_later_tables", "_sums", "_wakes")
 
     def __init__(self, driver: Driver, compiler: Compiler) -> None:
         self._driver = driver
         self._compiler = compiler
         self._wakes: set[str] = set()
         self._sums: dict[Settle, dict[tuple[str, ...], int]] = {}
+        self._later: list[tuple[InsertPlan | str, list[Any]]] = []
+        self._later_tables: set[str] = set()
 
     @overload
     async def one(self, statement: SelectOfScalar[R], **params: Any) -> R | None: ...
@@ -69,6 +75,8 @@ class Tx:
     async def one(self, statement: Any, **params: Any) -> Any:
         """The first row, or None."""
         sql, arguments, make = self._compiler.prepare(statement, params)
+        if self._later and not self._later_tables.isdisjoint(self._compiler.tables_in(sql)):
+            await self.flush()
         rows = await self._driver.fetch(sql, arguments)
         return _maker(make, sql)(rows[0]) if rows else None
 
@@ -81,13 +89,15 @@ class Tx:
     async def all(self, statement: Any, **params: Any) -> list[Any]:
         """Every row, in the statement's order. Bound it: no list in the hub is unbounded."""
         sql, arguments, make = self._compiler.prepare(statement, params)
+        if self._later and not self._later_tables.isdisjoint(self._compiler.tables_in(sql)):
+            await self.flush()
         read = _maker(make, sql)
         return [read(row) for row in await self._driver.fetch(sql, arguments)]
 
     async def run(self, statement: Statement, **params: Any) -> int:
         """Run an UPDATE, DELETE or INSERT; the number of rows it touched."""
         sql, arguments, _ = self._compiler.prepare(statement, params)
-        return await self._driver.execute(sql, arguments)
+        return await self._execute(sql, arguments)
 
     async def hit(self, statement: Statement, **params: Any) -> None:
         """Run a guarded UPDATE that must touch exactly one row; Conflict when somebody was first."""
@@ -101,34 +111,87 @@ class Tx:
         (other comparisons, expressions) there is `run`.
         """
         sql, arguments, _ = self._compiler.prepare_change(table, values, where)
-        return await self._driver.execute(sql, arguments)
+        return await self._execute(sql, arguments)
 
     async def add(self, row: T) -> T:
         """Insert one row; gives it back."""
         plan = self._compiler.insert_plan(type(row))
-        await self._driver.execute(plan.sql, plan.bind(row.__dict__))
+        await self._execute(plan.sql, plan.bind(row.__dict__))
         return row
 
     async def add_all(self, rows: Sequence[Table]) -> None:
         """Insert many rows of one table."""
         if rows:
             plan = self._compiler.insert_plan(type(rows[0]))
+            await self._make_way(plan.sql)
             await self._driver.execute_many(plan.sql, [plan.bind(row.__dict__) for row in rows])
 
     async def add_new(self, row: Table, *, unique: Iterable[str]) -> bool:
         """Insert unless a row with the same `unique` columns is there; True when it was new."""
         plan = self._compiler.insert_plan(type(row), f"ON CONFLICT ({', '.join(unique)}) DO NOTHING")
-        return await self._driver.execute(plan.sql, plan.bind(row.__dict__)) == 1
+        return await self._execute(plan.sql, plan.bind(row.__dict__)) == 1
 
     async def put(
         self, row: Table, *, unique: Iterable[str], update: Iterable[str] = (), add: Iterable[str] = ()
     ) -> None:
         """Insert, or on the same `unique` columns set `update` columns to the new values and add up `add` columns."""
-        name = row.__tablename__
-        changes = [f"{c} = excluded.{c}" for c in update] + [f"{c} = {name}.{c} + excluded.{c}" for c in add]
-        tail = f"ON CONFLICT ({', '.join(unique)}) DO UPDATE SET {', '.join(changes)}"
+        plan = self._compiler.insert_plan(type(row), _on_conflict(str(row.__tablename__), unique, update, add))
+        await self._execute(plan.sql, plan.bind(row.__dict__))
+
+    def later(self, row: T, *, unique: Sequence[str] = (), add: Sequence[str] = ()) -> T:
+        """Insert one row by the end of the unit (or savepoint), together with others: on PostgreSQL one round trip for all.
+
+        For rows whose insert is not expected to fail. Whoever reads or changes their table within the unit finds them there:
+        they are written before. `unique`: a row that is there already stays, or has its `add` columns added up.
+        """
+        tail = _on_conflict(str(row.__tablename__), unique, (), add) if unique else ""
         plan = self._compiler.insert_plan(type(row), tail)
-        await self._driver.execute(plan.sql, plan.bind(row.__dict__))
+        self._later.append((plan, plan.bind(row.__dict__)))
+        self._later_tables.add(plan.table)
+        return row
+
+    async def run_later(self, statement: Statement, **params: Any) -> None:
+        """Run an UPDATE of rows by their key at the end of the unit; how many it touched is not told."""
+        sql, arguments, _ = self._compiler.prepare(statement, params)
+        await self._make_way(sql)
+        self._later.append((sql, arguments))
+        self._later_tables |= self._compiler.tables_in(sql)
+
+    async def _execute(self, sql: str, arguments: Sequence[Any]) -> int:
+        if self._later:
+            await self._make_way(sql)
+        return await self._driver.execute(sql, arguments)
+
+    async def _make_way(self, sql: str) -> None:
+        """Write what was put off, if `sql` changes the same tables or might refer to it."""
+        referred = self._compiler.referred_to
+        tables = self._later_tables
+        if not (tables.isdisjoint(self._compiler.tables_in(sql)) and tables.isdisjoint(referred)):
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write what was put off: rows that others refer to in their order, then the rest by table, then the changes."""
+        if not self._later:
+            return
+        later, self._later, self._later_tables = self._later, [], set()
+        referred = self._compiler.referred_to
+        parents: list[Part] = []
+        leaves: dict[InsertPlan, list[list[Any]]] = {}
+        changes: list[Part] = []
+        for what, arguments in later:
+            if isinstance(what, str):
+                changes.append((what, arguments))
+            elif what.table not in referred:
+                leaves.setdefault(what, []).append(arguments)
+            elif parents and parents[-1][0] is what:
+                parents[-1][1].append(arguments)
+            else:
+                parents.append((what, [arguments]))
+        # One table twice in one statement (with and without ON CONFLICT) would be written in no certain order.
+        twice = len({plan.table for plan in leaves}) != len(leaves)
+        parts = [*parents, *leaves.items(), *changes]
+        for together in [[part] for part in parts] if twice else [parts]:
+            await self._driver.write_parts(together)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -136,12 +199,15 @@ class Tx:
 
         `Rerun` must not be caught: it says that the whole transaction is lost and will be run again.
         """
+        await self.flush()
         woken = set(self._wakes)
         sums = {settle: dict(parts) for settle, parts in self._sums.items()}
         try:
             async with self._driver.savepoint():
                 yield
+                await self.flush()
         except BaseException:
+            self._later, self._later_tables = [], set()
             self._wakes.intersection_update(woken)
             self._sums = sums
             raise
@@ -160,19 +226,29 @@ class Tx:
         parts[key] = parts.get(key, 0) + by
 
     async def settle(self) -> None:
-        """Write the sums; the engines call it at the end of each unit."""
+        """Write what was put off and the sums; the engines call it at the end of each unit."""
+        if self._sums and any(not isinstance(what, str) and what.refers for what, _ in self._later):
+            # Their references lock rows that others hold: only when that is over, the counters, which many wait for.
+            await self.flush()
         while self._sums:
             settle, parts = self._sums.popitem()
             await settle(self, [(key, by) for key, by in sorted(parts.items()) if by])
+        await self.flush()
 
-    def forget_sums(self) -> None:
-        """The unit was undone, and its sums with it."""
+    def forget(self) -> None:
+        """The unit was undone, and with it its sums and what it put off."""
         self._sums.clear()
+        self._later, self._later_tables = [], set()
 
     @property
     def wakes(self) -> set[str]:
         """Topics asked for so far."""
         return self._wakes
+
+
+def _on_conflict(name: str, unique: Iterable[str], update: Iterable[str], add: Iterable[str]) -> str:
+    changes = [f"{c} = excluded.{c}" for c in update] + [f"{c} = {name}.{c} + excluded.{c}" for c in add]
+    return f"ON CONFLICT ({', '.join(unique)}) DO {'UPDATE SET ' + ', '.join(changes) if changes else 'NOTHING'}"
 
 
 def _maker(make: RowMaker | None, sql: str) -> RowMaker:
