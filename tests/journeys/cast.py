@@ -191,12 +191,42 @@ class Desk:
 
 
 @dataclass
+class Machine:
+    """A program with a token of the JSON API."""
+
+    url: str
+    http: aiohttp.ClientSession
+    secret: str
+
+    async def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        headers = {"Authorization": f"Bearer {self.secret}"}
+        async with self.http.request(method, f"{self.url}/api/v1{path}", json=body, headers=headers) as answer:
+            told = await answer.json(content_type=None) if answer.content_length else None
+            assert answer.status < 300, f"{method} {path}: {answer.status} {told}"
+            return told
+
+    async def person(self, name: str, kind: str, value: str, *, channel: str, purpose: str, **more: Any) -> str:
+        """A contact who agreed to be contacted, with the proof; their id. `channel` empty: they agreed to nothing."""
+        made = await self.ask("POST", "/contacts", {"name": name, "points": [{"kind": kind, "value": value}], **more})
+        if channel:
+            grant = {"kind": kind, "value": value, "channel": channel, "purpose": purpose, "evidence": {"text": "Yes, please"}}
+            await self.ask("POST", f"/contacts/{made['id']}/consents", grant)
+        return str(made["id"])
+
+
+@dataclass
 class Cast:
     """Everybody, and the hub."""
 
     hub: HubProcess
     outside: Outside
     pages: PageFactory
+
+    def machine(self) -> Machine:
+        """A program that may keep contacts and consent."""
+        scopes = ["contacts:read", "contacts:write", "consent:read", "consent:write"]
+        secret = self.hub.command("token", "add", "ada", "--name", "journey", *(f"--scope={one}" for one in scopes))
+        return Machine(self.hub.url, self.outside.http, secret.strip())
 
     async def at_desk(self, login: str, path: str = "/desk/work") -> Desk:
         """Log in through the page, in a browser profile of their own."""

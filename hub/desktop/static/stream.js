@@ -31,12 +31,36 @@ function wake(element) {
   }, GATHER_MS));
 }
 
-function take(event) {
-  document.querySelectorAll("[data-live]").forEach((element) => {
+const KEPT_MS = 5000;
+let recent = [];
+
+function hand(event, root) {
+  root.querySelectorAll("[data-live]").forEach((element) => {
     const all = event.type === "resync" || !event.kind;
     if (all || element.dataset.live.split(" ").some((wanted) => concerns(wanted, event))) wake(element);
   });
 }
+
+function take(event) {
+  const now = Date.now();
+  recent = [...recent.filter(({ at }) => now - at < KEPT_MS), { at: now, event }];
+  hand(event, document);
+}
+
+/** What the server drew before the stream was there may be old by now: every part looks once more. */
+let linked = false;
+
+function link(status) {
+  if (status !== "live" || linked) return;
+  linked = true;
+  take({ type: "resync" });
+}
+
+/** Likewise what happened while a page was on its way here. */
+document.addEventListener("htmx:after:swap", ({ target, detail }) => {
+  const page = detail?.ctx?.target ?? target;
+  if (page?.id === "page") recent.filter(({ event }) => event.kind).forEach(({ event }) => hand(event, page));
+});
 
 /** The owner of the line tells the server that this agent is here, and whether calls can be taken. */
 function beat(snapshot) {
@@ -55,6 +79,7 @@ export function bindStream() {
     let said = null;
     document.addEventListener("hub:phone", ({ detail }) => {
       last = detail;
+      link(detail.stream);
       const now = `${detail.owner} ${detail.line.state}`;
       if (now !== said) beat(detail);
       said = now;
@@ -66,6 +91,7 @@ export function bindStream() {
   const stream = new EventStream("/desk/events");
   stream.on("event", take);
   stream.on("status", (status) => {
+    link(status);
     document.querySelectorAll('[data-phone-show="stream-lost"]').forEach((element) => {
       element.hidden = status !== "lost";
     });
