@@ -6,6 +6,10 @@ import asyncio
 import contextlib
 import imaplib
 import itertools
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -277,3 +281,43 @@ async def arrived(hub: Runtime, expected: list[str]) -> None:
     while (found := await subjects(hub)) != expected:
         assert time.monotonic() < ends, f"{found} instead of {expected}"
         await asyncio.sleep(0.05)
+
+
+POLLER = """
+import asyncio
+from hub import mailboxes
+from hub.runtime import running
+from hub.settings import read_settings
+
+async def main():
+    async with running(read_settings()) as hub:
+        await mailboxes.poll_account(hub, "mailbox")
+
+asyncio.run(main())
+"""
+
+
+async def test_each_mail_becomes_one_interaction_through_kill_9_before_and_after_commits(
+    sqlite_url: str, valkey_url: str, tmp_path: Path, clock: FixedClock, dovecot: Dovecot, user: str
+) -> None:
+    environ = test_environment(tmp_path / "data", sqlite_url, valkey_url)
+    expected = [f"n{n}" for n in range(8)]
+    dovecot.deliver(user, *(unique(subject) for subject in expected))
+    async with running(read_settings(environ), clock=clock) as hub:
+        await add_mailbox(hub, dovecot, user)
+        for point in ("db.before_commit:1", "db.after_commit:1", "db.before_commit:3", "db.after_commit:2", ""):
+            process = subprocess.Popen(
+                [sys.executable, "-c", POLLER], cwd=Path(__file__).parents[2],
+                env={**os.environ, **environ, "HUB_FAILPOINTS": point, "PYTHONPATH": "."},
+            )  # fmt: skip
+            try:
+                if point:
+                    assert await asyncio.to_thread(process.wait, 60) == -signal.SIGKILL, point
+                else:
+                    await arrived(hub, expected)
+            finally:
+                process.kill()
+                process.wait()
+            found = await subjects(hub)
+            assert found == expected[: len(found)], "in order, none twice, none left out"
+            assert int((await cursor_of(hub)).get("last_uid", 0)) == len(found), "the cursor moves with the commit"
