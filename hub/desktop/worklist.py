@@ -17,10 +17,13 @@ from crm_core.db import Tx
 from crm_core.interactions import Interaction
 from crm_core.leads import Lead, LeadStage
 from routing.callbacks import Callback, CallbackState
+from routing.entries import LANES
 from routing.offers import LIVE, Offer
-from routing.queues import EntryState, Queue, QueueEntry
+from routing.queues import EntryState, Lane, Queue, QueueEntry
 
 OPEN_CALLBACKS = (CallbackState.REQUESTED, CallbackState.DUE, CallbackState.CLAIMED, CallbackState.DIALING)
+# A talk is in hand while its work is; a written conversation until it is closed.
+WRITTEN = sorted(kind for kind, (lane, _) in LANES.items() if lane == Lane.TEXT)
 _CALLBACK_OPEN: ColumnClause[bool] = literal_column("callbacks.state IN ('requested','due','claimed','dialing')")
 
 
@@ -165,7 +168,9 @@ async def read(tx: Tx, user_id: str, *, now: datetime, current: str = "") -> Wor
         select(Conversation)
         .where(
             or_(
-                (col(Conversation.assigned_user_id) == user_id) & (col(Conversation.state) != ConversationState.CLOSED),
+                (col(Conversation.assigned_user_id) == user_id)
+                & (col(Conversation.state) != ConversationState.CLOSED)
+                & col(Conversation.channel).in_(WRITTEN),
                 col(Conversation.id).in_(sorted(held)),
             )
         )

@@ -22,23 +22,17 @@ function concerns(wanted, event) {
 const waiting = new Map();
 
 function wake(element) {
-  if (waiting.has(element)) return;
-  waiting.set(element, setTimeout(() => {
-    waiting.delete(element);
-    // A menu that somebody has open is not pulled away under their hand; its news waits until it is shut.
-    if (element.querySelector(".dropdown-menu.show")) wake(element);
-    else if (element.isConnected) element.dispatchEvent(new CustomEvent("live"));
-  }, GATHER_MS));
+  if (!waiting.has(element)) waiting.set(element, setTimeout(() => give(element), GATHER_MS));
 }
 
-const KEPT_MS = 5000;
-let recent = [];
-
-function hand(event, root) {
-  root.querySelectorAll("[data-live]").forEach((element) => {
-    const all = event.type === "resync" || !event.kind;
-    if (all || element.dataset.live.split(" ").some((wanted) => concerns(wanted, event))) wake(element);
-  });
+/** A menu that somebody has open is not taken from under their hand: the part waits until it is closed. */
+function give(element) {
+  if (element.isConnected && element.querySelector(".dropdown-menu.show")) {
+    waiting.set(element, setTimeout(() => give(element), GATHER_MS * 2));
+    return;
+  }
+  waiting.delete(element);
+  if (element.isConnected) element.dispatchEvent(new CustomEvent("live", { bubbles: "liveUp" in element.dataset }));
 }
 
 function take(event) {
