@@ -35,6 +35,16 @@ function give(element) {
   if (element.isConnected) element.dispatchEvent(new CustomEvent("live", { bubbles: "liveUp" in element.dataset }));
 }
 
+const KEPT_MS = 5000;
+let recent = [];
+
+function hand(event, root) {
+  root.querySelectorAll("[data-live]").forEach((element) => {
+    const all = event.type === "resync" || !event.kind;
+    if (all || element.dataset.live.split(" ").some((wanted) => concerns(wanted, event))) wake(element);
+  });
+}
+
 function take(event) {
   const now = Date.now();
   recent = [...recent.filter(({ at }) => now - at < KEPT_MS), { at: now, event }];
