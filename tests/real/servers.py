@@ -127,6 +127,7 @@ mail_location = maildir:~/Maildir
 first_valid_uid = 1
 first_valid_gid = 1
 mail_fsync = never
+mailbox_idle_check_interval = 1s
 mail_max_userip_connections = 50
 passdb {{
   driver = static

@@ -206,7 +206,7 @@ async def cursor_of(hub: Runtime) -> dict[str, Any]:
 async def test_each_mail_becomes_one_interaction_however_often_the_poller_dies(
     hub: Runtime, dovecot: Dovecot, user: str
 ) -> None:
-    count = 40
+    count = 60
     dovecot.deliver(user, NESTED, *(unique(f"n{n:02d}") for n in range(count)))
     account_id = await add_mailbox(hub, dovecot, user)
     expected = [f"n{n:02d}" for n in range(count)]
@@ -215,7 +215,7 @@ async def test_each_mail_becomes_one_interaction_however_often_the_poller_dies(
     while reached < count and time.monotonic() < ends:
         task = asyncio.create_task(mailboxes.poll_account(hub, account_id))
         # Died at a different distance each time: at once, or some mails further on; never at a safe point of its own choice.
-        goal = reached + deaths * 3 % 11
+        goal = reached + deaths * 3 % 7
         while reached < min(goal, count) and time.monotonic() < ends and not task.done():
             await asyncio.sleep(0.005)
             reached = len(await subjects(hub))
@@ -231,7 +231,7 @@ async def test_each_mail_becomes_one_interaction_however_often_the_poller_dies(
             receipts = len(await tx.all(select(WebhookReceipt.id)))
         assert int((await cursor_of(hub)).get("last_uid", 0)) == receipts
     assert await subjects(hub) == expected
-    assert deaths > 5
+    assert deaths > 3
     async with hub.db.reading() as tx:
         waiting = await tx.all(select(QueueEntry.id))
         states = await tx.all(select(WebhookReceipt.state))
