@@ -22,12 +22,12 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from channels.contract import AccountConfig, RawRequest
 from channels.errors import AnswerUnreadable, Misconfigured, OutcomeUnknown
+from channels.form_body import MAX_FIELDS, Pairs, split_form
 from channels.twilio_errors import API_ORIGIN, HttpFailed, meaning
 
 TIMEOUT_S = 10.0
 REST = "twilio.rest"
 MAX_BODY = 64 * 1024
-MAX_FIELDS = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def is_signed(request: RawRequest, settings: TwilioSettings) -> bool:
     if len(given) != 28 or not given.isascii():
         return False
     try:
-        pairs = [] if request.method == "GET" else _pairs(request)
+        pairs: Pairs = () if request.method == "GET" else _pairs(request)
         tail = "".join(name + value for name, value in sorted(set(pairs)))
         good = _matches(settings, request.url + tail, given) or any(
             _matches(settings, url + tail, given) for url in _with_and_without_port(request.url)
@@ -167,7 +167,7 @@ _MEDIA = re.compile(r"Media(Url|ContentType)[0-9]{1,2}")
 OWN_NAME = re.compile(r"[a-z][A-Za-z0-9_]{0,39}")  # parameters of a browser's connect(): ours, in lower case
 
 
-def _pairs(request: RawRequest) -> list[tuple[str, str]]:
+def _pairs(request: RawRequest) -> Pairs:
     """All name and value pairs of a form body."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-www-form-urlencoded":
@@ -175,9 +175,9 @@ def _pairs(request: RawRequest) -> list[tuple[str, str]]:
     if len(request.body) > MAX_BODY:
         raise AnswerUnreadable(f"The request has more than {MAX_BODY} bytes.", code="too_large")
     try:
-        return parse_qsl(
-            request.body.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS
-        )
+        if not request.body.isascii():
+            raise ValueError("not ASCII")
+        return split_form(request.body)[0]
     except ValueError as error:  # UnicodeDecodeError is one
         raise AnswerUnreadable("The form in the request cannot be read.", code="bad_form") from error
 
@@ -191,7 +191,7 @@ def read_form(request: RawRequest) -> dict[str, str]:
     if request.method == "GET":
         query = urlsplit(request.url).query
         try:
-            pairs = parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS)
+            pairs: Pairs = tuple(parse_qsl(query, keep_blank_values=True, errors="strict", max_num_fields=MAX_FIELDS))
         except ValueError as error:
             raise AnswerUnreadable("The query of the request cannot be read.", code="bad_form") from error
     else:

@@ -62,6 +62,9 @@ _BY_ADDRESS = fixed(
 )
 
 
+_BY_ID = fixed(select(ChannelAccount).where(ChannelAccount.id == bindparam("id")))
+
+
 async def find(tx: Tx, channel: str, address: str) -> ChannelAccount | None:
     """Our account under this address."""
     found: ChannelAccount | None = await tx.one(_BY_ADDRESS, channel=channel, address=address)
@@ -70,7 +73,7 @@ async def find(tx: Tx, channel: str, address: str) -> ChannelAccount | None:
 
 async def get(tx: Tx, account_id: str) -> ChannelAccount:
     """The account, or NotFound."""
-    found = await tx.one(select(ChannelAccount).where(ChannelAccount.id == account_id))
+    found: ChannelAccount | None = await tx.one(_BY_ID, id=account_id)
     if found is None:
         raise NotFound("There is no such channel account.")
     return found

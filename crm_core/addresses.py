@@ -39,6 +39,11 @@ _WITHHELD = {"anonymous", "restricted", "unknown", "unavailable", "private", "bl
 
 def phone(raw: str, *, country: str = "") -> Address:
     """A dialable number in E.164; `country` (ISO 3166, such as GB) reads national notation. Invalid when it is none."""
+    return _phone(raw, country)
+
+
+@lru_cache(maxsize=10_000)
+def _phone(raw: str, country: str) -> Address:
     typed = unicodedata.normalize("NFKC", raw).strip()
     try:
         parsed = phonenumbers.parse(typed, country.upper() or None)

@@ -119,6 +119,18 @@ async def record_event(
     return await tx.add_new(row, unique=["event_key"])
 
 
+def note_event(
+    tx: Tx, *, interaction_id: str, kind: str, event_key: str, now: datetime, leg_id: str = "", role: str = "",
+    user_id: str = "", raw: dict[str, Any] | None = None,
+) -> None:  # fmt: skip
+    """Append an event of the hub's own by the end of the unit, unless its key is there already."""
+    row = CallEvent(
+        id=new_id(now), interaction_id=interaction_id, leg_id=leg_id, role=role, user_id=user_id, kind=kind,
+        event_key=event_key, raw=raw or {}, happened_at=now, received_at=now,
+    )  # fmt: skip
+    tx.later(row, unique=("event_key",))
+
+
 def fold(interaction_id: str, events: Iterable[CallEvent]) -> CallRecord:
     """The call record of these events, whatever order they come in. Pure.
 

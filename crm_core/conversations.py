@@ -107,7 +107,7 @@ async def open_thread(
         id=new_id(now), channel=channel, account_id=account_id, thread_key=thread_key, thread_token=new_secret(128),
         contact_id=contact_id, peer=peer, subject=subject[:500], queue_id=queue_id, created_at=now, last_at=now,
     )  # fmt: skip
-    await tx.add(fresh)
+    tx.later(fresh)
     await events.emit(tx, "conversation.opened", fresh.id, now=now, version=1)
     return fresh, True
 

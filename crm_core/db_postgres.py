@@ -41,7 +41,7 @@ class _Merged:
 
     def merge(self, parts: Sequence[Part]) -> tuple[str, list[Any]]:
         """SQL and its arguments. Their order of execution is PostgreSQL's own; references are checked at the end."""
-        shape = []
+        shape: list[tuple[InsertPlan | str, bool]] = []
         arguments: list[Any] = []
         for what, given in parts:
             if isinstance(what, str):

@@ -6,32 +6,58 @@ sort that way. The last id is the only state; losing it costs nothing.
 
 from __future__ import annotations
 
+import os
 import secrets
 from datetime import datetime
+from functools import lru_cache
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _last = [0]
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
 
 
+_SHIFTS = tuple(range(70, -10, -10))
+
+
+class _Chance:
+    """Random bits of the system, fetched 4 KiB at a time: a call to it for each id costs more than all the rest."""
+
+    def __init__(self) -> None:
+        self.forget()
+        os.register_at_fork(after_in_child=self.forget)  # else two processes would draw the same
+
+    def forget(self) -> None:
+        self._store, self._at = b"", 0
+
+    def draw(self, count: int) -> int:
+        """A number of `count` random bytes."""
+        if self._at + count > len(self._store):
+            self._store, self._at = os.urandom(4096), 0
+        self._at += count
+        return int.from_bytes(self._store[self._at - count : self._at], "big")
+
+
+_chance = _Chance()
+
+
+@lru_cache(maxsize=16)
+def _beginning(millisecond: int) -> str:
+    return "".join(_PAIRS[millisecond >> shift & 1023] for shift in (40, 30, 20, 10, 0))
+
+
 def new_id(now: datetime) -> str:
     """A fresh 26-character id; later ones sort after earlier ones."""
     millisecond = int(now.timestamp() * 1000)
-    number = (millisecond << 80) | secrets.randbits(79)
+    number = (millisecond << 80) | (_chance.draw(10) >> 1)
     if _last[0] >> 80 == millisecond:
-        number = _last[0] + 1 + secrets.randbits(40)
+        number = _last[0] + 1 + _chance.draw(5)
     _last[0] = number
-    parts = []
-    for _ in range(13):
-        parts.append(_PAIRS[number & 1023])
-        number >>= 10
-    return "".join(reversed(parts))
+    return _beginning(number >> 80) + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
 
 
 def first_id(moment: datetime) -> str:
     """The beginning that ids of this millisecond share: lower than every later id, for ranges by time."""
-    number = int(moment.timestamp() * 1000)
-    return "".join(_PAIRS[number >> shift & 1023] for shift in (40, 30, 20, 10, 0))
+    return _beginning(int(moment.timestamp() * 1000))
 
 
 def new_secret(bits: int = 256) -> str:

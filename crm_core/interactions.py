@@ -163,7 +163,7 @@ def tally_word(state: str, outcome: str) -> str:
 
 async def create(tx: Tx, interaction: Interaction, *, now: datetime) -> Interaction:
     """Insert a new interaction and count its arrival."""
-    await tx.add(interaction)
+    tx.later(interaction)
     await _count(tx, interaction, interaction.queue_id, tally_word(interaction.state, interaction.outcome), 1)
     await events.emit(
         tx, "interaction.created", interaction.id, now=now, version=1, conversation=interaction.conversation_id

@@ -266,11 +266,15 @@ def _entity_maker(
 ) -> Callable[[Sequence[Any]], Any]:
     columns = [(name, start + i, process) for i, (name, process) in enumerate(zip(names, processors, strict=True))]
     fields = frozenset(names)
+    # A whole row of nothing is what an outer join gives when it found none; every table has a key.
+    key_at = start + names.index(entity.__mapper__.primary_key[0].key)  # type: ignore[attr-defined]
     new = object.__new__
     put = object.__setattr__
 
     def make(row: Sequence[Any]) -> Any:
         # Built past SQLAlchemy's and pydantic's constructors: a row read is a fact, there is nothing to validate or track.
+        if row[key_at] is None:
+            return None
         thing = new(entity)
         put(
             thing,

@@ -9,9 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
+from sqlalchemy import bindparam
+from sqlmodel import col, select
+
 from channels.contract import CallArrived
 from channels.steps import DialConference, Enqueue, Gather, Hangup, Leave, Play, Redirect, Reject, Step
-from crm_core import accounts, addresses, calls, contacts, conversations, interactions, touches
+from crm_core import accounts, addresses, calls, contacts, conversations, events, interactions, touches
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
 from crm_core.calls import CallLeg, LegRole
@@ -19,6 +22,7 @@ from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState, Outcome
+from crm_core.statements import fixed
 from crm_core.touches import Direction
 from routing import callbacks, entries, flows, hours, offers, prompts, queues, rooms, talks
 from routing.matching import match
@@ -33,12 +37,23 @@ CALLBACK_LEAD = timedelta(
 )  # a callback asked for in the queue is not offered while its number is being read out
 
 
+_LOOK_UP = fixed(
+    select(ChannelAccount, CallLeg, Queue)
+    .select_from(ChannelAccount)
+    .outerjoin(CallLeg, col(CallLeg.id) == bindparam("call_id"))
+    .outerjoin(Queue, col(Queue.id) == col(ChannelAccount.queue_id))
+    .where(col(ChannelAccount.channel) == VOICE, col(ChannelAccount.address) == bindparam("address"))
+)
+
+
 async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Step]:
     """Somebody phones one of our numbers: who it is, the flow, and into the queue. Twice for one call: the same answer."""
-    account = await accounts.find(tx, VOICE, event.to_raw)
-    if account is None or not account.enabled:
+    found: tuple[ChannelAccount, CallLeg | None, Queue | None] | None = await tx.one(
+        _LOOK_UP, address=event.to_raw, call_id=event.call_id
+    )
+    if found is None or not found[0].enabled:
         return [Reject()]
-    known = await calls.find_leg(tx, event.call_id)
+    account, known, queue = found
     if known is not None:
         return await _again(tx, known.interaction_id, now=now)
     caller = addresses.find_phone(event.from_raw, country=account.country)
@@ -55,16 +70,22 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
         state=InteractionState.MENU, match=matched.as_doc(), first_arrival_at=now, created_at=now,
     )  # fmt: skip
     interaction.data = {"room": rooms.name_of(interaction.id), "flow": version, "language": language}
+    spoken = language or (queue.language if queue is not None else "en-GB")
+    walked = flows.walk(steps, at="", interaction_id=interaction.id, language=spoken, number=0)
+    straight = await _open_queue(tx, account, queue, walked.queue_id, now=now)
+    if straight is not None:
+        # Nothing to press before the queue: it waits from the first row on.
+        interaction.__dict__.update(state=InteractionState.WAITING, queue_id=straight.id, entry_id=new_id(now))
     await interactions.create(tx, interaction, now=now)
-    await tx.add(
+    tx.later(
         CallLeg(
             id=event.call_id, interaction_id=interaction.id, role=LegRole.CUSTOMER, created_at=now,
             conference=rooms.name_of(interaction.id), status="in-progress",
         )
     )  # fmt: skip
-    await calls.record_event(
-        tx, interaction_id=interaction.id, kind="arrived", event_key=f"hub:{interaction.id}:arrived", happened_at=now,
-        now=now, leg_id=event.call_id, role=LegRole.CUSTOMER,
+    calls.note_event(
+        tx, interaction_id=interaction.id, kind="arrived", event_key=f"hub:{interaction.id}:arrived", now=now,
+        leg_id=event.call_id, role=LegRole.CUSTOMER,
         raw={"from": interaction.from_address, "to": account.address, "direction": "inbound"},
     )  # fmt: skip
     if caller is not None:
@@ -72,7 +93,35 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
             tx, caller, direction=Direction.INBOUND, channel=VOICE, now=now, contact_id=matched.contact_id,
             interaction_id=interaction.id,
         )  # fmt: skip
-    return await _walk(tx, interaction, account, steps, at="", number=0, pressed="", now=now)
+    if straight is None:
+        return await _walk(tx, interaction, account, steps, at="", number=0, pressed="", now=now)
+    entry = await entries.enter(
+        tx, queue=straight, kind=VOICE, interaction=interaction, now=now, entry_id=interaction.entry_id or ""
+    )
+    await events.emit(
+        tx, "interaction.waiting", interaction.id, now=now, version=interaction.version, queue_id=straight.id,
+        conversation=interaction.conversation_id,
+    )  # fmt: skip
+    calls.note_event(
+        tx,
+        interaction_id=interaction.id,
+        kind="queued",
+        event_key=f"hub:{interaction.id}:queued:{entry.version}",
+        now=now,
+    )
+    return [*walked.steps, _enqueue(interaction.id, straight, entry)]
+
+
+async def _open_queue(
+    tx: Tx, account: ChannelAccount, usual: Queue | None, wanted: str | None, *, now: datetime
+) -> Queue | None:
+    """The queue that a walk through the flow has led to (None = to none), if it is open now. `usual`: the account's own."""
+    if wanted is None:
+        return None
+    queue = usual if usual is not None and wanted in ("", usual.id) else await _queue(tx, wanted or account.queue_id)
+    if queue is None or not hours.is_open(await hours.find(tx, queue.hours_id), now):
+        return None
+    return queue
 
 
 async def _walk(

@@ -86,18 +86,22 @@ async def enter(
     preferred_agent_id: str | None = None,
     not_before: datetime | None = None,
     skills: dict[str, int] | None = None,
+    entry_id: str = "",
 ) -> QueueEntry:
-    """A new waiting piece of work. Its order key is fixed here: first arrival less the queue's credit, or the one given."""
+    """A new waiting piece of work. Its order key is fixed here: first arrival less the queue's credit, or the one given.
+
+    `entry_id`: an id made before, which the interaction carries already.
+    """
     lane, weight = LANES[kind]
     arrived = interaction.first_arrival_at
     entry = QueueEntry(
-        id=new_id(now), queue_id=queue.id, kind=kind, lane=lane, weight=weight, interaction_id=interaction.id,
+        id=entry_id or new_id(now), queue_id=queue.id, kind=kind, lane=lane, weight=weight, interaction_id=interaction.id,
         conversation_id=interaction.conversation_id, contact_id=contact_id or interaction.contact_id,
         callback_id=callback_id, skills=skills or {}, preferred_agent_id=preferred_agent_id,
         order_at=order_at or arrived - timedelta(seconds=queue.priority_credit_s), first_arrival_at=arrived,
         entered_at=now, not_before=not_before,
     )  # fmt: skip
-    await tx.add(entry)
+    tx.later(entry)
     await events.emit(tx, "entry.changed", entry.id, now=now, version=1, queue_id=queue.id, state=EntryState.WAITING)
     tx.wake("router")
     return entry
@@ -187,9 +191,9 @@ async def tell_calls(
     """Append an event of the hub's own to the records of the entry's calls; `fold` writes the records anew."""
     for interaction in await interactions.list_entry(tx, entry.id):
         if "room" in interaction.data:
-            await calls.record_event(
+            calls.note_event(
                 tx, interaction_id=interaction.id, kind=kind, raw=raw, user_id=user_id,
-                event_key=f"hub:{interaction.id}:{kind}:{key or entry.version}", happened_at=now, now=now,
+                event_key=f"hub:{interaction.id}:{kind}:{key or entry.version}", now=now,
             )  # fmt: skip
             if fold:
                 await calls.refold(tx, interaction.id)

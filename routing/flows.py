@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, update
 from sqlmodel import Field, col, func, select
 
 from channels.steps import Gather, Hangup, Play, Redirect, Say, Step
 from crm_core.db import Tx
 from crm_core.errors import Invalid
 from crm_core.ids import new_id
+from crm_core.statements import fixed
 from crm_core.tables import Table, at, docs, key, ref, text
 from routing import prompts
 from routing.rooms import step_path
@@ -84,14 +85,18 @@ async def save_version(tx: Tx, flow_id: str, *, steps: Sequence[dict[str, Any]],
     return last + 1
 
 
+_FLOW = fixed(select(Flow).where(Flow.id == bindparam("id")))
+_VERSION = fixed(
+    select(FlowVersion).where(FlowVersion.flow_id == bindparam("flow_id"), FlowVersion.number == bindparam("number"))
+)
+
+
 async def load(tx: Tx, flow_id: str | None, number: int | None = None) -> tuple[list[dict[str, Any]], int, str]:
     """Steps, version and language of a flow; the default flow when there is none."""
-    flow = await tx.one(select(Flow).where(Flow.id == flow_id)) if flow_id else None
+    flow = await tx.one(_FLOW, id=flow_id) if flow_id else None
     if flow is None:
         return DEFAULT, 0, ""
-    version = await tx.one(
-        select(FlowVersion).where(FlowVersion.flow_id == flow.id, FlowVersion.number == (number or flow.version))
-    )
+    version = await tx.one(_VERSION, flow_id=flow.id, number=number or flow.version)
     return (version.steps, version.number, flow.language) if version else (DEFAULT, 0, "")
 
 

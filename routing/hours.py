@@ -6,9 +6,11 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from sqlalchemy import bindparam
 from sqlmodel import select
 
 from crm_core.db import Tx
+from crm_core.statements import fixed
 from crm_core.tables import Table, doc, key, text
 
 AHEAD_DAYS = 370  # how far the next opening is looked for
@@ -32,9 +34,12 @@ class Hours(Table, table=True):
     version: int = 1
 
 
+_BY_ID = fixed(select(Hours).where(Hours.id == bindparam("id")))
+
+
 async def find(tx: Tx, hours_id: str | None) -> Hours | None:
     """The hours, or None: always open."""
-    return None if hours_id is None else await tx.one(select(Hours).where(Hours.id == hours_id))
+    return None if hours_id is None else await tx.one(_BY_ID, id=hours_id)
 
 
 def spans(hours: Hours, day: date) -> list[tuple[datetime, datetime]]:

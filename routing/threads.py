@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlmodel import select
-
 from crm_core import conversations, interactions
 from crm_core.accounts import ChannelAccount
 from crm_core.conversations import Conversation
@@ -33,7 +31,7 @@ async def queue_of(tx: Tx, account: ChannelAccount, conversation: Conversation) 
     """Where this conversation's work goes: its own queue, else the account's, else the first there is."""
     wanted = conversation.queue_id or account.queue_id
     if wanted is not None:
-        found: Queue | None = await tx.one(select(Queue).where(Queue.id == wanted))
+        found: Queue | None = await tx.one(queues.BY_ID, id=wanted)
         return found
     return next(iter(await queues.list_all(tx)), None)
 

@@ -18,6 +18,7 @@ from urllib.parse import parse_qsl
 
 from channels.contract import Arrival, RawRequest, Receives
 from channels.errors import AnswerUnreadable, Misconfigured
+from channels.form_body import split_form
 from crm_core.clock import Clock
 from crm_core.db import Database, DatabaseUnavailable, Rerun, Tx
 from crm_core.errors import Conflict, Invalid, NotFound
@@ -104,10 +105,9 @@ def read(request: RawRequest) -> Post:
     if content_type != FORM_TYPE:
         raise Unreadable(f"The content type must be {FORM_TYPE}.")
     try:
-        text = request.body.decode("utf-8")
-        pairs = parse_qsl(
-            text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=MAX_FIELDS
-        )
+        pairs, whole = split_form(request.body)
+        if not whole or len(pairs) > MAX_FIELDS:
+            raise ValueError("not a form")
     except ValueError as error:
         raise Unreadable("The body is not a form in UTF-8.") from error
     query = parse_qsl(request.url.partition("?")[2], keep_blank_values=True) if "?" in request.url else []
@@ -171,7 +171,8 @@ async def store_and_run(
     Raises DatabaseUnavailable or TimeoutError when nothing is known to be stored.
     """
     unit = lambda tx, last: _store(deps, kind, tx, post, key, headers or {}, last=last)  # noqa: E731 - a closure
-    return await asyncio.wait_for(run(deps, unit), deps.answer_s)
+    async with asyncio.timeout(deps.answer_s):
+        return await run(deps, unit)
 
 
 async def run(deps: Deps, unit: Callable[[Tx, bool], Awaitable[Answer]]) -> Answer:

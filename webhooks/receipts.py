@@ -103,7 +103,7 @@ async def find(tx: Tx, provider: str, event_key: str) -> WebhookReceipt | None:
 
 async def close(tx: Tx, receipt_id: str, *, now: datetime, answer: str | None = None) -> None:
     """Its effects are committed with this transaction."""
-    await tx.run(_DONE, receipt_id=receipt_id, reply=answer, now=now)
+    await tx.run_later(_DONE, receipt_id=receipt_id, reply=answer, now=now)
 
 
 _LOCK = fixed(select(WebhookReceipt).where(WebhookReceipt.id == bindparam("receipt_id")).with_for_update())
