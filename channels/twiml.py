@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from urllib.parse import quote_plus
 from xml.sax.saxutils import escape, quoteattr
 
@@ -118,6 +119,7 @@ def _step(step: Step, base: str) -> str:
             return "<Hangup/>"
 
 
+@lru_cache(maxsize=256)
 def _say(step: Say) -> str:
     language, voice, _ = _voice(step.language)
     said = _sayable(" ".join(clean(step.text).split()))
@@ -129,6 +131,8 @@ def _say(step: Say) -> str:
 
 def _sayable(text: str) -> str:
     """As much of the text as one Say may hold, cut at a character."""
+    if len(text) <= min(MAX_SAID_BYTES // 4, MAX_SAID_ENCODED // 12):  # UTF-8: four bytes at most, "%XX" for each
+        return text
     size = encoded = 0
     for at, character in enumerate(text):
         size += len(character.encode())

@@ -15,7 +15,7 @@ from crm_core.db import Tx
 from crm_core.tables import Table
 
 # Several rows per count on a busy PostgreSQL, so that parallel transactions do not queue for one row; read as a sum.
-SHARDS = 8
+SHARDS = 16
 
 
 class Tally(Table, table=True):
