@@ -84,6 +84,7 @@ class Child:
             preexec_fn=before_exec if linux or nice else None,
         )
         self.started_at, self.due_at = time.monotonic(), None
+        self.environ = {**self.environ, "HUB_FAILPOINTS": ""}  # a test's kill is for the first life only
 
     @property
     def running(self) -> bool:

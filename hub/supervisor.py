@@ -195,7 +195,7 @@ def start(settings: Settings, leash: Leash, stopping: list[int]) -> Serving:
             app_sid = twin.register_app(made, ports, hub_url=settings.public_url)
             environ |= twin.environment(made, ports, app_sid=app_sid)
         hub = tuple(
-            Child(name, [sys.executable, "-m", "hub", *words], environ, leash, nice=nice)
+            Child(name, [sys.executable, "-m", "hub", *words], doomed(environ, name), leash, nice=nice)
             for name, words, nice in (
                 ("web", ["web"], 0),
                 ("poll", ["poll"], 0),
@@ -229,6 +229,13 @@ def child_environment(settings: Settings) -> dict[str, str]:
         "HUB_LOG_LEVEL": settings.log_level,
         "HUB_SANDBOX": "1" if settings.sandbox else "0",
     }
+
+
+def doomed(environ: dict[str, str], name: str) -> dict[str, str]:
+    """For tests: `HUB_FAILPOINTS=web/db.after_commit:9` arms that place in the child `web`, and nowhere else."""
+    places = environ.get("HUB_FAILPOINTS", "").split(",")
+    own = [place.removeprefix(f"{name}/") for place in places if place.startswith(f"{name}/")]
+    return {**environ, "HUB_FAILPOINTS": ",".join(own)}
 
 
 def twin_ports(settings: Settings) -> twin.TwinPorts:

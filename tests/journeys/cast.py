@@ -209,7 +209,13 @@ class Machine:
         """A contact who agreed to be contacted, with the proof; their id. `channel` empty: they agreed to nothing."""
         made = await self.ask("POST", "/contacts", {"name": name, "points": [{"kind": kind, "value": value}], **more})
         if channel:
-            grant = {"kind": kind, "value": value, "channel": channel, "purpose": purpose, "evidence": {"text": "Yes, please"}}
+            grant = {
+                "kind": kind,
+                "value": value,
+                "channel": channel,
+                "purpose": purpose,
+                "evidence": {"text": "Yes, please"},
+            }
             await self.ask("POST", f"/contacts/{made['id']}/consents", grant)
         return str(made["id"])
 

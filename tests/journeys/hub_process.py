@@ -69,7 +69,10 @@ class HubProcess:
         """Process ids by name: web, poll, interactive, bulk, sandbox, valkey."""
         assert self.process is not None
         listing = subprocess.run(
-            ["ps", "--ppid", str(self.process.pid), "-o", "pid=,stat=,args="], capture_output=True, text=True, check=False
+            ["ps", "--ppid", str(self.process.pid), "-o", "pid=,stat=,args="],
+            capture_output=True,
+            text=True,
+            check=False,
         ).stdout
         found = {}
         for line in listing.splitlines():

@@ -26,7 +26,11 @@ async def test_a_csv_becomes_a_campaign_that_survives_its_worker(cast: Cast, tmp
     machine = cast.machine()
     ids = [
         await machine.person(
-            f"Reader{n} Muster", "email", mailbox(n), channel="email" if n < PEOPLE - SILENT else "", purpose="marketing"
+            f"Reader{n} Muster",
+            "email",
+            mailbox(n),
+            channel="email" if n < PEOPLE - SILENT else "",
+            purpose="marketing",
         )
         for n in range(PEOPLE)
     ]
@@ -86,7 +90,9 @@ async def adds_up(cast: Cast, mara: Desk) -> None:
     assert sum(numbers[:-1]) == numbers[-1] == PEOPLE, legend
     states = cast.hub.rows("SELECT state, count(*) AS n FROM deliveries GROUP BY state")
     assert sum(row["n"] for row in states) == PEOPLE
-    assert {row["state"] for row in states} <= {"accepted", "sent", "delivered", "suppressed", "skipped", "unknown"}, states
+    assert {row["state"] for row in states} <= {"accepted", "sent", "delivered", "suppressed", "skipped", "unknown"}, (
+        states
+    )
 
 
 async def unsubscribe_url(cast: Cast, address: str) -> str:

@@ -39,6 +39,7 @@ async def test_two_telemarketers_work_one_list(cast: Cast) -> None:
     await tina.go(f"/desk/contacts/{contact}")
     await tina.phone_shows("line-ready")
     await tina.page.locator("[data-phone-do=dial]").first.click()
+    await picture(tina.page, "7-never-again")
     await expect(tina.page.get_by_role("alert").filter(has_text="never to be called again").first).to_be_visible()
     await picture(tina.page, "7-never-again")
     assert not [call for call in (await cast.outside.ask("GET", "/outside/calls"))["calls"] if call["to"] == never][1:]
@@ -63,7 +64,9 @@ async def a_list(cast: Cast) -> str:
     await mara.page.get_by_label("Everybody with this tag").fill(TAG)
     await mara.page.get_by_label("Script").fill("Hello {{ first_name }}, our new bicycle is here.")
     await mara.page.get_by_role("button", name="Make the list").click()
-    await expect(mara.page.locator("#list-head").get_by_role("link", name="Call", exact=True)).to_be_visible(timeout=20_000)
+    await expect(mara.page.locator("#list-head").get_by_role("link", name="Call", exact=True)).to_be_visible(
+        timeout=20_000
+    )
     await picture(mara.page, "7-list")
     list_id = mara.page.url.rpartition("/")[2]
     await mara.page.context.close()

@@ -51,7 +51,18 @@ async def test_a_hostile_mail_is_shown_safely_and_answered_in_its_thread(cast: C
     assert await chen.page.evaluate("() => window.pwned") is None
     assert cast.pages.foreign == []
     assert await mail.locator("iframe").get_attribute("sandbox") == "allow-popups"
-    for forbidden in ("script", "form", "input", "iframe", "object", "svg", "style", "meta[http-equiv]", "base", "[onerror]"):
+    for forbidden in (
+        "script",
+        "form",
+        "input",
+        "iframe",
+        "object",
+        "svg",
+        "style",
+        "meta[http-equiv]",
+        "base",
+        "[onerror]",
+    ):
         await expect(frame.locator(forbidden)).to_have_count(0)
     await expect(frame.locator("a[href^='javascript' i], img[src^='http']")).to_have_count(0)
     await expect(frame.get_by_text("overlay")).to_have_css("position", "static")
@@ -85,7 +96,9 @@ async def test_a_hostile_mail_is_shown_safely_and_answered_in_its_thread(cast: C
     await carla.locator("#letter").get_by_role("button", name="Send").click()
     await expect(chen.timeline.locator("li.mail", has_text="I come tomorrow at ten.")).to_be_visible(timeout=15_000)
     assert chen.page.url == thread
-    await expect(frame.get_by_role("heading", name="Broken spoke")).to_be_visible()  # news does not shut what was opened
+    await expect(
+        frame.get_by_role("heading", name="Broken spoke")
+    ).to_be_visible()  # news does not shut what was opened
     await picture(chen.page, "4-thread")
     await chen.close_conversation()
     await chen.activity("Offline")
