@@ -228,8 +228,10 @@ async def test_each_mail_becomes_one_interaction_however_often_the_poller_dies(
         assert found == expected[:reached], "in order, none twice, none left out"
         # Mail 1 is the poison: what the cursor says is read is a receipt, nothing else and nothing less.
         async with hub.db.reading() as tx:
+            cursor = await tx.one(select(ChannelAccount.cursor).where(ChannelAccount.id == "mailbox")) or {}
             receipts = len(await tx.all(select(WebhookReceipt.id)))
-        assert int((await cursor_of(hub)).get("last_uid", 0)) == receipts
+        # One snapshot: a commit that was on its way when the task died may still land meanwhile.
+        assert int(cursor.get("last_uid", 0)) == receipts
     assert await subjects(hub) == expected
     assert deaths > 3
     async with hub.db.reading() as tx:
