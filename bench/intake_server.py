@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import tempfile
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import uvloop
@@ -15,8 +17,6 @@ from bench.intake_data import ACCOUNT_SID, ORIGIN, PATH, TOKEN
 from channels.contract import RawRequest
 from channels.twilio_api import TwilioSettings
 from channels.voice import VoiceChannel
-from crm_core import failpoints
-from crm_core.clock import SystemClock
 from crm_core.db import open_database
 from crm_core.ids import new_id
 from crm_core.touches import Direction, Touch
@@ -34,27 +34,32 @@ async def listen(app: web.Application) -> None:
 
 
 async def hub(url: str) -> None:
-    """The hub's own webhook routes and intake, over its own database code."""
-    from webhooks import voice
-    from webhooks.intake import Deps
-    from webhooks.routes import _signed
+    """The hub's own application, whole: every route, its middleware, its runtime with a Valkey of its own."""
+    from hub.app import serving
+    from hub.runtime import running
+    from hub.settings import read_settings
+    from hub.valkey import ensure_valkey
 
-    failpoints.arm(os.environ.get("HUB_FAILPOINTS", ""))
-    db = await open_database(url)
-    db.wakeups = await _wakeups()
-    deps = Deps(db=db, clock=SystemClock(), channels={"voice": VOICE}, public_url=ORIGIN)
-    app = web.Application()
-    app.router.add_post(PATH, _signed(deps, voice.ARRIVED))
-    await listen(app)
-
-
-async def _wakeups() -> Any:
-    import redis.asyncio as aioredis
-
-    from hub.redis_ports import RedisWakeups
-
-    where = os.environ.get("BENCH_REDIS_URL", "unix:///nonexistent/valkey.sock")
-    return RedisWakeups(aioredis.Redis.from_url(where, socket_timeout=0.5, socket_connect_timeout=0.5))
+    with tempfile.TemporaryDirectory(prefix="intake-hub-") as folder:
+        valkey = ensure_valkey(Path(folder))
+        settings = read_settings(
+            {
+                "HUB_DATA_DIR": folder,
+                "HUB_DATABASE_URL": url,
+                "HUB_REDIS_URL": valkey.url,
+                "HUB_SECRET_KEY": "bench bench bench bench bench bench",
+                "HUB_PUBLIC_URL": ORIGIN,
+                "HUB_FAILPOINTS": os.environ.get("HUB_FAILPOINTS", ""),
+                "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
+                "TWILIO_AUTH_TOKEN": TOKEN,
+                "TWILIO_API_KEY_SID": "SK" + "0" * 32,
+                "TWILIO_API_KEY_SECRET": "s" * 32,
+                "TWILIO_APP_SID": "AP" + "0" * 32,
+            }
+        )
+        async with running(settings) as runtime, serving(runtime, host="127.0.0.1", port=0) as (_, port):
+            print(port, flush=True)
+            await asyncio.Event().wait()
 
 
 async def floor() -> None:
