@@ -117,8 +117,10 @@ GATE = ("erased", "dead", "sender_stop", "opt_out", "do_not_call", "complaint", 
 RULES: dict[Purpose, frozenset[str]] = {
     Purpose.REPLY: frozenset({"erased", "dead", "sender_stop"}),
     Purpose.REQUESTED_CALLBACK: frozenset({"erased", "dead", "window"}),
-    Purpose.TRANSACTIONAL: frozenset({"erased", "dead", "sender_stop", "opt_out_all", "hours"}),
-    Purpose.SERVICE: frozenset({"erased", "dead", "sender_stop", "opt_out_all", "complaint", "hours", "frequency"}),
+    Purpose.TRANSACTIONAL: frozenset({"erased", "dead", "sender_stop", "opt_out_all", "do_not_call", "hours"}),
+    Purpose.SERVICE: frozenset(
+        {"erased", "dead", "sender_stop", "opt_out_all", "do_not_call", "complaint", "hours", "frequency"}
+    ),
     Purpose.MARKETING: frozenset(GATE) - {"do_not_call"},
     Purpose.TELEMARKETING: frozenset(GATE),
     Purpose.CONFIRMATION: frozenset({"erased", "dead"}),

@@ -48,7 +48,7 @@ STOPPED_BY = {
     SuppressionReason.DEAD: set(Purpose) - {Purpose.SYSTEM},
     SuppressionReason.SENDER_STOP: {Purpose.REPLY, Purpose.TRANSACTIONAL, Purpose.SERVICE, *MARKETS},
     SuppressionReason.OPT_OUT: {Purpose.TRANSACTIONAL, Purpose.SERVICE, *MARKETS},
-    SuppressionReason.DO_NOT_CALL: {Purpose.TELEMARKETING},
+    SuppressionReason.DO_NOT_CALL: {Purpose.TRANSACTIONAL, Purpose.SERVICE, Purpose.TELEMARKETING},
     SuppressionReason.COMPLAINT: {Purpose.SERVICE, *MARKETS},
 }
 
