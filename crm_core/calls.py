@@ -31,7 +31,8 @@ class CallEvent(Table, table=True):
     """One raw event of a call, as the provider sent it or as the hub did it; append-only.
 
     `kind`: leg status words (initiated, ringing, answered, completed, busy, no-answer, failed, canceled), conference words
-    (join, leave, hold, unhold, mute, unmute, end), and the hub's own (arrived, queued, offered, accepted, moved, wrapup, disposed).
+    (join, leave, hold, unhold, mute, unmute, end), and the hub's own (arrived, queued, offered, accepted, moved, wrapup,
+    disposed).
     """
 
     __tablename__ = "call_events"

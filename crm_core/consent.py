@@ -1,7 +1,8 @@
-"""May we contact this person, now, for this purpose? Proof of consent, suppressions, and the one gate every outbound touch passes.
+"""May we contact this person, now, for this purpose? Proof of consent, suppressions, and the gate of every outbound touch.
 
 Consent is an append-only ledger per address, channel and purpose; suppressions are addresses we must not use, and why.
-`may_contact` is asked twice: when an audience is planned (forecast) and at the instant of sending (binding). Its verdict is stored.
+`may_contact` is asked twice: when an audience is planned (forecast) and at the instant of sending (binding); its verdict
+is stored.
 """
 
 from __future__ import annotations
@@ -173,13 +174,13 @@ async def may_contact(
     """
     bound = RULES[purpose]
     if not bound:
-        return Verdict(True, purpose=purpose)
+        return Verdict(allowed=True, purpose=purpose)
     rows = await tx.all(_SUPPRESSIONS, kind=address.kind, value=address.value)
     active = [row for row in rows if row.expires_at is None or row.expires_at > now]
     checked: list[str] = []
 
     def no(rule: str, reason: str, until: datetime | None = None) -> Verdict:
-        return Verdict(False, rule, reason, until, checked, purpose)
+        return Verdict(allowed=False, rule=rule, reason=reason, until=until, checked=checked, purpose=purpose)
 
     if "erased" in bound and contact is not None and contact.erased_at is not None:
         checked.append("erased")
@@ -211,7 +212,7 @@ async def may_contact(
         times = await count_touches(tx, address, purpose=purpose, since=now - FREQUENCY_WINDOW)
         if len(times) >= FREQUENCY_MARKETING:
             return no("frequency", f"{len(times)} such touches in seven days already.", times[0] + FREQUENCY_WINDOW)
-    return Verdict(True, checked=checked, purpose=purpose)
+    return Verdict(allowed=True, checked=checked, purpose=purpose)
 
 
 _BY_SUPPRESSION = (

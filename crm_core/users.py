@@ -1,4 +1,4 @@
-"""Users, teams, log-in sessions and API tokens. Decides who somebody is and which roles they hold; rights per route live in hub."""
+"""Users, teams, log-in sessions and API tokens. Decides who somebody is and which roles they hold, not what a role may do."""
 
 from __future__ import annotations
 

@@ -162,12 +162,12 @@ async def test_a_savepoint_undoes_only_what_is_inside_it(db: Database) -> None:
         tx.wake("outer")
         async with tx.savepoint():
             await tx.add(event("kept"))
-            with pytest.raises(DuplicateRow):
+            with pytest.raises(DuplicateRow):  # noqa: PT012 - the block is what the savepoint undoes
                 async with tx.savepoint():
                     await tx.add(event("inner"))
                     tx.wake("inner")
                     await tx.add(event("inner"))
-        with pytest.raises(ValueError, match="no"):
+        with pytest.raises(ValueError, match="no"):  # noqa: PT012
             async with tx.savepoint():
                 await tx.add(event("undone"))
                 raise ValueError("no")

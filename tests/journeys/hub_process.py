@@ -38,7 +38,9 @@ class HubProcess:
         ready = eventually(lambda: "Ctrl-C stops" in self.said()[before:] or not self.running, within_s=90)
         found = re.search(r"ready after [\d.]+ s: (http://\S+)", self.said()[before:])
         outside = re.search(r"The outside world .*: (http://127\.0\.0\.1:\d+)/", self.said()[before:])
-        assert ready and found and outside, self.said()[before:]
+        assert ready, self.said()[before:]
+        assert found, self.said()[before:]
+        assert outside, self.said()[before:]
         self.url, self.outside = found[1], outside[1]
         self.port = int(urlsplit(self.url).port or 0)
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import pytest
 from playwright.async_api import expect
 
-from tests.journeys.cast import ANA, SUPPORT, Cast, Desk, picture, until
+from tests.journeys.cast import ANA, SUPPORT, Cast, picture, until
 
 pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(120)]
 
