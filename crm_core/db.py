@@ -17,14 +17,14 @@ __all__ = ["Database", "DatabaseUnavailable", "DuplicateRow", "Rerun", "Tx", "me
 async def open_database(url: str, *, bulk: bool = False, pool_size: int = 10) -> Database:
     """Open `sqlite:///path/file.db` or `postgresql://…`.
 
-    `bulk` marks a process whose writes must not make inbound wait: on SQLite its transactions are spaced out so that all bulk
-    processes together hold the lock at most a fifth of the time while inbound is active.
+    `bulk` marks a process whose writes must not make inbound wait: its transactions are spaced out while inbound is active.
+    On SQLite all bulk processes together hold the lock at most a fifth of the time, on PostgreSQL each works as little.
     Raises DatabaseUnavailable with one sentence.
     """
     if url.startswith("sqlite:///"):
         return await SqliteDatabase.open(url.removeprefix("sqlite:///"), bulk=bulk)
     if url.startswith(("postgresql://", "postgres://")):
-        return await PostgresDatabase.open(url, pool_size=pool_size)
+        return await PostgresDatabase.open(url, bulk=bulk, pool_size=pool_size)
     raise DatabaseUnavailable(
         f"HUB_DATABASE_URL must start with sqlite:/// or postgresql://, not {url.split(':', 1)[0]}:"
     )

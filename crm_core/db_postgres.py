@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import random
 import re
+import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
 
@@ -26,6 +27,16 @@ TIMEOUTS = {
     "application_name": "hub",
 }
 
+
+BULK_NAME = "hub-bulk"
+# While others are at work, a bulk process rests four times as long as its transaction took, as on SQLite. Who is at work is
+# read from PostgreSQL itself, so that inbound pays nothing for it; a poller's look alone does not count.
+BULK_REST = 4
+BULK_REST_MAX_S = 1.0
+BULK_LOOK_S = 0.1
+BUSY_SESSIONS = 2
+AT_WORK = """SELECT count(*) FROM pg_stat_activity
+WHERE application_name = 'hub' AND datname = current_database() AND state <> 'idle'"""
 
 LOST = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 
@@ -132,6 +143,11 @@ class _Connection:
         self._passed = name
 
 
+async def pause(seconds: float) -> None:
+    """Sleep; a name of its own for the tests."""
+    await asyncio.sleep(seconds)
+
+
 async def _keep_session(_: Any) -> None:
     """Nothing in a session is ever changed, so there is nothing to reset: a round trip less."""
 
@@ -141,23 +157,27 @@ class PostgresDatabase:
 
     dialect = "postgresql"
 
-    def __init__(self, pool: Any) -> None:
+    def __init__(self, pool: Any, *, bulk: bool = False) -> None:
         self.wakeups: Wakeups | None = None
         self._pool = pool
+        self._bulk = bulk
+        self._looked_at = 0.0
+        self._crowded = False
         self._compiler = postgres_compiler()
         self._merged = _Merged()
 
     @classmethod
-    async def open(cls, url: str, *, pool_size: int = 10) -> PostgresDatabase:
+    async def open(cls, url: str, *, bulk: bool = False, pool_size: int = 10) -> PostgresDatabase:
         """Connect; raises DatabaseUnavailable."""
+        session = TIMEOUTS | {"application_name": BULK_NAME} if bulk else TIMEOUTS
         try:
             pool = await asyncpg.create_pool(
-                url, min_size=1, max_size=pool_size, timeout=10, statement_cache_size=1000, server_settings=TIMEOUTS,
+                url, min_size=1, max_size=pool_size, timeout=10, statement_cache_size=1000, server_settings=session,
                 reset=_keep_session,
             )  # fmt: skip
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             raise DatabaseUnavailable(f"PostgreSQL does not answer: {error or type(error).__name__}.") from error
-        return cls(pool)
+        return cls(pool, bulk=bulk)
 
     async def write(self, unit: Unit[R]) -> R:
         """See `Database.write`."""
@@ -173,6 +193,7 @@ class PostgresDatabase:
         raise AssertionError("unreachable")
 
     async def _once(self, unit: Unit[R]) -> R:
+        began = time.monotonic()
         async with self._pool.acquire() as connection:
             tx = Tx(_Connection(connection, self._merged), self._compiler)
             async with connection.transaction():
@@ -182,7 +203,20 @@ class PostgresDatabase:
         failpoint("db.after_commit")
         if tx.wakes and self.wakeups is not None:
             await self.wakeups.wake(tx.wakes)
+        if self._bulk:
+            await self._rest(time.monotonic() - began)
         return value
+
+    async def _rest(self, took_s: float) -> None:
+        """Leave room for calls and agents. What was written is committed already."""
+        if time.monotonic() - self._looked_at > BULK_LOOK_S:
+            try:
+                self._crowded = int(await self._pool.fetchval(AT_WORK)) >= BUSY_SESSIONS
+            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
+                self._crowded = False  # the next unit will say what is wrong
+            self._looked_at = time.monotonic()
+        if self._crowded:
+            await pause(min(BULK_REST * took_s, BULK_REST_MAX_S))
 
     @contextlib.asynccontextmanager
     async def reading(self, *, slow: bool = False) -> AsyncIterator[Tx]:
