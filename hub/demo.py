@@ -353,7 +353,7 @@ class _Company:
 
     async def _call(self, tx: Tx, contact: Contact, number: Address, agent: User, when: datetime) -> None:
         row, thread = await self._arrive(tx, "voice", contact, number, when)
-        wait, ring = self.chance.randint(3, 70), self.chance.randint(2, 9)
+        wait, ring = self.chance.choice((3, 4, 5, 6, 8, 9, 11, 13, 25, 48)), self.chance.randint(2, 6)
         talk, hold, wrap = self.chance.randint(40, 600), self.chance.choice((0, 0, 25)), self.chance.randint(8, 60)
 
         async def note(kind: str, after_s: int, role: str = "", **raw: str) -> None:

@@ -90,7 +90,7 @@ function showPhone() {
   }
   if (rings) { $("ringing-from").textContent = call.from; return; }
   $("talking-with").textContent = call.direction === "inbound" ? call.to : call.from;
-  const company = call.company.map((each) => each.address.replace("client:", "")).join(", ");
+  const company = call.company.map((each) => each.address.startsWith("client:") ? "an agent" : each.address).join(", ");
   const doing = company ? `talking with ${company}` : call.listening ? "your turn: press or speak" : call.doing || call.status;
   const since = call.answered_at ? Math.max(0, Math.round((Date.now() - new Date(call.answered_at)) / 1000)) : 0;
   $("talking-state").textContent = `${doing} · ${Math.floor(since / 60)}:${String(since % 60).padStart(2, "0")}`;
