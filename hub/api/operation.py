@@ -9,18 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Annotated, Any, Generic, TypeVar, cast
 
 from aiohttp import web
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
-from sqlalchemy import delete, update
-from sqlmodel import col, select
 
-from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid, NotFound, Refused
 from crm_core.users import Role, User
+from hub.api import replays
 from hub.api.replays import ApiReplay
 from hub.runtime import Runtime
 from hub.web import Route, now_of, runtime_of, user_of
@@ -29,8 +27,6 @@ from routing import gate
 Q = TypeVar("Q", bound=BaseModel)
 B = TypeVar("B", bound=BaseModel)
 
-KEPT_FOR = timedelta(hours=24)
-RUNS_AT_MOST = timedelta(minutes=1)
 BODY_LIMIT = 1024 * 1024
 DESCRIPTION = "Everything the desktop can do, by the same functions."
 
@@ -149,12 +145,12 @@ async def _answer(op: Operation, request: web.Request) -> web.StreamResponse:
     key = request.headers.get("Idempotency-Key", "") if op.method == "POST" else ""
     if key:
         return await _once(op, call, key, raw)
-    return _response(op.status, await _run(op, call))
+    return _response(op.status, await _run(op, call, call.runtime))
 
 
-async def _run(op: Operation, call: Call[Any, Any]) -> str:
+async def _run(op: Operation, call: Call[Any, Any], runtime: Runtime) -> str:
     try:
-        result = await op.run(call)
+        result = await op.run(replace(call, runtime=runtime))
     except Refused as refused:
         # The refusal undid its transaction; that the gate said no is kept all the same.
         told = refused
@@ -208,42 +204,24 @@ def _checked(shape: type[BaseModel], given: Any) -> BaseModel:
 
 
 async def _once(op: Operation, call: Call[Any, Any], key: str, raw: bytes) -> web.Response:
-    """Run once per key: the row is claimed before, so of two at the same time one is told to wait."""
+    """Carry it out once per key."""
     if len(key) > 200:
         raise Invalid("An Idempotency-Key has at most 200 characters.")
     digest = hashlib.sha256(f"{call.user.id}\n{call.request.path}\n{key}".encode()).hexdigest()
-    asked = hashlib.sha256(raw).hexdigest()
-    row = ApiReplay(key=digest, request_hash=asked, created_at=call.now)
-
-    async def claim(tx: Tx) -> ApiReplay | None:
-        await tx.run(delete(ApiReplay).where(col(ApiReplay.created_at) < call.now - KEPT_FOR))
-        if await tx.add_new(row, unique=["key"]):
-            return None
-        known: ApiReplay | None = await tx.one(select(ApiReplay).where(ApiReplay.key == digest))
-        return known
-
-    known = await call.runtime.db.write(claim)
+    row = ApiReplay(key=digest, request_hash=hashlib.sha256(raw).hexdigest(), created_at=call.now)
+    db = call.runtime.db
+    known = await replays.claim(db, row, now=call.now)
     if known is not None:
-        if known.request_hash != asked:
-            raise Invalid("This Idempotency-Key was used for another request.")
-        if known.status == 0 and call.now - known.created_at > RUNS_AT_MOST:
-            # The process died between the work and its answer: whether it was done cannot be told from here.
-            raise Conflict(
-                "Nobody knows whether the first request with this Idempotency-Key was carried out: "
-                "look, and repeat it under another key if it was not."
-            )
-        if known.status == 0:
-            raise Conflict("The first request with this Idempotency-Key is still running.")
+        if known.status == replays.DONE:
+            raise Conflict("The first request with this Idempotency-Key was carried out; its answer was lost. Look.")
         return _response(known.status, known.answer)
-    mine = col(ApiReplay.key) == digest
+    noting = replays.Noting(db, row, op.answer, op.status)
     try:
-        body = await _run(op, call)
+        body = await _run(op, call, replace(call.runtime, db=noting))
     except Exception:
-        # Its transaction was undone: the same key may try again.
-        await call.runtime.db.write(lambda tx: tx.run(delete(ApiReplay).where(mine)))
+        await replays.give_up(db, row)
         raise
-    done = update(ApiReplay).where(mine).values(status=op.status, answer=body)
-    await call.runtime.db.write(lambda tx: tx.run(done))
+    await replays.finish(db, row, status=op.status, answer=body)
     return _response(op.status, body)
 
 
