@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from hub.api.operation import BODY_LIMIT, KEPT_FOR
+from hub.api.operation import BODY_LIMIT
+from hub.api.replays import KEPT_FOR
 from hub.api.routes import OPERATIONS
 from hub.api.scopes import SCOPES
 from hub.desktop.stream import BEAT_S, REPLAY
