@@ -101,7 +101,9 @@ async def adds_up(cast: Cast, interaction_id: str, *, call_s: float, wrap_s: flo
     record = (await until(wrapped))[0]
     parts = sum(record[name] for name in ("menu_ms", "wait_ms", "ring_ms", "talk_ms", "hold_ms"))
     assert record["hold_ms"] > 0
-    assert record["talk_ms"] > 0
+    # The provider's timestamps are whole seconds: a talk shorter than one may measure as none, the sum still holds.
+    assert record["talk_ms"] >= 0
+    assert record["answered_at"]
     assert abs(parts / 1000 - call_s) < 1, (record, call_s)
     assert abs(record["wrap_ms"] / 1000 - wrap_s) < 1, (record, wrap_s)
     assert record["disposition"] == "resolved"
