@@ -104,6 +104,7 @@ async def adds_up(cast: Cast, interaction_id: str, *, call_s: float, wrap_s: flo
     # The provider's timestamps are whole seconds: a talk shorter than one may measure as none, the sum still holds.
     assert record["talk_ms"] >= 0
     assert record["answered_at"]
-    assert abs(parts / 1000 - call_s) < 1, (record, call_s)
-    assert abs(record["wrap_ms"] / 1000 - wrap_s) < 1, (record, wrap_s)
+    # One second is lost to its whole seconds, one is left for the browser between a key and its effect.
+    assert abs(parts / 1000 - call_s) < 2, (record, call_s)
+    assert abs(record["wrap_ms"] / 1000 - wrap_s) < 2, (record, wrap_s)
     assert record["disposition"] == "resolved"
