@@ -353,15 +353,11 @@ async def contact_timeline(call: Call[Paging, Nothing]) -> InteractionPage:
         rows = await interactions.list_timeline(
             tx, contact_id=contact.id, before=call.query.before, limit=call.query.limit
         )
-        seen = [row for row in rows if await _visible(tx, call, row)]
+        served = await rights.queues_served(tx, call.user)
+    everything = rights.sees_everything(call.user)
+    seen = [row for row in rows if everything or row.agent_id == call.user.id or row.queue_id in served]
     last = rows[-1].id if len(rows) == call.query.limit else None
     return InteractionPage(items=[shown_interaction(row) for row in seen], next=last)
-
-
-async def _visible(tx: Tx, call: Call[Any, Any], row: Interaction) -> bool:
-    if row.agent_id == call.user.id or rights.sees_everything(call.user):
-        return True
-    return row.queue_id is not None and row.queue_id in await rights.queues_served(tx, call.user)
 
 
 @operation(
