@@ -11,7 +11,7 @@ from sqlmodel import col, select
 from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.statements import fixed
-from crm_core.tables import Table, at, doc, docs, key, text
+from crm_core.tables import Table, at, doc, docs, key, ref, text
 
 
 class ChannelAccount(Table, table=True):
@@ -33,6 +33,9 @@ class ChannelAccount(Table, table=True):
     off_reason: str = text()
     cursor: dict[str, Any] = doc()  # mailboxes: uidvalidity and last uid
     created_at: datetime = at()
+    deleted_at: datetime | None = at(
+        nullable=True
+    )  # not shown and not used any more; its history stays, it can come back
     version: int = 1
 
 
@@ -53,6 +56,24 @@ class Form(Table, table=True):
     thanks: str = text()
     created_at: datetime = at()
     version: int = 1
+
+
+class FormVersion(Table, table=True):
+    """What a form said and asked for from one change to the next; consent names the version that the person saw."""
+
+    __tablename__ = "form_versions"
+    __table_args__ = (Index("uq_form_versions_number", "form_id", "number", unique=True),)
+
+    id: str = key()
+    form_id: str = ref("forms.id", index=False)
+    number: int  # Form.version at that time
+    title: str = text()
+    fields: list[dict[str, Any]] = docs()
+    consent_text: str = text()
+    consent_version: str = text()
+    thanks: str = text()
+    created_by: str = text()  # user id, or what made it
+    created_at: datetime = at()
 
 
 _BY_ADDRESS = fixed(
@@ -79,8 +100,10 @@ async def get(tx: Tx, account_id: str) -> ChannelAccount:
     return found
 
 
-async def list_channel(tx: Tx, channel: str) -> list[ChannelAccount]:
-    """All accounts of a channel, by name."""
-    return await tx.all(
-        select(ChannelAccount).where(ChannelAccount.channel == channel).order_by(col(ChannelAccount.name))
+async def list_channel(tx: Tx, channel: str, *, deleted: bool = False) -> list[ChannelAccount]:
+    """All accounts of a channel, by name; those in use, or those that were deleted."""
+    gone = col(ChannelAccount.deleted_at)
+    statement = select(ChannelAccount).where(
+        ChannelAccount.channel == channel, gone.is_not(None) if deleted else gone.is_(None)
     )
+    return await tx.all(statement.order_by(col(ChannelAccount.name), col(ChannelAccount.id)))

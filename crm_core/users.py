@@ -297,3 +297,28 @@ async def note_login_failure(tx: Tx, subjects: Iterable[str], *, now: datetime) 
 async def forget_login_failures(tx: Tx, subjects: Iterable[str]) -> None:
     """They got in."""
     await tx.run(delete(LoginFailure).where(col(LoginFailure.subject).in_(list(subjects))))
+
+
+class UserLink(Table, table=True):
+    """An invitation or a password reset: works once, until it expires. Its secret part is signed, not stored."""
+
+    __tablename__ = "user_links"
+
+    id: str = key()
+    user_id: str = ref("users.id")
+    purpose: str = text()  # invite, reset
+    created_at: datetime = at()
+    created_by: str = text()  # user id; empty = they asked for it themselves
+    expires_at: datetime = at()
+    used_at: datetime | None = at(nullable=True)
+
+
+class SecondFactor(Table, table=True):
+    """What belongs to a user's TOTP secret: the last step that was used, and recovery codes that are still good."""
+
+    __tablename__ = "second_factors"
+
+    user_id: str = ref("users.id", primary_key=True)
+    last_step: int = 0  # of 30 seconds since 1970; a code is good once
+    recovery: list[str] = docs()  # hex SHA-256
+    created_at: datetime = at()
