@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from sqlmodel import select
 
-from crm_core import conversations, interactions
+from crm_core import accounts, conversations, interactions
+from crm_core.accounts import ChannelAccount
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
 from crm_core.errors import NotFound
@@ -57,3 +58,21 @@ async def interaction(tx: Tx, user: User, interaction_id: str) -> Interaction:
     if found.agent_id != user.id and not await may_see(tx, user, await conversations.get(tx, found.conversation_id)):
         raise NotFound("There is no such interaction.")
     return found
+
+
+async def senders(tx: Tx, user: User, channel: str) -> list[ChannelAccount]:
+    """Our numbers or mailboxes that this user may write from: switched on, and of a queue they serve or of none."""
+    served = None if sees_everything(user) else await queues_served(tx, user)
+    return [
+        account
+        for account in await accounts.list_channel(tx, channel)
+        if account.enabled and (served is None or account.queue_id is None or account.queue_id in served)
+    ]
+
+
+async def sender(tx: Tx, user: User, account_id: str) -> ChannelAccount:
+    """The account, or NotFound when there is none or the user may not write from it."""
+    account = await accounts.get(tx, account_id)
+    if account.id not in {one.id for one in await senders(tx, user, account.channel)}:
+        raise NotFound("There is no such channel account.")
+    return account

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from channels.contract import DeliveryReport, MessageArrived
@@ -11,14 +12,16 @@ from crm_core.addresses import Address
 from crm_core.consent import Purpose, SuppressionReason
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
-from crm_core.errors import NotFound, Refused
+from crm_core.errors import Invalid, NotFound, Refused
 from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.touches import Direction
 from routing import gate, prompts, queues, threads
+from routing.mails import StoredFile, keep_files
 from routing.matching import match
 
 TEXT = "sms"
+LONGEST = 1600  # characters; Twilio refuses longer ones (error 21617)
 # The words that Twilio's default handling knows (Support, "opt-out keywords", as of the knowledge notes; unconfirmed), and
 # those of our four languages.
 STOP = {"stop", "stopall", "unsubscribe", "cancel", "end", "quit", "revoke", "optout", "stopp", "baja", "退订"}
@@ -42,7 +45,7 @@ async def message_arrived(tx: Tx, event: MessageArrived, *, now: datetime) -> No
     """One text message to one of our numbers. Twice: nothing the second time. NotFound when the number is not ours."""
     account = await accounts.find(tx, TEXT, event.to_raw)
     if account is None:
-        raise NotFound(f"There is no number {event.to_raw} here.")
+        raise NotFound("There is no number %(number)s here.", number=event.to_raw)
     if await interactions.find_external(tx, account.id, event.external_id) is not None:
         return
     sender = addresses.find_phone(event.from_raw, country=account.country)
@@ -121,11 +124,20 @@ async def _obey(
         return  # erased or dead: what they asked for is done, the confirmation is what may not be sent
 
 
+def check_length(body: str) -> None:
+    """Invalid when no provider takes a text this long."""
+    if len(body) > LONGEST:
+        raise Invalid("A text message has at most 1,600 characters.", fields={"body": "Too long."})
+
+
 async def send(
     tx: Tx, conversation: Conversation, account: ChannelAccount, to: Address, *, body: str, purpose: Purpose,
-    user_id: str, contact_id: str | None, now: datetime,
+    user_id: str, contact_id: str | None, now: datetime, files: Sequence[StoredFile] = (),
 ) -> Interaction:  # fmt: skip
-    """Put one text message on its way: gate, interaction, touch and the effect to make, in this transaction. Refused by rule."""
+    """Put one text message on its way: gate, interaction, touch and the effect to make, in this transaction. Refused by rule.
+
+    `files` go with it as pictures (MMS): they are in the store already.
+    """
     verdict = await gate.ask(
         tx, to, purpose=purpose, channel=TEXT, sender=account.id, user_id=user_id, now=now, contact_id=contact_id
     )
@@ -137,6 +149,7 @@ async def send(
         first_arrival_at=now, created_at=now, data={"purpose": str(purpose)},
     )  # fmt: skip
     await interactions.create(tx, interaction, now=now)
+    await keep_files(tx, interaction.id, files, now=now)
     await gate.record(
         tx, to, verdict, channel=TEXT, now=now, contact_id=contact_id, interaction_id=interaction.id,
         user_id=user_id or None,

@@ -20,8 +20,6 @@ from routing import agents, entries, mails, messages
 from routing.mails import StoredFile
 from routing.queues import EntryState, Lane
 
-LONGEST_TEXT = 1600  # characters; Twilio refuses longer ones (error 21617)
-
 
 async def reply(
     tx: Tx,
@@ -38,25 +36,24 @@ async def reply(
 
     Refused with its rule when the gate says no (a STOP); Invalid for an empty text; Conflict when it is offered to somebody else.
     """
-    if not body.strip():
+    if not body.strip() and not files:
         raise Invalid("Write something first.", fields={"body": "Write something first."})
     conversation = await conversations.get(tx, conversation_id)
     account = await accounts.get(tx, conversation.account_id)
-    await _take_over(tx, conversation, agent_id, now=now)
+    await take_over(tx, conversation, agent_id, now=now)
     if account.channel == messages.TEXT:
-        if len(body) > LONGEST_TEXT:
-            raise Invalid("A text message has at most 1,600 characters.", fields={"body": "Too long."})
+        messages.check_length(body)
         to: Address | None = addresses.find_phone(conversation.peer)
     elif account.channel == mails.MAIL:
         to = addresses.find_email(await _answer_to(tx, conversation))
     else:
         raise Invalid("This conversation cannot be answered in writing.")
     if to is None:
-        raise Invalid(f"“{conversation.peer}” cannot be written to.")
+        raise Invalid("“%(peer)s” cannot be written to.", peer=conversation.peer)
     if account.channel == messages.TEXT:
         return await messages.send(
             tx, conversation, account, to, body=body, purpose=Purpose.REPLY, user_id=agent_id,
-            contact_id=conversation.contact_id, now=now,
+            contact_id=conversation.contact_id, now=now, files=files,
         )  # fmt: skip
     if not subject:
         plain = conversation.subject or "(no subject)"
@@ -67,7 +64,7 @@ async def reply(
     )  # fmt: skip
 
 
-async def _take_over(tx: Tx, conversation: Conversation, agent_id: str, *, now: datetime) -> None:
+async def take_over(tx: Tx, conversation: Conversation, agent_id: str, *, now: datetime) -> None:
     """Whoever answers has the work: waiting work is taken as far as there is room; of others' work nothing is taken away."""
     work = await entries.find_open(tx, conversation.id)
     if work is None or work.lane != Lane.TEXT:

@@ -83,6 +83,21 @@ def _mine(row: ApiReplay) -> Any:
     return (col(ApiReplay.key) == row.key) & (col(ApiReplay.token) == row.token)
 
 
+async def once(tx: Tx, key: str, work: Callable[[], Awaitable[str]], *, now: datetime) -> str:
+    """What `work` answered the first time it ran under this key; its changes and the note of them are one transaction.
+
+    For a form that is sent twice by an impatient hand: the second gets the first one's answer. Failing leaves no note.
+    """
+    if not await tx.add_new(ApiReplay(key=key, status=DONE, created_at=now), unique=["key"]):
+        known: ApiReplay | None = await tx.one(select(ApiReplay).where(ApiReplay.key == key))
+        if known is None:
+            raise Conflict("The first request with this Idempotency-Key has just failed; try again.")
+        return known.answer
+    answer = await work()
+    await tx.change(ApiReplay, {"answer": answer}, key=key)
+    return answer
+
+
 @dataclass(slots=True)
 class Noting:
     """The database as a keyed request sees it: its units of work note the key as done in their own transaction."""
