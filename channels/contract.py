@@ -5,7 +5,7 @@ Adapters translate, they never decide: no database, no retries, no routing.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
@@ -32,6 +32,7 @@ class AccountConfig:
     settings: Mapping[str, Any] = field(default_factory=dict)
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     public_url: str = ""  # origin of the hub as the provider sees it
+    peer_allowed: Callable[[str, str], bool] | None = None  # (host as named, address connected) → may we? None = to any
 
 
 # --- values in -------------------------------------------------------------------------------------------------------
@@ -132,6 +133,29 @@ class MailFile:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportedRecipient:
+    """What became of one recipient of a mail we sent, as a mail system reports it."""
+
+    address: str  # where it went in the end; empty when it is not told (complaints are often redacted)
+    original: str  # what we had written on it, where that is told
+    failed: bool  # it will not be delivered; False: still being tried, or delivered
+    dead: bool  # because there is no such address
+    code: str  # enhanced status (RFC 3463), or empty
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class MailReport:
+    """What a mail says about a mail of ours. Anybody can write one: only a mark that proves the mail ours gives it weight."""
+
+    kind: str  # bounce (or delay), complaint
+    about: Sequence[str]  # Message-IDs of the mail it speaks of, likeliest first
+    returned_to: Sequence[str]  # addresses it came back to: a signed return address names the mail too
+    recipients: Sequence[ReportedRecipient]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class MailArrived:
     """A mail as parsed; `raw` was stored before anybody looked inside."""
 
@@ -154,6 +178,8 @@ class MailArrived:
     headers: Mapping[str, str]
     raw: bytes
     new_text: str = ""  # `text` without what they quoted; `text` itself is always whole
+    new_chars: int = 0  # where in `text` the new part ends and the quoted one begins; 0 = nothing is quoted apart
+    report: MailReport | None = None  # a bounce, a delay or a complaint about a mail of ours
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +244,7 @@ class OutboundMail:
     message_id: str
     to_name: str = ""
     cc: Sequence[str] = ()
+    bcc: Sequence[str] = ()  # in the envelope alone
     in_reply_to: str = ""
     references: Sequence[str] = ()
     reply_to: str = ""
@@ -247,6 +274,45 @@ class SendReceipt:
     external_id: str
     status: str
     detail: Mapping[str, Any] = field(default_factory=dict)
+
+
+# --- what the provider's own lists show ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SeenCall:
+    """A call as the provider lists it now: heals callbacks that never came. Words and ranks as in CallProgress."""
+
+    call_id: str
+    from_raw: str
+    to_raw: str
+    status: str
+    rank: int
+    inbound: bool  # somebody phoned one of our numbers
+    created_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class SeenSeat:
+    """Somebody in a room."""
+
+    call_id: str
+    label: str
+    held: bool
+    muted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class SeenRoom:
+    """A conference as the provider lists it now; those over have nobody in them."""
+
+    room_id: str
+    room: str  # our own name of it
+    over: bool
+    created_at: datetime
+    updated_at: datetime
+    seats: Sequence[SeenSeat] = ()
 
 
 # --- protocols -------------------------------------------------------------------------------------------------------

@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import ssl
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -24,6 +25,7 @@ from channels.mail_html import has_remote_images, sanitise
 from channels.mail_pool import MailPool
 from channels.smtp import SmtpLine, SmtpSettings
 from crm_core.clock import Clock, SystemClock
+from crm_core.texts import Text
 
 __all__ = ["EmailChannel", "EmailSettings", "build", "compose", "has_remote_images", "sanitise", "split_reply"]
 
@@ -145,7 +147,7 @@ class EmailChannel:
         if len(batch) == 1 and (large := next(iter(batch.items())))[1] > MAX_SIZE:
             uid, size = large
             key = self.event_key(mailbox.uidvalidity, uid)
-            reason = f"It is larger than {MAX_SIZE // 2**20} MiB."
+            reason = Text("It is larger than %(most)s MiB.", most=MAX_SIZE // 2**20)
             return [(uid, MailUnreadable(key, reason, size, await mailbox.head(uid)))]
         raws = await mailbox.bodies(list(batch), bytes_expected=sum(batch.values()))
         keys = {uid: self.event_key(mailbox.uidvalidity, uid) for uid in raws}
@@ -177,16 +179,24 @@ def batches(sizes: Mapping[int, int]) -> list[dict[int, int]]:
     return [*found, now] if now else found
 
 
-def imap_from_url(url: str, *, folder: str = "INBOX") -> ImapSettings:
+def imap_from_url(
+    url: str, *, folder: str = "INBOX", peer_allowed: Callable[[str, str], bool] | None = None
+) -> ImapSettings:
     """imaps://user:password@host:993 as settings; imap:// is for this machine only. Misconfigured."""
     scheme, host, port, user, password = _parts(url, {"imaps": 993, "imap": 143})
-    return ImapSettings(host, port, user, password, "tls" if scheme == "imaps" else "none", folder)
+    security = "tls" if scheme == "imaps" else "none"
+    return ImapSettings(host, port, user, password, security, folder, peer_allowed=_for(host, peer_allowed))
 
 
-def smtp_from_url(url: str) -> SmtpSettings:
+def smtp_from_url(url: str, *, peer_allowed: Callable[[str, str], bool] | None = None) -> SmtpSettings:
     """smtps://user:password@host:465 (TLS at once) or smtp://…:587 (STARTTLS, demanded when there is a password)."""
     scheme, host, port, user, password = _parts(url, {"smtps": 465, "smtp": 587})
-    return SmtpSettings(host, port, "tls" if scheme == "smtps" else "auto", user, password)
+    security = "tls" if scheme == "smtps" else "auto"
+    return SmtpSettings(host, port, security, user, password, peer_allowed=_for(host, peer_allowed))
+
+
+def _for(host: str, allowed: Callable[[str, str], bool] | None) -> Callable[[str], bool] | None:
+    return None if allowed is None else functools.partial(allowed, host)
 
 
 def _parts(url: str, ports: Mapping[str, int]) -> tuple[str, str, int, str, str]:
@@ -198,7 +208,10 @@ def _parts(url: str, ports: Mapping[str, int]) -> tuple[str, str, int, str, str]
 
 
 def build(config: AccountConfig) -> EmailChannel:
-    """The mail channel of an account row: secrets `imap_url` and `smtp_url`, settings `folder` and `own_addresses`."""
+    """The mail channel of an account row: secrets `imap_url` and `smtp_url`, settings `folder` and `own_addresses`.
+
+    `config.peer_allowed` says with which connected addresses the hub may talk; servers of the environment may be anywhere.
+    """
     imap_url = str(config.secrets.get("imap_url") or config.settings.get("imap_url") or "")
     smtp_url = str(config.secrets.get("smtp_url") or config.settings.get("smtp_url") or "")
     if not imap_url and not smtp_url:
@@ -208,8 +221,8 @@ def build(config: AccountConfig) -> EmailChannel:
     return EmailChannel(
         EmailSettings(
             address=config.address,
-            imap=imap_from_url(imap_url, folder=folder) if imap_url else None,
-            smtp=smtp_from_url(smtp_url) if smtp_url else None,
+            imap=imap_from_url(imap_url, folder=folder, peer_allowed=config.peer_allowed) if imap_url else None,
+            smtp=smtp_from_url(smtp_url, peer_allowed=config.peer_allowed) if smtp_url else None,
             own_addresses=own,
         )
     )

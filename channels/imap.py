@@ -12,13 +12,14 @@ import contextlib
 import logging
 import re
 import ssl
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import aioimaplib
 
 from channels.errors import AnswerUnreadable, Misconfigured, Unavailable
+from crm_core.texts import Text
 
 T = TypeVar("T")
 MAX_SIZE = 25 * 1024 * 1024
@@ -51,6 +52,7 @@ class ImapSettings:
     folder: str = "INBOX"
     step_s: float = 20.0
     idle_s: float = 60.0  # then we look for ourselves: a half-open connection is found within idle_s + step_s
+    peer_allowed: Callable[[str], bool] | None = None  # asked with the connected address before the password is sent
 
 
 class Mailbox:
@@ -88,6 +90,7 @@ class Mailbox:
         # Set here because the TLS class takes no such argument; nothing has been awaited yet.
         self._client.protocol.conn_lost_cb = lambda error: self._lost.set()
         await self._ask(self._client.wait_hello_from_server())
+        refuse_peer(self._client.protocol.transport, settings.peer_allowed)
         answer = await self._ask(self._client.login(aioimaplib.quoted(settings.user), settings.password))
         if answer.result != "OK":
             raise Misconfigured("The mail server refuses the mailbox's user name or password.", code="login")
@@ -188,7 +191,9 @@ class Mailbox:
         except (aioimaplib.AioImapException, OSError, UnicodeError, RecursionError) as error:
             if isinstance(error, TimeoutError):
                 raise
-            raise Unavailable(f"The mail server cannot be talked to ({type(error).__name__}).", code="lost") from None
+            raise Unavailable(
+                Text("The mail server cannot be talked to (%(detail)s).", detail=type(error).__name__), code="lost"
+            ) from None
         finally:
             for task in (asked, gone):
                 if not task.done():
@@ -202,6 +207,15 @@ class Mailbox:
     def _must(self, answer: Any) -> None:
         if answer.result != "OK":
             raise Unavailable("The mail server would not hand a mail over.", code="fetch")
+
+
+def refuse_peer(transport: Any, allowed: Callable[[str], bool] | None) -> None:
+    """Misconfigured when we are connected to an address that we may not use: a name can point anywhere, at any time."""
+    peer = transport.get_extra_info("peername") if transport is not None else None
+    if allowed is not None and not (peer and allowed(str(peer[0]))):
+        raise Misconfigured(
+            "The mail server is inside the hub's own network, which this hub may not use.", code="internal"
+        )
 
 
 def folder_name(name: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from types import TracebackType
@@ -26,6 +26,7 @@ from channels.errors import (
     Throttled,
     Unavailable,
 )
+from crm_core.texts import Text
 
 ENHANCED = re.compile(r"\b([245])\.(\d{1,3})\.(\d{1,3})\b")
 T = TypeVar("T")
@@ -42,6 +43,7 @@ class SmtpSettings:
     password: str = field(default="", repr=False)
     phase_s: float = 60.0
     data_s: float = 600.0  # RFC 5321 4.5.3.2.6: ten minutes after the final dot
+    peer_allowed: Callable[[str], bool] | None = None  # asked with the connected address before the password is sent
 
 
 @lru_cache(maxsize=1)
@@ -96,6 +98,11 @@ class SmtpLine:
         self.carried += 1
         return answer.message[:200]
 
+    async def greet(self) -> None:
+        """Connect and log in without sending anything. Raises a ChannelError."""
+        if self._client is None:
+            await self._open()
+
     async def close(self) -> None:
         """Say goodbye if there is somebody to say it to."""
         client, self._client = self._client, None
@@ -125,6 +132,7 @@ class SmtpLine:
         self._client = client
         try:
             await self._within(client.connect())
+            self._refuse_peer(client)
             if settings.user:
                 await self._within(client.login(settings.user, settings.password))
         except aiosmtplib.SMTPAuthenticationError as refused:
@@ -136,7 +144,7 @@ class SmtpLine:
         except (ssl.SSLError, aiosmtplib.SMTPNotSupported) as error:
             self._drop()
             raise Misconfigured(
-                f"The mail server offers no usable encryption or login ({type(error).__name__})."
+                Text("The mail server offers no usable encryption or login (%(detail)s).", detail=type(error).__name__)
             ) from None
         except (aiosmtplib.SMTPException, TimeoutError, OSError) as lost:
             self._drop()
@@ -146,6 +154,16 @@ class SmtpLine:
                 raise Misconfigured("The mail server's certificate is not trusted.", code="certificate") from None
             raise Unavailable("The mail server cannot be reached.", code="unreachable") from None
         return client
+
+    def _refuse_peer(self, client: aiosmtplib.SMTP) -> None:
+        if self.settings.peer_allowed is None:
+            return
+        peer = client.transport.get_extra_info("peername") if client.transport is not None else None
+        if not (peer and self.settings.peer_allowed(str(peer[0]))):
+            self._drop()
+            raise Misconfigured(
+                "The mail server is inside the hub's own network, which this hub may not use.", code="internal"
+            )
 
     async def _within(self, ask: Awaitable[T]) -> T:
         async with asyncio.timeout(self.settings.phase_s):
@@ -176,7 +194,7 @@ def meaning(code: int, message: str, *, phase: str) -> ChannelError:
     found = ENHANCED.search(message[:200])
     detail = (int(found[2]), int(found[3])) if found else (0, 0)
     shown = f"{code} {found[0]}" if found else str(code)
-    said = f"The mail server answered {shown}."
+    said = Text("The mail server answered %(said)s.", said=shown)
     if 400 <= code < 500:
         # 4.7.x at most servers, and 421 when asked too often: slow down. The rest is a passing trouble.
         if code == 421 or detail[0] == 7 or detail == (4, 5) or detail == (3, 2):

@@ -1,4 +1,8 @@
-"""The channel adapters of this process, built from the settings and from the accounts' rows when first asked for."""
+"""The channel adapters of this process, built from the settings and from the accounts' rows when first asked for.
+
+The provider account is a row (channel "provider") when an administrator has entered one, else what the environment names.
+`adopt` takes over a changed row: while a token is replaced, webhooks signed with the one before are genuine too.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +14,16 @@ from channels import registry
 from channels.contract import AccountConfig
 from channels.errors import Misconfigured
 from crm_core.accounts import ChannelAccount
-from hub.sealing import Sealer
-from hub.settings import Settings
+from hub.log import get_logger
+from hub.outgoing_hosts import peer_rule
+from hub.sealing import Sealer, Unsealable
+from hub.settings import Settings, TwilioAccount
+
+log = get_logger(__name__)
 
 ACCOUNT_SECRETS = "channel-account"
+PROVIDER = "provider"  # the channel of the provider's row
+PROVIDER_KINDS = ("voice", "sms")
 
 
 class ChannelSet:
@@ -23,6 +33,55 @@ class ChannelSet:
         self._settings = settings
         self._sealer = sealer
         self._built: dict[str, Any] = {}
+        self._old: list[
+            Any
+        ] = []  # adapters of a provider account that has changed: calls in progress may still use them
+        self._provider_row: tuple[str, int] | None = None
+        self._previous_token = ""
+        self.twilio: TwilioAccount | None = settings.twilio
+
+    @property
+    def provider_from_row(self) -> bool:
+        """True when an administrator's row is used, and not the environment."""
+        return self._provider_row is not None
+
+    def adopt(self, row: ChannelAccount | None) -> bool:
+        """Use this provider row from now on, or the environment when there is none; True when that changes something."""
+        usable = row if row is not None and row.enabled and row.deleted_at is None else None
+        known = (usable.id, usable.version) if usable is not None else None
+        if known == self._provider_row:
+            return False
+        twilio, previous = self._settings.twilio, ""
+        if usable is not None:
+            try:
+                secrets = self.secrets(usable)
+            except Unsealable:
+                log.error("provider: sealed under another key, so it cannot be used", account=usable.id)
+                return False
+            previous = secrets.get("previous_auth_token", "")
+            base = self._settings.twilio.api_base if self._settings.twilio is not None else None
+            twilio = TwilioAccount(
+                account_sid=usable.address,
+                auth_token=secrets.get("auth_token", ""),
+                api_key_sid=str(usable.settings.get("api_key_sid", "")),
+                api_key_secret=secrets.get("api_key_secret", ""),
+                app_sid=str(usable.settings.get("app_sid", "")) or None,
+                messaging_service_sid=str(usable.settings.get("messaging_service_sid", "")) or None,
+                api_base=base,
+            )
+        self._provider_row, self._previous_token, self.twilio = known, previous, twilio
+        self._old += [self._built.pop(kind) for kind in PROVIDER_KINDS if kind in self._built]
+        return True
+
+    def off(self) -> dict[str, str]:
+        """Channels that are off, and why; a provider account entered on screen switches calls and texts on."""
+        reasons = dict(self._settings.channels_off)
+        if self.provider_from_row:
+            for kind in PROVIDER_KINDS:
+                reasons.pop(kind, None)
+            if self.twilio is not None and not (self.twilio.api_key_sid and self.twilio.app_sid):
+                reasons["voice"] = "Agents' phones need the API key and the TwiML App of the provider account."
+        return reasons
 
     def voice(self) -> Any:
         """Calls: webhooks in, call control out."""
@@ -45,9 +104,16 @@ class ChannelSet:
             if not secrets and not account.settings.get("imap_url") and not account.settings.get("smtp_url"):
                 secrets = {"imap_url": self._settings.imap_url or "", "smtp_url": self._settings.smtp_url or ""}
             self._built[name] = registry.build(
-                AccountConfig("email", account.address, account.settings, secrets, self._settings.public_url)
-            )
+                AccountConfig(
+                    "email", account.address, account.settings, secrets, self._settings.public_url,
+                    peer_allowed=self._peer_allowed,
+                )
+            )  # fmt: skip
         return self._built[name]
+
+    def _peer_allowed(self, host: str, address: str) -> bool:
+        rule = peer_rule(self._settings, host)
+        return rule is None or rule(address)
 
     def secrets(self, account: ChannelAccount) -> dict[str, str]:
         """What is sealed in an account's row; Unsealable under another key."""
@@ -63,13 +129,13 @@ class ChannelSet:
     def _shared(self, kind: str) -> Any:
         if kind not in self._built:
             off = self._settings.channels_off.get(kind)
-            if off:
+            if off and not (self.provider_from_row and kind in PROVIDER_KINDS):
                 raise Misconfigured(off)
             self._built[kind] = registry.build(self._provider(kind))
         return self._built[kind]
 
     def _provider(self, kind: str) -> AccountConfig:
-        twilio = self._settings.twilio
+        twilio = self.twilio
         if kind == "webform":
             return AccountConfig(kind, "", public_url=self._settings.public_url)
         if twilio is None:
@@ -82,12 +148,16 @@ class ChannelSet:
         }
         if twilio.api_base:
             open_settings["api_base"] = twilio.api_base
-        secrets = {"auth_token": twilio.auth_token, "api_key_secret": twilio.api_key_secret}
+        secrets = {
+            "auth_token": twilio.auth_token,
+            "previous_auth_token": self._previous_token,
+            "api_key_secret": twilio.api_key_secret,
+        }
         return AccountConfig(kind, "", open_settings, secrets, self._settings.public_url)
 
     async def close(self) -> None:
         """Close what adapters keep open."""
-        for adapter in self._built.values():
+        for adapter in [*self._built.values(), *self._old]:
             close = getattr(adapter, "close", None)
             if close is not None:
                 await close()

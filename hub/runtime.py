@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
 import redis.asyncio as aioredis
 
-from crm_core import failpoints
+from crm_core import accounts, failpoints
 from crm_core.clock import Clock, SystemClock
 from crm_core.db import Database, open_database
-from hub.channel_set import ChannelSet
+from hub.channel_set import PROVIDER, ChannelSet
 from hub.files import Files
+from hub.log import get_logger
 from hub.metrics import Metrics
-from hub.redis_ports import RedisTokens, RedisWakeups
+from hub.redis_ports import RedisTokens, RedisWakeups, waited
 from hub.sealing import Sealer
 from hub.settings import Settings
 from hub.valkey import socket_path
 
+log = get_logger(__name__)
+
 REDIS_TIMEOUT_S = 0.5
+PROVIDER_LOOK_S = 5.0
+PROVIDER_TOPIC = "provider"  # woken in every process when the provider account has changed
 
 
 @dataclass(slots=True)
@@ -56,6 +62,8 @@ async def running(settings: Settings, *, bulk: bool = False, clock: Clock | None
     db.wakeups = wakeups
     sealer = Sealer(settings.secret_key)
     channels = ChannelSet(settings, sealer)
+    await adopt_provider(db, channels)
+    watch = None if bulk else asyncio.create_task(_watch_provider(db, channels, wakeups), name="provider")
     try:
         yield Runtime(
             settings=settings,
@@ -69,7 +77,31 @@ async def running(settings: Settings, *, bulk: bool = False, clock: Clock | None
             clock=clock or SystemClock(),
         )
     finally:
+        if watch is not None:
+            watch.cancel()
+            await asyncio.gather(watch, return_exceptions=True)
         await channels.close()
         await wakeups.close()
         await client.aclose()
         await db.close()
+
+
+async def adopt_provider(db: Database, channels: ChannelSet) -> None:
+    """Use the provider account as its row says now. A database that cannot be read changes nothing."""
+    try:
+        async with db.reading() as tx:
+            rows = await accounts.list_channel(tx, PROVIDER)
+    except Exception as error:
+        # Also before the first migration: the environment's account serves until the row can be read.
+        log.warning("provider account not read", error=type(error).__name__)
+        return
+    if channels.adopt(next((row for row in rows if row.enabled), None)):
+        log.info("provider account taken over", from_row=channels.provider_from_row)
+
+
+async def _watch_provider(db: Database, channels: ChannelSet, wakeups: RedisWakeups) -> None:
+    with wakeups.waiting(PROVIDER_TOPIC) as woken:
+        while True:
+            await waited(woken, PROVIDER_LOOK_S)
+            woken.clear()
+            await adopt_provider(db, channels)

@@ -28,6 +28,7 @@ VARIABLES: dict[str, str] = {
     "HUB_FILES_URL": "file:///… or s3://… for attachments, recordings, imports and exports",
     "HUB_SMTP_URL": "smtp://user:password@host:587 or smtps://…:465",
     "HUB_IMAP_URL": "imaps://user:password@host:993 or imap://…",
+    "HUB_INTERNAL_HOSTS": "mail servers inside your own network that administrators may name, with commas between",
     "HUB_SANDBOX": "1: run against the local twin of the outside world; 0: never",
     "HUB_LOG_FORMAT": "json or console",
     "HUB_LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR",
@@ -96,6 +97,7 @@ class Settings:
     failpoints: str
     channels_off: dict[str, str]  # channel kind -> why it is off
     warnings: tuple[str, ...]
+    internal_hosts: frozenset[str] = frozenset()  # hosts that may be inside: named by the deployment, in lower case
 
     @property
     def sandbox_attached(self) -> bool:
@@ -163,6 +165,7 @@ class _Reader:
             failpoints=self.values.get("HUB_FAILPOINTS", ""),
             channels_off={} if sandbox else channels_off(twilio, smtp_url=smtp_url, imap_url=imap_url),
             warnings=tuple(self.warnings()),
+            internal_hosts=self.internal_hosts(smtp_url, imap_url),
         )
         if self.faults:
             raise SettingsFault(self.faults)
@@ -259,6 +262,12 @@ class _Reader:
         elif name in {"HUB_SMTP_URL", "HUB_IMAP_URL"} and bool(parts.username) != bool(parts.password):
             self.fault(f"{name} has a user name or a password but not both; write {example}.")
         return text
+
+    def internal_hosts(self, *urls: str | None) -> frozenset[str]:
+        """Hosts that the deployment itself names: administrators may use them although they are inside."""
+        named = {host.strip().lower() for host in self.values.get("HUB_INTERNAL_HOSTS", "").split(",")}
+        named |= {(parts.hostname or "") for url in urls if url and (parts := parsed_url(url)) is not None}
+        return frozenset(named - {""})
 
     def secret_key(self, data_dir: Path, *, embedded: bool) -> str:
         text = self.values.get("HUB_SECRET_KEY")

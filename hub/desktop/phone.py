@@ -59,7 +59,7 @@ async def _body(request: web.Request) -> dict[str, Any]:
 async def token(request: web.Request) -> web.StreamResponse:
     """A token for this user's line, and which line it is."""
     runtime, user = runtime_of(request), user_of(request)
-    twilio = runtime.settings.twilio
+    twilio = runtime.channels.twilio
     try:
         voice = runtime.channels.voice()
         granted = voice.phone_token(user.id, ttl_s=TOKEN_S)
