@@ -13,7 +13,7 @@ from crm_core import accounts, conversations, interactions
 from crm_core.accounts import ChannelAccount
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
-from crm_core.errors import NotFound
+from crm_core.errors import Conflict, NotFound
 from crm_core.interactions import Interaction
 from crm_core.users import Role, User
 from hub.web import SUPERVISORS, roles_of
@@ -76,3 +76,9 @@ async def sender(tx: Tx, user: User, account_id: str) -> ChannelAccount:
     if account.id not in {one.id for one in await senders(tx, user, account.channel)}:
         raise NotFound("There is no such channel account.")
     return account
+
+
+async def may_join(tx: Tx, user: User, thread: Conversation | None) -> None:
+    """Conflict when a message would join a conversation that this user may not see."""
+    if thread is not None and not await may_see(tx, user, thread):
+        raise Conflict("A colleague writes with them from this sender; choose another one, or ask that colleague.")

@@ -6,14 +6,18 @@ from datetime import datetime
 
 from pydantic import Field
 
-from crm_core import conversations, interactions
+from crm_core import addresses, contacts, conversations, interactions
+from crm_core.consent import Purpose
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
+from crm_core.users import Role
 from hub import rights
 from hub.api.contacts import InteractionPage, InteractionShown, Paging, shown_interaction
 from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
 from hub.api.work import AGENTS, READERS
-from routing import replies
+from routing import replies, starts
+
+STARTERS = AGENTS | {Role.SUPERVISOR}
 
 
 class ConversationShown(Shown):
@@ -42,6 +46,42 @@ class ReplyIn(Strict):
 
     body: str = Field(min_length=1, max_length=100_000)
     subject: str = Field("", max_length=500)
+
+
+class StartIn(Strict):
+    """A first message to an address, from one of our senders. Send an `Idempotency-Key` so that a repeat sends nothing."""
+
+    account_id: str = Field(min_length=1, max_length=40, description="our number or mailbox: GET /api/v1/senders")
+    to: str = Field(min_length=3, max_length=320, description="a phone number with its country code, or a mail address")
+    purpose: Purpose = Field(
+        description="reply (only into their open conversation), service, transactional or marketing"
+    )
+    body: str = Field(min_length=1, max_length=100_000)
+    subject: str = Field("", max_length=500, description="mails need one")
+    contact_id: str | None = Field(None, max_length=40, description="whom the address must belong to")
+
+
+class StartedShown(Shown):
+    """The conversation, and the message on its way."""
+
+    conversation: ConversationShown
+    interaction: InteractionShown
+    joined: bool
+
+
+class SenderShown(Shown):
+    """One of our numbers or mailboxes."""
+
+    id: str
+    channel: str
+    name: str
+    address: str
+
+
+class SenderList(Shown):
+    """Those you may write from."""
+
+    items: list[SenderShown]
 
 
 class NoteIn(Strict):
@@ -83,6 +123,56 @@ async def list_conversations(call: Call[Nothing, Nothing]) -> ConversationList:
     async with call.runtime.db.reading() as tx:
         mine = await conversations.list_assigned(tx, call.user.id)
     return ConversationList(items=[shown_conversation(row) for row in mine])
+
+
+@operation(
+    "GET",
+    "/api/v1/senders",
+    "Numbers and mailboxes I may write from",
+    scope="conversations:read",
+    roles=STARTERS,
+    answer=SenderList,
+)
+async def list_senders(call: Call[Nothing, Nothing]) -> SenderList:
+    """Switched on, and of a queue you serve or of none."""
+    async with call.runtime.db.reading() as tx:
+        found = [one for name in starts.CHANNEL_OF.values() for one in await rights.senders(tx, call.user, name)]
+    return SenderList(
+        items=[SenderShown(id=one.id, channel=one.channel, name=one.name, address=one.address) for one in found]
+    )
+
+
+@operation(
+    "POST",
+    "/api/v1/conversations",
+    "Write to somebody first",
+    scope="conversations:write",
+    roles=STARTERS,
+    body=StartIn,
+    answer=StartedShown,
+    status=201,
+)
+async def start_conversation(call: Call[Nothing, StartIn]) -> StartedShown:
+    """A text joins the open conversation of that number and sender; a mail begins one. 409 with `rule` when the gate
+    refuses; 404 for a sender that is not open to you."""
+    asked = call.body
+
+    async def unit(tx: Tx) -> StartedShown:
+        account = await rights.sender(tx, call.user, asked.account_id)
+        country = (await contacts.get(tx, asked.contact_id)).country if asked.contact_id else account.country
+        to = addresses.email(asked.to) if "@" in asked.to else addresses.phone(asked.to, country=country)
+        await rights.may_join(tx, call.user, await starts.open_thread(tx, account, to))
+        begun = await starts.start(
+            tx, account_id=account.id, address=to, purpose=asked.purpose, subject=asked.subject, body=asked.body,
+            user_id=call.user.id, now=call.now, contact_id=asked.contact_id,
+        )  # fmt: skip
+        return StartedShown(
+            conversation=shown_conversation(begun.conversation),
+            interaction=shown_interaction(begun.interaction),
+            joined=begun.joined,
+        )
+
+    return await call.runtime.db.write(unit)
 
 
 @operation(
@@ -217,6 +307,8 @@ async def snooze_conversation(call: Call[Nothing, SnoozeIn]) -> None:
 
 OPERATIONS: list[Operation] = [
     list_conversations,
+    list_senders,
+    start_conversation,
     get_conversation,
     list_conversation,
     get_interaction,

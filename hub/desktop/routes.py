@@ -21,6 +21,7 @@ from hub.desktop import (
     wallboard,
     work,
     work_actions,
+    write,
 )
 from hub.web import Route
 
@@ -32,6 +33,7 @@ ROUTES: list[Route] = [
     *work_actions.routes,
     *stream.routes,
     *files.routes,
+    *write.routes,
     *contacts.routes,
     *callbacks.routes,
     *leads.routes,

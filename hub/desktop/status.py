@@ -8,6 +8,7 @@ from aiohttp import web
 from sqlmodel import col, select
 
 from crm_core import contacts
+from crm_core.addresses import find_email, find_phone
 from crm_core.contacts import Contact
 from crm_core.db import Tx
 from crm_core.errors import NotFound
@@ -16,7 +17,7 @@ from hub import rights
 from hub.desktop import figures
 from hub.desktop.figures import AgentNow, QueueFigure
 from hub.desktop.people import Candidate, candidates_of
-from hub.desktop.render import render
+from hub.desktop.render import render, takes_work
 from hub.desktop.templating import part
 from hub.desktop.timeline import users_of
 from hub.web import STAFF, Route, runtime_of, user_of
@@ -45,6 +46,7 @@ class SearchPage:
     query: str
     people: list[Candidate]
     touches: list[Interaction]
+    address: str  # what was typed, when it is an address that this user may write to
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,7 @@ async def show_queues(request: web.Request) -> web.StreamResponse:
     return part(request, "parts/queues.html", QueuesPart(queues))
 
 
-async def _search(tx: Tx, query: str, *, limit: int) -> SearchPage:
+async def _search(tx: Tx, query: str, *, limit: int, writes: bool) -> SearchPage:
     found: list[Contact] = await contacts.search(tx, query, limit=limit) if len(query) > 1 else []
     touches: list[Interaction] = []
     if found:
@@ -89,14 +91,16 @@ async def _search(tx: Tx, query: str, *, limit: int) -> SearchPage:
             .order_by(col(Interaction.id).desc())
             .limit(limit)
         )
-    return SearchPage(query, await candidates_of(tx, [contact.id for contact in found]), touches)
+    typed = (find_email(query) if "@" in query else find_phone(query)) if writes else None
+    address = typed.value if typed else ""
+    return SearchPage(query, await candidates_of(tx, [contact.id for contact in found]), touches, address)
 
 
 async def search_found(request: web.Request) -> web.StreamResponse:
     """What the search field shows while one types."""
     query = request.query.get("q", "").strip()[:200]
     async with runtime_of(request).db.reading(slow=True) as tx:
-        found = await _search(tx, query, limit=8)
+        found = await _search(tx, query, limit=8, writes=takes_work(user_of(request)))
     return part(request, "parts/found.html", found)
 
 
@@ -104,7 +108,7 @@ async def search_page(request: web.Request) -> web.StreamResponse:
     """The page of everything found."""
     query = request.query.get("q", "").strip()[:200]
     async with runtime_of(request).db.reading(slow=True) as tx:
-        found = await _search(tx, query, limit=50)
+        found = await _search(tx, query, limit=50, writes=takes_work(user_of(request)))
     return await render(request, "search.html", found)
 
 

@@ -3,6 +3,7 @@
  * things that HTML has no word for. Everything that a person reads comes from the server.
  */
 import { bindKeys } from "./keys.js";
+import { bindSegments, countAll } from "./segments.js";
 import { bindStream, csrf } from "./stream.js";
 
 const each = (selector, act, root = document) => root.querySelectorAll(selector).forEach(act);
@@ -64,6 +65,7 @@ function focusOnce(element) {
 
 function settle(root) {
   tick();
+  countAll();
   each("[data-scroll-end]", (element) => {
     element.scrollTop = element.scrollHeight;
   });
@@ -172,6 +174,7 @@ document.addEventListener("hub:phone", ({ detail: { call } }) => {
 });
 
 bindKeys();
+bindSegments();
 bindStream();
 markPlace();
 settle(document);
