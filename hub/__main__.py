@@ -169,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write("".join(f"{sentence}\n" for sentence in fault.faults))
         return 2
 
+    # structlog would load rich, 0.1 s and 5 MiB, for pretty tracebacks that hub/log.py does not use.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type]
     from hub.children import hold_leash
     from hub.log import configure_logging
 

@@ -2,6 +2,7 @@
 
 A child ends with its parent in two ways. On Linux the kernel signals it; everywhere it holds the reading end of a pipe
 whose writing end only the parent has, and ends when that closes (`hold_leash`), at the latest after the grace.
+A child with a `body` is forked (hub/forks.py): it shares what the supervisor has already loaded.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from hub import forks
+from hub.forks import Forked
 from hub.valkey import die_with_parent
 
 LEASH = "_HUB_LEASH"  # environment variable: the file descriptor of the pipe's reading end
@@ -58,7 +61,8 @@ class Child:
     environ: dict[str, str]
     leash: Leash
     nice: int = 0
-    process: subprocess.Popen[bytes] | None = None
+    body: Callable[[], int] | None = None  # what `command` does, for a child that may be forked instead
+    process: subprocess.Popen[bytes] | Forked | None = None
     started_at: float = 0.0  # monotonic seconds
     due_at: float | None = None  # monotonic seconds; set while it waits to be started again
     crashes: int = 0
@@ -66,6 +70,17 @@ class Child:
 
     def start(self) -> None:
         """Start it in a session of its own, so that Ctrl-C reaches the supervisor alone."""
+        environ = {**self.environ, LEASH: str(self.leash.read_end)}
+        if self.body is not None and forks.POSSIBLE:
+            self.process = forks.fork(
+                self.body, environ=environ, keep=[self.leash.read_end], nice=self.nice, title=self.title
+            )
+        else:
+            self.process = self._spawn(environ)
+        self.started_at, self.due_at = time.monotonic(), None
+        self.environ = {**self.environ, "HUB_FAILPOINTS": ""}  # a test's kill is for the first life only
+
+    def _spawn(self, environ: dict[str, str]) -> subprocess.Popen[bytes]:
         linux = sys.platform == "linux"
         nice = self.nice
 
@@ -75,16 +90,19 @@ class Child:
             if nice:
                 os.nice(nice)
 
-        self.process = subprocess.Popen(
+        return subprocess.Popen(
             self.command,
-            env={**self.environ, LEASH: str(self.leash.read_end)},
+            env=environ,
             stdin=subprocess.DEVNULL,
             pass_fds=[self.leash.read_end],
             start_new_session=True,
             preexec_fn=before_exec if linux or nice else None,
         )
-        self.started_at, self.due_at = time.monotonic(), None
-        self.environ = {**self.environ, "HUB_FAILPOINTS": ""}  # a test's kill is for the first life only
+
+    @property
+    def title(self) -> str:
+        """What `ps` shows: the command, without the folder of its program."""
+        return " ".join(["python", *self.command[1:]])
 
     @property
     def running(self) -> bool:
@@ -97,9 +115,8 @@ class Child:
                 return None
             self.start()
             return f"{self.name} started again"
-        if self.process is None or self.process.poll() is None:
+        if self.process is None or (code := self.process.poll()) is None:
             return None
-        code = self.process.returncode
         self.ended_with.append(code)
         self.crashes = 1 if now - self.started_at > SETTLED_S else self.crashes + 1
         wait = min(FIRST_WAIT_S * 2 ** (self.crashes - 1), LONGEST_WAIT_S)

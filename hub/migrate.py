@@ -8,7 +8,7 @@ import sys
 from contextlib import closing
 from pathlib import Path
 
-from hub.database_probe import DatabaseUnusable, probe_database
+from hub.database_probe import DatabaseUnusable, probe_database, probe_sqlite
 from hub.settings import Settings
 from hub.twin import LOGINS_FILE
 
@@ -34,6 +34,20 @@ async def run_migrate(settings: Settings) -> int:
     if settings.sandbox and (current is None or not (settings.data_dir / LOGINS_FILE).exists()):
         await make_demo(settings)
     return 0
+
+
+def is_up_to_date(settings: Settings) -> bool:
+    """True when a look at the file shows that `run_migrate` has nothing to do. False when in doubt, and for PostgreSQL."""
+    path = Path(settings.database_url.removeprefix("sqlite:///"))
+    if not settings.database_url.startswith("sqlite:///") or not path.exists():
+        return False
+    if settings.sandbox and not (settings.data_dir / LOGINS_FILE).exists():
+        return False
+    try:
+        probe_sqlite(path)
+        return stored_in_file(path) == max(known_revisions())
+    except (DatabaseUnusable, sqlite3.Error):
+        return False  # run_migrate says what is wrong
 
 
 async def make_demo(settings: Settings) -> None:
@@ -63,13 +77,7 @@ def known_revisions() -> set[str]:
 async def stored_revision(url: str) -> str | None:
     """What the database says of itself; None when it has no tables yet."""
     if url.startswith("sqlite:///"):
-        path = url.removeprefix("sqlite:///")
-        with closing(sqlite3.connect(path, timeout=5)) as connection:
-            try:
-                found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
-            except sqlite3.OperationalError:
-                return None
-        return str(found[0]) if found else None
+        return stored_in_file(Path(url.removeprefix("sqlite:///")))
     import asyncpg
 
     connection = await asyncpg.connect(url)
@@ -80,3 +88,13 @@ async def stored_revision(url: str) -> str | None:
     finally:
         await connection.close()
     return None if value is None else str(value)
+
+
+def stored_in_file(path: Path) -> str | None:
+    """The same of an SQLite file."""
+    with closing(sqlite3.connect(path, timeout=5)) as connection:
+        try:
+            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        except sqlite3.OperationalError:
+            return None
+    return str(found[0]) if found else None

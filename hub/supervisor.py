@@ -1,7 +1,8 @@
 """`hub serve`: everything on one machine, from nothing to a printed address, and back to nothing on Ctrl-C.
 
-Decides the order: look at everything that can be wrong, start the private Valkey, migrate, start the sandbox, then web,
-poll and the two workers; stop in the reverse order. Leaves to each process what it does. Every failure is one sentence.
+Decides the order: look at everything that can be wrong, start the private Valkey, the sandbox and, where it is needed,
+the migration, and while they work load here what web, poll and the two workers will need; then fork these. Stop in the
+reverse order. Leaves to each process what it does. Every failure is one sentence.
 """
 
 from __future__ import annotations
@@ -9,7 +10,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import gc
 import http.client
+import importlib
 import json
 import os
 import signal
@@ -17,12 +20,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
-from hub import twin
+from hub import forks, migrate, twin
+from hub.__main__ import main
 from hub.children import GRACE_S, LEASH, Child, Leash, ending, stop_all
 from hub.log import get_logger
 from hub.settings import Settings
@@ -32,7 +37,15 @@ log = get_logger(__name__)
 
 READY_WITHIN_S = 120.0
 LOOK_EVERY_S = 0.1
-FIRST_WAVE = 2  # web and poll
+READY_LOOK_S = 0.02
+# The processes that are forked from this one, in starting order: name, verb, niceness, and the module of that verb.
+HUB = (
+    ("web", ("web",), 0, "hub.app"),
+    ("poll", ("poll",), 0, "hub.pollers"),
+    ("interactive", ("work", "interactive"), 0, "hub.jobs"),
+    ("bulk", ("work", "bulk"), 10, "hub.jobs"),
+)
+FIRST_WAVE = 1  # web: whoever waits, waits for it
 
 
 class CannotServe(Exception):
@@ -41,11 +54,12 @@ class CannotServe(Exception):
 
 @dataclass(frozen=True)
 class Serving:
-    """What runs, in starting order."""
+    """What runs, in starting order, and when each step of the start was done (monotonic seconds, for bench.start)."""
 
     valkey: Valkey | None = None
     sandbox: Child | None = None
     hub: tuple[Child, ...] = ()
+    steps: dict[str, float] = field(default_factory=dict)
 
     @property
     def children(self) -> tuple[Child, ...]:
@@ -68,8 +82,10 @@ def serve(settings: Settings) -> int:
                 serving = start(settings, leash, stopping)
                 watch_until_ready(settings, serving, stopping)
                 if not stopping:
+                    serving.steps["ready"] = time.monotonic()
                     start_the_rest(serving)
                     announce(settings, took_s=time.monotonic() - began)
+                    state.note(settings, steps={"begun": began, **serving.steps})
                 serving = watch(settings, serving, stopping)
             finally:
                 stop(serving, stopping)
@@ -97,8 +113,10 @@ class RunState:
             return {}
         return found if isinstance(found, dict) else {}
 
-    def note(self, settings: Settings) -> None:
-        self.path.write_text(json.dumps({"pid": os.getpid(), "url": settings.public_url}))
+    def note(self, settings: Settings, *, steps: dict[str, float] | None = None) -> None:
+        """Who serves where, and once it is ready how the start went."""
+        found = {"pid": os.getpid(), "url": settings.public_url}
+        self.path.write_text(json.dumps(found | ({"steps": steps} if steps else {})))
 
     def clean(self) -> None:
         self.path.write_text("{}")
@@ -170,9 +188,10 @@ def port_sentence(settings: Settings, error: OSError) -> str:
 
 
 def start(settings: Settings, leash: Leash, stopping: list[int]) -> Serving:
-    """Start everything in order. What was started is stopped again when a later step fails."""
+    """Start everything up to the web process. What was started is stopped again when a later step fails."""
     serving = Serving()
     environ = child_environment(settings)
+    migration: subprocess.Popen[bytes] | None = None
     try:
         if settings.redis_url is None:
             valkey = ensure_valkey(settings.data_dir)
@@ -180,42 +199,73 @@ def start(settings: Settings, leash: Leash, stopping: list[int]) -> Serving:
             environ["HUB_REDIS_URL"] = valkey.url
         else:
             reachable(settings.redis_url)
+        serving.steps["valkey"] = time.monotonic()
         made = twin.credentials(settings.data_dir) if settings.sandbox else None
+        # The sandbox, the migration and the loading need nothing of each other: side by side they save seconds.
         if made is not None and not settings.sandbox_attached:
-            # Its start and the migration need nothing of each other: side by side they save a second.
             (settings.data_dir / twin.PORTS_FILE).unlink(missing_ok=True)
             config = twin.write_config(settings, made, twin_ports(settings))
             serving = replace(serving, sandbox=Child("sandbox", twin.command(config), environ, leash))
             for process in serving.children:
                 process.start()
-        migrate(environ, leash, first=not Path(settings.data_dir, "hub.db").exists())
+        if not migrate.is_up_to_date(settings):
+            migration = begin_migration(environ, leash, first=not Path(settings.data_dir, "hub.db").exists())
+        serving.steps["begun_others"] = time.monotonic()
+        load(HUB[:FIRST_WAVE])
+        serving.steps["loaded"] = time.monotonic()
+        if migration is not None:
+            end_migration(migration)
+        serving.steps["migrated"] = time.monotonic()
         if made is not None and (sandbox := serving.sandbox) is not None:
             ports = twin.wait_for_ports(settings.data_dir, alive=lambda: sandbox.running)
             twin.write_config(settings, made, ports)  # after a crash it must come back on the same ports
             app_sid = twin.register_app(made, ports, hub_url=settings.public_url)
             environ |= twin.environment(made, ports, app_sid=app_sid)
+        serving.steps["sandbox"] = time.monotonic()
         hub = tuple(
-            Child(name, [sys.executable, "-m", "hub", *words], doomed(environ, name), leash, nice=nice)
-            for name, words, nice in (
-                ("web", ["web"], 0),
-                ("poll", ["poll"], 0),
-                ("interactive", ["work", "interactive"], 0),
-                ("bulk", ["work", "bulk"], 10),
-            )
+            Child(name, program(words), doomed(environ, name), leash, nice=nice, body=partial(main, [*words]))
+            for name, words, nice, _ in HUB
         )
         serving = replace(serving, hub=hub)
         for process in hub[:FIRST_WAVE]:
             process.start()
+        serving.steps["web_started"] = time.monotonic()
+        if not stopping:
+            load(HUB)  # while the web process gets ready
+        serving.steps["loaded_all"] = time.monotonic()
     except BaseException:
+        if migration is not None and migration.poll() is None:
+            migration.terminate()
+            migration.wait()
         stop(serving, stopping)
         raise
     return serving
 
 
 def start_the_rest(serving: Serving) -> None:
-    """The workers: nobody waits for them in the first second, and starting five at once makes each of them slow."""
+    """Those nobody waits for in the first second: starting all at once would make each of them slow."""
     for process in serving.hub[FIRST_WAVE:]:
         process.start()
+
+
+def program(words: Sequence[str]) -> list[str]:
+    """A verb of the hub as a command of its own."""
+    return [sys.executable, "-m", "hub", *words]
+
+
+def load(processes: Sequence[tuple[str, tuple[str, ...], int, str]]) -> None:
+    """Load what these processes will need, so that they share it; where there is no forking each loads for itself."""
+    if not forks.POSSIBLE:
+        return
+    # Nothing of what is loaded will ever be thrown away, so looking for garbage meanwhile is a fifth of the time lost.
+    gc.disable()
+    try:
+        for module in ("uvloop", *(module for *_, module in processes)):
+            # What cannot be loaded here cannot be loaded there either, and that process says so and ends.
+            with contextlib.suppress(Exception):
+                importlib.import_module(module)
+    finally:
+        gc.enable()
 
 
 def child_environment(settings: Settings) -> dict[str, str]:
@@ -245,19 +295,22 @@ def twin_ports(settings: Settings) -> twin.TwinPorts:
     return twin.TwinPorts(http=0, smtp=0, imap=0)
 
 
-def migrate(environ: dict[str, str], leash: Leash, *, first: bool) -> None:
+def begin_migration(environ: dict[str, str], leash: Leash, *, first: bool) -> subprocess.Popen[bytes]:
     """Bring the database up to date, in a process of its own that says itself what is wrong."""
     if first:
         say("making the database …")
-    done = subprocess.run(
-        [sys.executable, "-m", "hub", "migrate"],
+    return subprocess.Popen(
+        program(["migrate"]),
         env={**environ, LEASH: str(leash.read_end)},
         stdin=subprocess.DEVNULL,
         pass_fds=[leash.read_end],
-        check=False,
     )
-    if done.returncode:
-        raise CannotServe(f"The hub did not start: bringing the database up to date {ending(done.returncode)}.")
+
+
+def end_migration(process: subprocess.Popen[bytes]) -> None:
+    """Wait for it; CannotServe when it failed."""
+    if code := process.wait():
+        raise CannotServe(f"The hub did not start: bringing the database up to date {ending(code)}.")
 
 
 # --- while it runs ------------------------------------------------------------------------------------------------
@@ -268,15 +321,14 @@ def watch_until_ready(settings: Settings, serving: Serving, stopping: list[int])
     deadline = time.monotonic() + READY_WITHIN_S
     while not stopping:
         for process in serving.children:
-            if not process.running and process.process is not None:
-                code = process.process.returncode
+            if process.process is not None and (code := process.process.poll()) is not None:
                 raise CannotServe(f"The hub did not start: its {process.name} process {ending(code)}; see above.")
         answer = ready(settings)
         if answer == "ready":
             return
         if time.monotonic() > deadline:
             raise CannotServe(f"The hub did not get ready within {READY_WITHIN_S:.0f} s: {answer}.")
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(READY_LOOK_S)
 
 
 def ready(settings: Settings) -> str:
