@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from campaigns.deliveries import AFTER_SUBMIT, DeliveryState
+from crm_core.texts import Text
 
 UNSUBSCRIBED = "unsubscribed"
 REJECTED = "rejected"  # refused for their content, counted beside the states
@@ -28,10 +29,36 @@ class Brake:
 
 # Complaints: Gmail and Yahoo ask for under 0.1 % and never 0.3 % (their sender guidelines, read 2026-11).
 BRAKES = (
-    Brake("complaints", (_D.COMPLAINED,), 0.003, 3, "{cases} of {total} complained"),
-    Brake("bounces", (_D.BOUNCED, _D.UNDELIVERED), 0.08, 10, "{cases} of {total} could not be reached"),
-    Brake("content", (REJECTED,), 0.10, 10, "{cases} of {total} were refused for their content"),
-    Brake("opt_outs", (UNSUBSCRIBED,), 0.05, 10, "{cases} of {total} opted out"),
+    Brake(
+        "complaints",
+        (_D.COMPLAINED,),
+        0.003,
+        3,
+        Text("Stopped by itself: %(cases)s of %(total)s complained (%(share)s, the limit is %(limit)s)."),
+    ),
+    Brake(
+        "bounces",
+        (_D.BOUNCED, _D.UNDELIVERED),
+        0.08,
+        10,
+        Text("Stopped by itself: %(cases)s of %(total)s could not be reached (%(share)s, the limit is %(limit)s)."),
+    ),
+    Brake(
+        "content",
+        (REJECTED,),
+        0.10,
+        10,
+        Text(
+            "Stopped by itself: %(cases)s of %(total)s were refused for their content (%(share)s, the limit is %(limit)s)."
+        ),
+    ),
+    Brake(
+        "opt_outs",
+        (UNSUBSCRIBED,),
+        0.05,
+        10,
+        Text("Stopped by itself: %(cases)s of %(total)s opted out (%(share)s, the limit is %(limit)s)."),
+    ),
 )
 
 
@@ -42,6 +69,6 @@ def pulled(counts: Mapping[str, int], base: Mapping[str, int]) -> tuple[str, str
     for brake in BRAKES:
         cases = sum(max(0, counts.get(word, 0) - base.get(word, 0)) for word in brake.words)
         if cases >= brake.least and total and cases / total >= brake.share:
-            told = brake.sentence.format(cases=cases, total=total)
-            return brake.name, f"Stopped by itself: {told} ({cases / total:.1%}, the limit is {brake.share:.1%})."
+            told = {"cases": cases, "total": total, "share": f"{cases / total:.1%}", "limit": f"{brake.share:.1%}"}
+            return brake.name, Text(brake.sentence, **told)
     return None

@@ -257,7 +257,9 @@ async def create(
 async def advance(tx: Tx, row: CallList, to: ListState, *, now: datetime, **changes: Any) -> CallList:
     """Move a list to another state, guarded by version."""
     if to not in ALLOWED[row.state]:
-        raise IllegalTransition(f"A call list that is {row.state} cannot become {to}.")
+        raise IllegalTransition(
+            "A call list that is %(from_text)s cannot become %(to_text)s.", from_text=row.state, to_text=to
+        )
     values = {**changes, "state": to, "version": row.version + 1}
     guard = update(CallList).where(col(CallList.id) == row.id, col(CallList.version) == row.version)
     await tx.hit(guard.values(**values))

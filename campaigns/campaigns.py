@@ -24,6 +24,7 @@ from crm_core.errors import IllegalTransition, Invalid, NotFound
 from crm_core.ids import new_id
 from crm_core.statements import fixed
 from crm_core.tables import Table, at, doc, key, one_of, ref, text, word
+from crm_core.texts import Text
 
 GRACE = timedelta(
     minutes=15
@@ -203,7 +204,9 @@ async def create(
 async def advance(tx: Tx, campaign: Campaign, to: CampaignState, *, now: datetime, **changes: Any) -> Campaign:
     """Move to another state, guarded by version; IllegalTransition when impossible, Conflict when somebody was first."""
     if to not in ALLOWED[campaign.state]:
-        raise IllegalTransition(f"A campaign that is {campaign.state} cannot become {to}.")
+        raise IllegalTransition(
+            "A campaign that is %(from_text)s cannot become %(to_text)s.", from_text=campaign.state, to_text=to
+        )
     values = {**changes, "state": to, "version": campaign.version + 1}
     guard = update(Campaign).where(
         col(Campaign.id) == campaign.id,
@@ -224,7 +227,7 @@ async def edit(tx: Tx, campaign_id: str, *, version: int, now: datetime, **chang
     if campaign.state in (CampaignState.DRAFT, CampaignState.SCHEDULED, CampaignState.MISSED):
         allowed |= {"audience", "purpose"}
     if campaign.state in OVER or changes.keys() - allowed:
-        raise IllegalTransition(f"A campaign that is {campaign.state} cannot be changed so.")
+        raise IllegalTransition("A campaign that is %(state_text)s cannot be changed so.", state_text=campaign.state)
     guard = update(Campaign).where(col(Campaign.id) == campaign_id, col(Campaign.version) == version)
     await tx.hit(guard.values(**changes, version=version + 1))
     await events.emit(tx, "campaign.changed", campaign_id, now=now, version=version + 1, state=campaign.state)
@@ -240,7 +243,9 @@ async def set_content(
     """
     campaign = await _lock(tx, campaign_id)
     if campaign.state not in EDITABLE:
-        raise IllegalTransition(f"A campaign that is {campaign.state} cannot get new content; pause it first.")
+        raise IllegalTransition(
+            "A campaign that is %(state_text)s cannot get new content; pause it first.", state_text=campaign.state
+        )
     content.check(
         content.Source(subject, body, html), kind=campaign.point_kind, marketing=campaign.purpose == Purpose.MARKETING,
         fields=fields,
@@ -321,7 +326,7 @@ async def scheduled_due(tx: Tx, campaign_id: str, *, now: datetime) -> Campaign:
     if campaign.state != CampaignState.SCHEDULED or campaign.start_at is None or campaign.start_at > now:
         return campaign
     if now - campaign.start_at > GRACE:
-        reason = f"The hub did not run at the start time {campaign.start_at.isoformat(timespec='minutes')}."
+        reason = Text("The hub did not run at the start time %(start_at)s.", start_at=campaign.start_at)
         return await advance(tx, campaign, CampaignState.MISSED, now=now, reason=reason, due_at=None)
     return await advance(tx, campaign, CampaignState.MATERIALISING, now=now, autostart=True, due_at=now)
 

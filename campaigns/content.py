@@ -15,6 +15,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from crm_core.addresses import PointKind
 from crm_core.errors import Invalid
+from crm_core.texts import Text
 
 MAX_SOURCE = 64 * 1024
 MAX_OUTPUT = 512 * 1024
@@ -73,12 +74,15 @@ _HTML = _environment(autoescape=True)
 
 def _parse(source: str, environment: ImmutableSandboxedEnvironment) -> nodes.Template:
     if len(source) > MAX_SOURCE:
-        raise Invalid(f"This text is longer than {MAX_SOURCE // 1024} KB.")
+        raise Invalid("This text is longer than %(most)s KB.", most=MAX_SOURCE // 1024)
     try:
         tree = environment.parse(source)
     except TemplateError as error:
-        line = getattr(error, "lineno", None)
-        raise Invalid(f"Line {line}: {error.message}." if line else f"{error.message}.") from error
+        raise Invalid(
+            "Line %(line)s cannot be read: %(detail)s.",
+            line=getattr(error, "lineno", None) or 1,
+            detail=error.message or "",
+        ) from error
     except (RecursionError, MemoryError, ValueError, OverflowError) as error:
         raise Invalid("This text is nested too deeply.") from error
     _walk(tree, 0, [0])
@@ -91,18 +95,24 @@ def _walk(node: nodes.Node, depth: int, seen: list[int]) -> None:
         raise Invalid("This text is nested too deeply.")
     if seen[0] > MAX_NODES:
         raise Invalid("This text has too many fields and conditions.")
-    line = f"Line {node.lineno}: " if getattr(node, "lineno", None) else ""
+    line = getattr(node, "lineno", None) or 1
     if not isinstance(node, _NODES):
-        raise Invalid(f"{line}only fields, if/else and simple filters are possible here, not {_word(node)}.")
+        raise Invalid(
+            "Line %(line)s: only fields, if/else and simple filters are possible here, not %(what_text)s.", line=line,
+            what_text=_word(node),
+        )  # fmt: skip
     if isinstance(node, nodes.Name) and node.ctx != "load":
-        raise Invalid(f"{line}a field cannot be set here.")
+        raise Invalid("Line %(line)s: a field cannot be set here.", line=line)
     if isinstance(node, nodes.Filter):
         if node.name not in FILTERS:
-            raise Invalid(f"{line}there is no filter “{node.name}”; there are {', '.join(sorted(FILTERS))}.")
+            raise Invalid(
+                "Line %(line)s: there is no filter “%(name)s”; there are %(known)s.", line=line, name=node.name,
+                known=sorted(FILTERS),
+            )  # fmt: skip
         if node.node is None or node.dyn_args is not None or node.dyn_kwargs is not None:
-            raise Invalid(f"{line}this use of a filter is not possible here.")
+            raise Invalid("Line %(line)s: this use of a filter is not possible here.", line=line)
     if isinstance(node, nodes.Const) and not isinstance(node.value, str | bool | int | None):
-        raise Invalid(f"{line}only texts and whole numbers are possible here.")
+        raise Invalid("Line %(line)s: only texts and whole numbers are possible here.", line=line)
     for child in node.iter_child_nodes():
         _walk(child, depth + 1, seen)
 
@@ -134,25 +144,27 @@ def check(source: Source, *, kind: PointKind, marketing: bool, fields: frozenset
             wrong[part] = error.message
             continue
         if unknown := sorted(names - known):
-            wrong[part] = f"The audience has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}."
+            wrong[part] = Text(
+                "The audience has no field %(unknown)s; it has %(known)s.", unknown=unknown, known=sorted(known)
+            )
         used |= names
     if kind == PointKind.EMAIL:
         if not source.subject.strip():
-            wrong.setdefault("subject", "A mail needs a subject.")
+            wrong.setdefault("subject", Text("A mail needs a subject."))
         if not source.body.strip() and not source.html.strip():
-            wrong.setdefault("body", "Write what to send.")
+            wrong.setdefault("body", Text("Write what to send."))
         if marketing and not wrong:
             for part in ("body", "html"):
                 written = getattr(source, part)
                 if written.strip() and UNSUBSCRIBE_FIELD not in fields_used(written):
-                    wrong[part] = "A marketing mail needs a way out: put {{ unsubscribe_url }} into it."
+                    wrong[part] = Text("A marketing mail needs a way out: put {{ unsubscribe_url }} into it.")
     elif not source.body.strip():
-        wrong.setdefault("body", "Write what to send.")
+        wrong.setdefault("body", Text("Write what to send."))
     if wrong:
         raise Invalid("This content cannot be sent.", fields=wrong)
-    warnings = []
+    warnings: list[str] = []
     if kind == PointKind.PHONE and marketing and "stop" not in source.body.casefold():
-        warnings.append("Say how to stop, such as: Reply STOP to end.")
+        warnings.append(Text("Say how to stop, such as: Reply STOP to end."))
     if kind == PointKind.EMAIL and not source.body.strip():
         warnings.append("There is no plain text part; some readers see nothing.")
     return warnings
@@ -191,10 +203,12 @@ def _render(template: Any, fields: Mapping[str, str]) -> str:
         for part in template.generate(clean(fields)):
             size += len(part)
             if size > MAX_OUTPUT:
-                raise ContentError(f"The text is longer than {MAX_OUTPUT // 1024} KB for this recipient.")
+                raise ContentError("The text is longer than %(most)s KB for this recipient.", most=MAX_OUTPUT // 1024)
             parts.append(part)
     except TemplateError as error:
-        raise ContentError(f"The text cannot be made for this recipient: {error.message}.") from error
+        raise ContentError(
+            "The text cannot be made for this recipient: %(detail)s.", detail=error.message or ""
+        ) from error
     except (TypeError, ValueError, RecursionError, MemoryError) as error:
         raise ContentError("The text cannot be made for this recipient.") from error
     return "".join(parts)
@@ -210,4 +224,6 @@ def check_length(made: Rendered, *, kind: PointKind) -> None:
     if not made.body.strip() and not made.html.strip():
         raise ContentError("Nothing is left of the text for this recipient.")
     if kind == PointKind.PHONE and len(made.body) > MAX_TEXT_MESSAGE:
-        raise ContentError(f"The text has {len(made.body)} characters; {MAX_TEXT_MESSAGE} are possible.")
+        raise ContentError(
+            "The text has %(has)s characters; %(most)s are possible.", has=len(made.body), most=MAX_TEXT_MESSAGE
+        )

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from crm_core.addresses import PointKind
 from crm_core.errors import Invalid
+from crm_core.texts import Text
 
 MAX_FILE = 256 * 1024 * 1024
 MAX_COLUMNS = 100
@@ -86,7 +87,7 @@ def encoding_of(chunks: Iterable[bytes]) -> str:
     for chunk in chunks:
         size += len(chunk)
         if size > MAX_FILE:
-            raise Invalid(f"The file is larger than {MAX_FILE // 1024 // 1024} MB; split it.")
+            raise Invalid("The file is larger than %(most)s MB; split it.", most=MAX_FILE // 1024 // 1024)
         if first:
             _refuse_other_formats(chunk)
             bom, first = chunk.startswith(codecs.BOM_UTF8), False
@@ -167,15 +168,20 @@ def read(chunks: Iterable[bytes], *, encoding: str, delimiter: str) -> Iterator[
         number += 1
         cells = [cell.strip() for cell in cells]
         if len(cells) > width and any(cells[width:]):
-            yield Row(number, reader.line_num, cells, f"The row has {len(cells)} columns, the header {width}.")
+            yield Row(
+                number,
+                reader.line_num,
+                cells,
+                Text("The row has %(has)s columns, the header %(header)s.", has=len(cells), header=width),
+            )
         else:
             yield Row(number, reader.line_num, (cells + [""] * width)[:width])
 
 
 def _told(message: str) -> str:
     if "field limit" in message:
-        return f"A cell is longer than {MAX_CELL:,} characters, or a quotation mark is never closed."
-    return f"The row cannot be read: {message}."
+        return Text("A cell is longer than %(most)s characters, or a quotation mark is never closed.", most=MAX_CELL)
+    return Text("The row cannot be read: %(detail)s.", detail=message)
 
 
 def look(content: bytes, *, kind: PointKind) -> Look:
@@ -192,9 +198,9 @@ def look(content: bytes, *, kind: PointKind) -> Look:
         raise Invalid("The first line is no header that can be read.")
     headers = header.cells
     if len(headers) > MAX_COLUMNS:
-        raise Invalid(f"The file has {len(headers)} columns; {MAX_COLUMNS} are possible.")
+        raise Invalid("The file has %(has)s columns; %(most)s are possible.", has=len(headers), most=MAX_COLUMNS)
     if doubled := sorted({name for name in headers if name and headers.count(name) > 1}):
-        raise Invalid(f"The header names {', '.join(doubled)} twice.")
+        raise Invalid("The header names %(names)s twice.", names=doubled)
     if any("@" in name or re.fullmatch(r"\+?[\d ()-]{6,}", name) for name in headers):
         raise Invalid("The first line holds data, not names of columns; add a header line.")
     sample: list[list[str]] = []

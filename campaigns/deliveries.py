@@ -182,7 +182,9 @@ async def move(tx: Tx, delivery: Delivery, to: DeliveryState, *, now: datetime, 
     `delta` is the unit's count keeper; the caller writes it at the end of the unit.
     """
     if to not in ALLOWED[delivery.state]:
-        raise IllegalTransition(f"A delivery does not go from {delivery.state} to {to}.")
+        raise IllegalTransition(
+            "A delivery does not go from %(from_text)s to %(to_text)s.", from_text=delivery.state, to_text=to
+        )
     if to not in IN_FLIGHT:
         changes.setdefault("lease_until", None)
         changes.setdefault("worker", "")

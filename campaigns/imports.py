@@ -25,6 +25,7 @@ from crm_core.errors import Invalid, NotFound
 from crm_core.ids import new_id
 from crm_core.statements import fixed
 from crm_core.tables import Table, at, doc, docs, key, one_of, ref, text, word
+from crm_core.texts import Text
 
 MAX_FAULTS = 1_000  # listed; all are counted
 YES = frozenset({"yes", "y", "true", "1", "x", "ja", "si", "sí", "是"})
@@ -146,7 +147,9 @@ async def begin(
         raise Invalid("No column holds the address.", fields={"mapping": "Choose the column with the address."})
     if doubled := {word for word in chosen.values() if word and list(chosen.values()).count(word) > 1}:
         raise Invalid(
-            f"Two columns are both {', '.join(sorted(doubled))}.", fields={"mapping": "Each use belongs to one column."}
+            "Two columns are both %(uses)s.",
+            uses=sorted(doubled),
+            fields={"mapping": Text("Each use belongs to one column.")},
         )
     values: dict[str, Any] = {
         "mapping": chosen,
@@ -338,16 +341,20 @@ async def _consent(
     if word in NO:
         return ""
     if word not in YES:
-        return f"“{word[:40]}” is neither yes nor no; taken as no."
+        return Text("“%(word)s” is neither yes nor no; taken as no.", word=word[:40])
     source, wording = cells.get(csv_files.CONSENT_SOURCE, "").strip(), cells.get(csv_files.CONSENT_TEXT, "").strip()
     given = _instant(cells.get(csv_files.CONSENT_AT, ""))
     missing = [
-        name for name, there in (("when", given), ("where", source), ("what they agreed to", wording)) if not there
+        name
+        for name, there in ((Text("when"), given), (Text("where"), source), (Text("what they agreed to"), wording))
+        if not there
     ]
     if missing or given is None:
-        return f"Consent without proof is not recorded: the row does not say {', '.join(missing)}."
+        return Text(
+            "Consent without proof is not recorded: the row does not say %(missing_text)s.", missing_text=missing
+        )
     if given > now:
-        return "The date of consent lies in the future; it is not recorded."
+        return Text("The date of consent lies in the future; it is not recorded.")
     channel = CHANNEL_OF[address.kind]
     suppressed, ledger = await consent.list_for(tx, address)
     if suppressed:

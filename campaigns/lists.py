@@ -35,6 +35,7 @@ from crm_core.errors import Conflict, IllegalTransition, Invalid, NotAllowed, Re
 from crm_core.ids import new_id
 from crm_core.interactions import Disposition
 from crm_core.statements import fixed
+from crm_core.texts import Text
 
 LEASE_S = 300  # to read the script and click; dialling extends it
 CALL_S = 4 * 3600  # a call and its wrap-up; after that the agent is gone
@@ -105,7 +106,9 @@ _OLDEST_TODAY = fixed(
 
 async def _move(tx: Tx, entry: ListEntry, to: EntryState, *, now: datetime, **changes: Any) -> None:
     if to not in ENTRY_ALLOWED[entry.state]:
-        raise IllegalTransition(f"An entry that is {entry.state} cannot become {to}.")
+        raise IllegalTransition(
+            "An entry that is %(from_text)s cannot become %(to_text)s.", from_text=entry.state, to_text=to
+        )
     values = {"lock_until": None, **changes, "state": to, "version": entry.version + 1}
     guard = update(ListEntry).where(
         col(ListEntry.id) == entry.id, col(ListEntry.version) == entry.version, col(ListEntry.state) == entry.state
@@ -155,7 +158,7 @@ async def claim_next(tx: Tx, list_id: str, *, user_id: str, now: datetime) -> Li
     """
     row = await get(tx, list_id)
     if row.state != ListState.ACTIVE:
-        raise IllegalTransition(f"This call list is {row.state}.")
+        raise IllegalTransition("This call list is %(state_text)s.", state_text=row.state)
     held = await mine(tx, user_id=user_id, now=now)
     if held is not None:
         if held.list_id == list_id:
@@ -196,13 +199,12 @@ async def _refuse(tx: Tx, entry: ListEntry, verdict: Verdict, *, now: datetime) 
 async def check(tx: Tx, row: CallList, entry: ListEntry, *, now: datetime) -> Verdict:
     """Caps of the list, then the gate, for this number now."""
     if entry.attempts >= row.max_attempts:
-        return Verdict(
-            allowed=False, rule="attempts", reason=f"Tried {entry.attempts} times; the list allows {row.max_attempts}."
-        )
+        told = Text("Tried %(tried)s times; the list allows %(most)s.", tried=entry.attempts, most=row.max_attempts)
+        return Verdict(allowed=False, rule="attempts", reason=told)
     today = int(await tx.one(_TODAY, value=entry.value, since=now - DAY) or 0)
     if today >= row.max_per_day:
         oldest: datetime = await tx.one(_OLDEST_TODAY, value=entry.value, since=now - DAY)
-        told = f"Tried {today} times in 24 hours; the list allows {row.max_per_day}."
+        told = Text("Tried %(tried)s times in 24 hours; the list allows %(most)s.", tried=today, most=row.max_per_day)
         return Verdict(allowed=False, rule="attempts_per_day", reason=told, until=oldest + DAY)
     contact = await contacts.find(tx, entry.contact_id) if entry.contact_id else None
     return await consent.may_contact(
@@ -335,7 +337,11 @@ def _after(
     if retry is None:
         return EntryState.DONE, {"user_id": None}
     if entry.attempts >= row.max_attempts:
-        return EntryState.DONE, {"rule": "attempts", "reason": f"Tried {entry.attempts} times.", "user_id": None}
+        return EntryState.DONE, {
+            "rule": "attempts",
+            "reason": Text("Tried %(tried)s times.", tried=entry.attempts),
+            "user_id": None,
+        }
     return EntryState.CALLED, {"due_at": now + timedelta(seconds=float(retry)), "user_id": None}
 
 
@@ -347,7 +353,7 @@ async def _stop(
         tx, entry.address, channel="voice", reason=reason, source="agent", evidence=evidence, actor=user_id, now=now,
         contact_id=entry.contact_id,
     )  # fmt: skip
-    await block_number(tx, entry.value, rule=str(reason), reason="Stopped on another list.", now=now)
+    await block_number(tx, entry.value, rule=str(reason), reason=Text("Stopped on another list."), now=now)
 
 
 async def block_number(tx: Tx, value: str, *, rule: str, reason: str, now: datetime) -> int:
@@ -383,7 +389,7 @@ async def release_expired(tx: Tx, *, now: datetime) -> int:
                 now=now,
                 due_at=due,
                 user_id=None,
-                reason="The agent left without an outcome.",
+                reason=Text("The agent left without an outcome."),
             )
         else:
             owner = entry.user_id if entry.before == EntryState.CALLBACK else None
@@ -451,11 +457,15 @@ async def explain_entry(tx: Tx, entry_id: str, *, now: datetime) -> Explanation:
     foreign = lock is not None and lock.until > now and lock.entry_id != entry.id
     verdict = await check(tx, row, entry, now=now)
     lines = [
-        ("list", row.state == ListState.ACTIVE, f"The list is {row.state}."),
+        ("list", row.state == ListState.ACTIVE, Text("The list is %(state_text)s.", state_text=row.state)),
         ("state", entry.state in ENTRY_OPEN and entry.state != EntryState.LOCKED, _told(entry)),
-        ("due", entry.due_at <= now, f"Due at {entry.due_at.isoformat(timespec='minutes')}."),
-        ("number", not foreign, "Somebody has this number on another list." if foreign else "The number is free."),
-        (verdict.rule or "gate", verdict.allowed, verdict.reason or "The gate says yes."),
+        ("due", entry.due_at <= now, Text("Due at %(due_at)s.", due_at=entry.due_at)),
+        (
+            "number",
+            not foreign,
+            Text("Somebody has this number on another list.") if foreign else Text("The number is free."),
+        ),
+        (verdict.rule or "gate", verdict.allowed, verdict.reason or Text("The gate says yes.")),
     ]
     until = verdict.until or (entry.due_at if entry.due_at > now else None)
     return Explanation(all(passed for _, passed, _ in lines), lines, until)
@@ -463,7 +473,11 @@ async def explain_entry(tx: Tx, entry_id: str, *, now: datetime) -> Explanation:
 
 def _told(entry: ListEntry) -> str:
     if entry.state == EntryState.BLOCKED:
-        return f"Blocked by {entry.rule}: {entry.reason}"
+        return Text("Blocked by %(rule_text)s: %(reason_text)s", rule_text=entry.rule, reason_text=entry.reason)
     if entry.state == EntryState.LOCKED:
-        return "Somebody has it in hand."
-    return f"The entry is {entry.state}{f' after {entry.disposition}' if entry.disposition else ''}."
+        return Text("Somebody has it in hand.")
+    if entry.disposition:
+        return Text(
+            "The entry is %(state_text)s after %(disposition)s.", state_text=entry.state, disposition=entry.disposition
+        )
+    return Text("The entry is %(state_text)s.", state_text=entry.state)

@@ -24,6 +24,7 @@ from channels.errors import ChannelError
 from crm_core.addresses import PointKind
 from crm_core.db import Database, Tx
 from crm_core.statements import fixed
+from crm_core.texts import Text
 
 # A status callback with our key comes within seconds, the provider's list knows a message within minutes.
 FIRST_LOOK = timedelta(seconds=30)
@@ -166,7 +167,9 @@ async def decide(tx: Tx, delivery_id: str, *, went: bool, user_id: str, now: dat
     if to == DeliveryState.PLANNED:
         await sender.give_back_touch(tx, row.touch_id)
     changes = {"due_at": now, "touch_id": None} if to == DeliveryState.PLANNED else {}
-    moved = await deliveries.move(tx, row, to, now=now, delta=delta, error=f"Decided by {user_id}.", **changes)
+    moved = await deliveries.move(
+        tx, row, to, now=now, delta=delta, error=Text("Decided by %(user)s.", user=user_id), **changes
+    )
     await delta.write(tx)
     await campaigns.look_again(tx, row.campaign_id, at=now)
     tx.wake(campaigns.TOPIC)

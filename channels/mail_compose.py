@@ -14,6 +14,7 @@ from channels.contract import MailFile, OutboundMail
 from channels.errors import ContentRejected, Misconfigured, RecipientInvalid
 from crm_core import addresses
 from crm_core.errors import Invalid
+from crm_core.texts import Text
 
 # A line break or NUL ends a header or a command; none of the rest belongs into one either.
 FORBIDDEN = re.compile("[\x00-\x1f\x7f\u2028\u2029\ud800-\udfff]")
@@ -74,19 +75,21 @@ def compose(mail: OutboundMail, *, now: datetime) -> bytes:
         message["References"] = " ".join(kept)
     for name, value in mail.headers.items():
         if not HEADER_NAME.fullmatch(name) or name.lower() in RESERVED:
-            raise ContentRejected(f"The header {name[:40]!r} may not be set.", code="header")
+            raise ContentRejected(Text("The header %(name)s may not be set.", name=repr(name[:40])), code="header")
         message[name] = _plain(value, f"header {name}")
     _fill(message, mail)
     whole = message.as_bytes()
     if len(whole) > MAX_SIZE:
-        raise ContentRejected(f"The mail is larger than {MAX_SIZE // 2**20} MiB.", code="too_large")
+        raise ContentRejected(Text("The mail is larger than %(most)s MiB.", most=MAX_SIZE // 2**20), code="too_large")
     return whole
 
 
 def envelope(mail: OutboundMail) -> tuple[str, list[str]]:
     """(envelope sender, recipients), checked. The null sender is the empty text."""
     given = mail.from_address if mail.envelope_from is None else mail.envelope_from
-    return (sender(given) if given else ""), [recipient(one) for one in (mail.to_address, *mail.cc)]
+    return (sender(given) if given else ""), [
+        recipient(one) for one in dict.fromkeys((mail.to_address, *mail.cc, *mail.bcc))
+    ]
 
 
 def recipient(address: str) -> str:
@@ -115,7 +118,9 @@ def _address(address: str) -> str:
 
 def _plain(text: str, what: str) -> str:
     if FORBIDDEN.search(text):
-        raise ContentRejected(f"The {what} contains a line break or a control character.", code="header")
+        raise ContentRejected(
+            Text("The %(what_text)s contains a line break or a control character.", what_text=what), code="header"
+        )
     return text
 
 

@@ -25,6 +25,7 @@ from channels.errors import AnswerUnreadable, ContentRejected, Misconfigured, Ou
 from channels.segments import Segments, segments
 from channels.twilio_api import TwilioApi, TwilioSettings, is_signed, needed, read_form, settings_from
 from channels.twilio_errors import error_class
+from crm_core.texts import Text
 
 __all__ = ["STATUSES", "Segments", "SmsChannel", "build", "segments"]
 
@@ -134,7 +135,9 @@ class SmsChannel:
         if not message.body.strip() and not message.media:
             raise ContentRejected("The text is empty.", code="empty")
         if len(message.body) > MAX_CHARACTERS:
-            raise ContentRejected(f"The text has more than {MAX_CHARACTERS} characters.", code="too_long")
+            raise ContentRejected(
+                Text("The text has more than %(most)s characters.", most=MAX_CHARACTERS), code="too_long"
+            )
         if len(message.media) > MAX_MEDIA or not all(MEDIA.fullmatch(url) for url in message.media):
             raise ContentRejected("The pictures of this message cannot be sent.", code="media")
         asked: dict[str, Any] = {"to": message.to_address, "status_callback": self._status_url(message)}

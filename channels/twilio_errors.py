@@ -19,6 +19,7 @@ from channels.errors import (
     Throttled,
     Unavailable,
 )
+from crm_core.texts import Text
 
 API_ORIGIN = "https://api.twilio.com"
 
@@ -116,11 +117,11 @@ def meaning(failed: HttpFailed, *, creates: bool) -> ChannelError:
     """
     code = str(failed.code or failed.status or "")
     if not failed.sent:
-        return Unavailable("Twilio cannot be reached.", code="unreachable")
+        return Unavailable(Text("Twilio cannot be reached."), code="unreachable")
     if not failed.status:
-        sentence = f"Twilio did not answer ({failed.what})."
+        sentence = Text("Twilio did not answer (%(detail)s).", detail=failed.what)
         return OutcomeUnknown(sentence, code="no_answer") if creates else Unavailable(sentence, code="no_answer")
-    said = f"Twilio answered with error {code} (HTTP {failed.status})."
+    said = Text("Twilio answered with error %(code)s (HTTP %(status)s).", code=code, status=str(failed.status))
     if failed.status == 429 or failed.code == 20429:
         return Throttled(said, code=code, retry_after_s=failed.retry_after_s)
     if failed.status >= 500:

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from channels.contract import AccountConfig, Arrival, FormArrived, MailFile, RawRequest
 from channels.errors import AnswerUnreadable
+from crm_core.texts import Text
 
 MAX_BODY = 64 * 1024  # JSON and urlencoded
 MAX_MULTIPART = 10 * 1024 * 1024
@@ -67,7 +68,9 @@ class WebFormChannel:
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         limit = MAX_MULTIPART if kind == "multipart/form-data" else MAX_BODY
         if len(request.body) > limit:
-            raise AnswerUnreadable(f"The form is too large; at most {limit // 1024} KiB are taken.", code="too_large")
+            raise AnswerUnreadable(
+                Text("The form is too large; at most %(most)s KiB are taken.", most=limit // 1024), code="too_large"
+            )
         if request.headers.get("content-encoding", "identity").lower() not in ("", "identity"):
             raise AnswerUnreadable("Compressed forms are not taken.", code="encoding")
         files: list[MailFile] = []
@@ -121,14 +124,14 @@ def _fields(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for count, (name, value) in enumerate(pairs):
         if count >= MAX_FIELDS:
-            raise AnswerUnreadable(f"The form has more than {MAX_FIELDS} fields.", code="too_large")
+            raise AnswerUnreadable(Text("The form has more than %(most)s fields.", most=MAX_FIELDS), code="too_large")
         if name == "_charset_":
             continue
         if not name or len(name) > MAX_NAME or CONTROL.search(name):
             raise AnswerUnreadable("A field of the form has no usable name.", code="bad_field")
         whole = f"{found[name]}, {value}" if name in found else value
         if len(whole) > MAX_VALUE:
-            raise AnswerUnreadable(f"A field has more than {MAX_VALUE} characters.", code="too_large")
+            raise AnswerUnreadable(Text("A field has more than %(most)s characters.", most=MAX_VALUE), code="too_large")
         found[name] = CONTROL.sub("", whole)
     return found
 
@@ -139,7 +142,9 @@ def _urlencoded(body: bytes) -> list[tuple[str, str]]:
     except UnicodeDecodeError as error:
         raise AnswerUnreadable("The form is not UTF-8.", code="bad_form") from error
     except ValueError as error:
-        raise AnswerUnreadable(f"The form has more than {MAX_FIELDS} fields.", code="too_large") from error
+        raise AnswerUnreadable(
+            Text("The form has more than %(most)s fields.", most=MAX_FIELDS), code="too_large"
+        ) from error
 
 
 def _json(body: bytes) -> list[tuple[str, str]]:
@@ -179,7 +184,7 @@ def _multipart(body: bytes, content_type: str) -> tuple[list[tuple[str, str]], l
         raise AnswerUnreadable("The multipart form names no boundary.", code="bad_form")
     mark = b"--" + (found[1] or found[2]).encode("ascii", "replace")
     if body.count(mark) > MAX_FIELDS + MAX_FILES + 1:
-        raise AnswerUnreadable(f"The form has more than {MAX_FIELDS} fields.", code="too_large")
+        raise AnswerUnreadable(Text("The form has more than %(most)s fields.", most=MAX_FIELDS), code="too_large")
     pieces = (b"\r\n" + body).split(b"\r\n" + mark)
     if len(pieces) < 2 or not pieces[-1].startswith(b"--"):
         raise AnswerUnreadable("The multipart form is cut off.", code="bad_form")
@@ -199,7 +204,7 @@ def _multipart(body: bytes, content_type: str) -> tuple[list[tuple[str, str]], l
         if not file_name and not content:
             continue  # an empty file input
         if len(files) >= MAX_FILES:
-            raise AnswerUnreadable(f"The form has more than {MAX_FILES} files.", code="too_large")
+            raise AnswerUnreadable(Text("The form has more than %(most)s files.", most=MAX_FILES), code="too_large")
         kind = PART_TYPE.search(header)
         files.append(MailFile(clean_name(file_name), kind[1].lower() if kind else "application/octet-stream", content))
     return pairs, files

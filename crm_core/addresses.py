@@ -49,10 +49,11 @@ def _phone(raw: str, country: str) -> Address:
         parsed = phonenumbers.parse(typed, country.upper() or None)
     except phonenumbers.NumberParseException as error:
         raise Invalid(
-            f"“{typed[:40]}” is not a phone number; write it with its country code, such as +44 20 7946 0000."
+            "“%(typed)s” is not a phone number; write it with its country code, such as +44 20 7946 0000.",
+            typed=typed[:40],
         ) from error
     if not phonenumbers.is_possible_number(parsed):
-        raise Invalid(f"“{typed[:40]}” has the wrong number of digits for a phone number.")
+        raise Invalid("“%(typed)s” has the wrong number of digits for a phone number.", typed=typed[:40])
     value = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
     return Address(PointKind.PHONE, value, typed, parsed.extension or "")
 
@@ -71,11 +72,11 @@ def email(raw: str) -> Address:
     """A deliverable-looking mail address, lower case, domain in IDNA. Dots and plus tags are kept. Invalid when it is none."""
     typed = raw.strip()
     if re.search(r"[\x00-\x20\x7f<>,;\"]", typed):
-        raise Invalid(f"“{typed[:60]}” is not a mail address.")
+        raise Invalid("“%(typed)s” is not a mail address.", typed=typed[:60])
     try:
         checked = validate_email(typed, check_deliverability=False, test_environment=True)
     except EmailNotValidError as error:
-        raise Invalid(f"“{typed[:60]}” is not a mail address: {error}") from error
+        raise Invalid("“%(typed)s” is not a mail address: %(detail)s", typed=typed[:60], detail=str(error)) from error
     local = checked.ascii_local_part or checked.local_part
     return Address(PointKind.EMAIL, f"{local}@{checked.ascii_domain}".lower(), typed)
 

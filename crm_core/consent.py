@@ -23,6 +23,7 @@ from crm_core.db import Tx
 from crm_core.ids import new_id
 from crm_core.statements import fixed
 from crm_core.tables import Table, Word, at, doc, key, one_of, text, word
+from crm_core.texts import Text
 from crm_core.touches import count_touches
 
 
@@ -184,7 +185,7 @@ async def may_contact(
 
     if "erased" in bound and contact is not None and contact.erased_at is not None:
         checked.append("erased")
-        return no("erased", "This person asked to be forgotten.")
+        return no("erased", Text("This person asked to be forgotten."))
     for rule, sentence in _BY_SUPPRESSION:
         if rule not in bound and not (rule == "opt_out" and "opt_out_all" in bound):
             continue
@@ -192,16 +193,22 @@ async def may_contact(
         for row in active:
             if row.reason == rule and _covers(row, channel, purpose, sender, everything="opt_out" not in bound):
                 return no(
-                    rule, sentence.format(at=row.since_at.date().isoformat(), source=row.source or "unknown source")
+                    rule, Text(sentence, since_on=row.since_at.date(), source_text=row.source or "unknown source")
                 )
     if "consent" in bound:
         checked.append("consent")
         if not await has_consent(tx, address, channel=channel, purpose=purpose):
-            return no("consent", f"There is no proof of consent to {purpose} by {channel}.")
+            return no(
+                "consent",
+                Text(
+                    "There is no proof of consent to %(purpose_text)s by %(channel_text)s.", purpose_text=purpose,
+                    channel_text=channel,
+                ),
+            )  # fmt: skip
     if "window" in bound and window is not None:
         checked.append("window")
         if now < window[0]:
-            return no("window", "The promised time has not come.", window[0])
+            return no("window", Text("The promised time has not come."), window[0])
     if "hours" in bound and channel != "email":
         checked.append("hours")
         verdict = _hours(address, contact, purpose, now)
@@ -211,17 +218,21 @@ async def may_contact(
         checked.append("frequency")
         times = await count_touches(tx, address, purpose=purpose, since=now - FREQUENCY_WINDOW)
         if len(times) >= FREQUENCY_MARKETING:
-            return no("frequency", f"{len(times)} such touches in seven days already.", times[0] + FREQUENCY_WINDOW)
+            return no(
+                "frequency",
+                Text("%(times)s such touches in seven days already.", times=len(times)),
+                times[0] + FREQUENCY_WINDOW,
+            )
     return Verdict(allowed=True, checked=checked, purpose=purpose)
 
 
 _BY_SUPPRESSION = (
-    ("erased", "This address belongs to somebody who asked to be forgotten."),
-    ("dead", "This address does not work since {at} ({source})."),
-    ("sender_stop", "They stopped this sender on {at} ({source})."),
-    ("opt_out", "They opted out on {at} ({source})."),
-    ("do_not_call", "They asked on {at} never to be called again ({source})."),
-    ("complaint", "They complained on {at} ({source})."),
+    ("erased", Text("This address belongs to somebody who asked to be forgotten.")),
+    ("dead", Text("This address does not work since %(since_on)s (%(source_text)s).")),
+    ("sender_stop", Text("They stopped this sender on %(since_on)s (%(source_text)s).")),
+    ("opt_out", Text("They opted out on %(since_on)s (%(source_text)s).")),
+    ("do_not_call", Text("They asked on %(since_on)s never to be called again (%(source_text)s).")),
+    ("complaint", Text("They complained on %(since_on)s (%(source_text)s).")),
 )
 
 
@@ -243,7 +254,7 @@ def _hours(
         candidates = zones(address.value)
     if not candidates:
         if purpose in TEXT_PURPOSES:
-            return "hours", "Their time zone is unknown.", None
+            return "hours", Text("Their time zone is unknown."), None
         return None
     country = (contact.country if contact else "") or ""
     moment = now
@@ -252,10 +263,11 @@ def _hours(
             break
         moment = _next_quarter(moment)
     else:
-        return "hours", "No hour is legal in every zone they may be in.", None
+        return "hours", Text("No hour is legal in every zone they may be in."), None
     if moment == now:
         return None
-    return "hours", f"It is outside the hours allowed where they are ({', '.join(candidates[:3])}).", moment
+    told = Text("It is outside the hours allowed where they are (%(zones)s).", zones=candidates[:3])
+    return "hours", told, moment
 
 
 def _next_quarter(moment: datetime) -> datetime:

@@ -129,7 +129,7 @@ async def create(
     """A new contact with its points linked. Duplicates are the caller's question, not asked here."""
     unknown = fields.keys() - EDITABLE
     if unknown:
-        raise Invalid(f"A contact has no field {', '.join(sorted(unknown))}.")
+        raise Invalid("A contact has no field %(names)s.", names=sorted(unknown))
     contact = Contact(id=new_id(now), name=name.strip()[:200], source=source, created_at=now, updated_at=now, **fields)
     await tx.add(contact)
     for point in points:
@@ -257,7 +257,7 @@ async def edit(tx: Tx, contact_id: str, *, version: int, now: datetime, **change
     """Change fields of a contact that still has this `version`; Conflict when somebody was first."""
     unknown = changes.keys() - EDITABLE
     if unknown:
-        raise Invalid(f"A contact has no field {', '.join(sorted(unknown))}.")
+        raise Invalid("A contact has no field %(names)s.", names=sorted(unknown))
     if "name" in changes and not str(changes["name"]).strip():
         raise Invalid("A contact needs a name.", fields={"name": "Give a name."})
     guard = update(Contact).where(col(Contact.id) == contact_id, col(Contact.version) == version)

@@ -1,15 +1,21 @@
-"""The root of every error the hub raises on purpose; each class's docstring is its default message."""
+"""The root of every error the hub raises on purpose; each class's docstring is its default message.
+
+A message that names something holds `%(name)s` and gets the value as data: `Conflict("The login “%(login)s” is taken.",
+login=login)`. So it can be told in the reader's language where it is shown (`crm_core/texts.py`).
+"""
 
 from __future__ import annotations
 
 from typing import Any
+
+from crm_core.texts import Text
 
 
 class HubError(Exception):
     """Something went wrong in the hub."""
 
     def __init__(self, message: str = "", **data: Any) -> None:
-        self.message = message or (self.__doc__ or "").strip()
+        self.message = message if isinstance(message, Text) else Text(message or (self.__doc__ or "").strip(), **data)
         self.data = data
         super().__init__(self.message)
 

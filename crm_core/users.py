@@ -127,7 +127,7 @@ async def create(
         team_id=team_id, password_hash=password_hash, locale=locale, zone=zone, created_at=now,
     )  # fmt: skip
     if not await tx.add_new(user, unique=["login"]):
-        raise Conflict(f"The login “{login}” is taken.")
+        raise Conflict("The login “%(login)s” is taken.", login=login)
     await audit.record(
         tx, actor=actor, action="user.created", subject=f"user:{user.id}", now=now, login=login, roles=user.roles
     )

@@ -13,6 +13,7 @@ from functools import lru_cache
 from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from babel import Locale
@@ -20,6 +21,9 @@ from babel.dates import format_date, format_datetime, format_time, format_timede
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po
 from babel.numbers import format_decimal, format_percent
+
+from crm_core.texts import Text, fill, plain
+from hub.i18n_known import recognised
 
 FOLDER = Path(__file__).parent / "locale"
 SOURCE = "en"
@@ -104,6 +108,22 @@ class Reader:
     def ngettext(self, one: str, many: str, n: int) -> str:
         """The plural form for `n`, with `%(num)s` filled in."""
         return translations(self.locale).ngettext(one, many, n) % {"num": self.number(n)}
+
+    def tell(self, sentence: str) -> str:
+        """A sentence of the domain in the reader's language: a `Text`, or one that was stored. Others' words stay as they are."""
+        text = sentence if isinstance(sentence, Text) else recognised(str(sentence))
+        return str(sentence) if text is None else fill(self.gettext(text.source), text.params, self._written)
+
+    def _written(self, name: str, value: Any) -> str:
+        if isinstance(value, datetime):
+            return self.moment(value) if value.tzinfo else plain(value)
+        if isinstance(value, date):
+            return self.day(value)
+        if isinstance(value, list | tuple | set | frozenset):
+            return self.sentence([self._written(name, one) for one in value])
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return self.number(value)
+        return self.tell(value if isinstance(value, Text) else str(value)) if name.endswith("_text") else plain(value)
 
     def local(self, instant: datetime) -> datetime:
         """The instant in the reader's zone."""

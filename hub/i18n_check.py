@@ -26,7 +26,7 @@ TAG = re.compile(r"</?[a-zA-Z][^>]*>")
 SHOWN = 60
 # The domain's refusals are written where they are raised, and translated where they are shown.
 REFUSALS = ("Conflict", "HubError", "IllegalTransition", "Invalid", "NotAllowed", "NotFound", "Refused")
-KEYWORDS = {**DEFAULT_KEYWORDS, **dict.fromkeys(REFUSALS), "Rejected": (2,)}
+KEYWORDS = {**DEFAULT_KEYWORDS, **dict.fromkeys(REFUSALS), "Text": None, "N_": None, "Rejected": (2,)}
 # Babel writes the moment of extraction into each file; a fixed one keeps two runs equal.
 UNDATED = datetime(2026, 1, 1, tzinfo=UTC)
 

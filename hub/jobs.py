@@ -33,6 +33,7 @@ from crm_core import accounts
 from crm_core.accounts import ChannelAccount
 from crm_core.clock import Clock
 from crm_core.db import Database, DatabaseUnavailable
+from crm_core.texts import Text
 from hub.channel_set import ChannelSet
 from hub.log import get_logger
 from hub.redis_ports import waited
@@ -156,11 +157,11 @@ def sending_for(runtime: Runtime, known: dict[tuple[str, int], Sending]) -> Call
         async with runtime.db.reading() as tx:
             account = await accounts.get(tx, campaign.account_id)
         if not account.enabled:
-            raise Misconfigured(account.off_reason or f"The account {account.name} is switched off.")
+            raise Misconfigured(account.off_reason or Text("The account %(name)s is switched off.", name=account.name))
         if (account.id, account.version) not in known:
             channel = SENDERS[account.channel](runtime.channels, account)
             if not isinstance(channel, Sends):
-                raise Misconfigured(f"The channel {account.channel} cannot send.")
+                raise Misconfigured(Text("The channel %(channel)s cannot send.", channel=account.channel))
             known[account.id, account.version] = Sending(
                 channel=channel, account=account, tokens=runtime.tokens, clock=runtime.clock,
                 public_url=runtime.settings.public_url, secret=runtime.settings.secret_key, worker=worker,

@@ -19,7 +19,9 @@ async def hash_password(password: str) -> str:
     """The argon2id hash; Invalid when the password is too short or too long."""
     if not MIN_LENGTH <= len(password) <= 200:
         raise Invalid(
-            f"A password has {MIN_LENGTH} to 200 characters.", fields={"password": "Choose a longer password."}
+            "A password has %(least)s to 200 characters.",
+            least=MIN_LENGTH,
+            fields={"password": "Choose a longer password."},
         )
     return await asyncio.to_thread(_HASHER.hash, password)
 

@@ -113,7 +113,9 @@ async def lock(tx: Tx, callback_id: str) -> Callback:
 async def advance(tx: Tx, callback: Callback, to: CallbackState, *, now: datetime, **changes: Any) -> None:
     """Move a promise on, guarded by state and version. At its end the promising interaction ends too."""
     if to not in ALLOWED.get(callback.state, frozenset()):
-        raise IllegalTransition(f"A callback cannot go from {callback.state} to {to}.")
+        raise IllegalTransition(
+            "A callback cannot go from %(from_text)s to %(to_text)s.", from_text=callback.state, to_text=to
+        )
     if to not in OPEN:
         changes["ended_at"] = now
     values = {**changes, "state": to, "version": callback.version + 1}

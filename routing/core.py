@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from crm_core.texts import Text
 from routing.agents import FRESH, Activity
 from routing.queues import Lane
 
@@ -163,11 +164,11 @@ def obstacle(worker: Worker, work: Work, wanted: Mapping[str, int], now: datetim
         if worker.live_load:
             return "busy with live work"
         if worker.text_load + work.weight > worker.text_capacity:
-            return f"written work full ({worker.text_load} of {worker.text_capacity})"
+            return Text("written work full (%(load)s of %(most)s)", load=worker.text_load, most=worker.text_capacity)
     for skill, level in wanted.items():
         has = worker.skills.get(skill, 0)
         if has < level:
-            return f"{skill} {has} of {level}"
+            return Text("skill %(skill)s: %(has)s of %(needed)s", skill=skill, has=has, needed=level)
     return ""
 
 
@@ -200,7 +201,10 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
         else:
             ranked = room.rank(work, rules, free)
             chosen = ranked[0]
-            behind = {user_id: f"behind in order ({number})" for number, user_id in enumerate(ranked[1:], 2)}
+            behind = {
+                user_id: Text("behind in order (%(place)s)", place=number)
+                for number, user_id in enumerate(ranked[1:], 2)
+            }
             trace = {
                 **base,
                 "agent": chosen,

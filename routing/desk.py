@@ -14,6 +14,7 @@ from crm_core.consent import SuppressionReason
 from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid, NotAllowed, NotFound
 from crm_core.interactions import Disposition, Interaction, InteractionState, Outcome
+from crm_core.texts import Text
 from crm_core.touches import Direction
 from routing import agents, callbacks, entries, offers, queues, rooms, talks
 from routing.agents import Activity, Agent
@@ -67,11 +68,11 @@ async def accept(tx: Tx, offer_id: str, *, agent_id: str, now: datetime) -> Offe
 
 def _why_over(offer: Offer) -> str:
     told = {
-        OfferState.EXPIRED: "This offer has run out.",
-        OfferState.WON: "You have this already.",
-        OfferState.REFUSED: "You have refused this.",
+        OfferState.EXPIRED: Text("This offer has run out."),
+        OfferState.WON: Text("You have this already."),
+        OfferState.REFUSED: Text("You have refused this."),
     }
-    return told.get(offer.state, f"This offer is gone: {offer.reason or offer.state}.")
+    return told.get(offer.state, Text("This offer is gone: %(why_text)s.", why_text=offer.reason or offer.state))
 
 
 async def refuse(tx: Tx, offer_id: str, *, agent_id: str, now: datetime, reason: str = "") -> None:
@@ -105,7 +106,7 @@ async def set_activity(
                 entry = await entries.lock(tx, offer.entry_id)
                 offer = await offers.get(tx, offer.id)
                 if offer.state == OfferState.OPEN:
-                    said = f"the agent is {wanted.replace('_', ' ')}"
+                    said = Text("the agent is %(activity_text)s", activity_text=wanted.replace("_", " "))
                     await entries.end_offer(tx, entry, offer, OfferState.WITHDRAWN, reason=said, now=now)
     if wanted == Activity.OFFLINE:
         await give_back_text(tx, agent_id, now=now)

@@ -19,6 +19,7 @@ from crm_core.errors import Conflict, NotFound
 from crm_core.ids import new_id, new_secret
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.statements import fixed
+from crm_core.texts import Text
 from crm_core.touches import Direction
 from routing import agents, offers, queues
 from routing.agents import MISSES, Activity, Agent
@@ -242,7 +243,10 @@ async def end_offer(
         values["misses"] = agent.misses + 1
         demotable = agent.activity == Activity.AVAILABLE and agent.misses + 1 >= MISSES
         if demotable and await _pool_holds(tx):
-            values |= {"activity": Activity.NOT_RESPONDING, "reason": f"missed {agent.misses + 1} offers"}
+            values |= {
+                "activity": Activity.NOT_RESPONDING,
+                "reason": Text("missed %(missed)s offers", missed=agent.misses + 1),
+            }
             by = "system"
     if cooloff_s:
         memory = Refusal(entry_id=entry.id, agent_id=agent.user_id, until=now + timedelta(seconds=cooloff_s))

@@ -103,26 +103,26 @@ async def load(tx: Tx, flow_id: str | None, number: int | None = None) -> tuple[
 def check(steps: Sequence[Mapping[str, Any]], path: str = "") -> None:
     """Invalid, naming the step, when a flow could leave a caller in silence."""
     if not steps:
-        raise Invalid(f"Step {path or '1'}: there must be something to do.")
+        raise Invalid("Step %(step)s: there must be something to do.", step=path or "1")
     for number, step in enumerate(steps, 1):
         here = f"{path}{number}"
         kind = step.get("do")
         if kind not in ("welcome", "say", "play", "menu", "enqueue", "hangup"):
-            raise Invalid(f"Step {here}: “{kind}” is not something a flow can do.")
+            raise Invalid("Step %(step)s: “%(kind)s” is not something a flow can do.", step=here, kind=kind)
         needs = {"say": "text", "play": "url", "menu": "keys"}.get(kind)
         if needs and not step.get(needs):
-            raise Invalid(f"Step {here}: {kind} needs {needs}.")
+            raise Invalid("Step %(step)s: %(kind)s needs %(needs)s.", step=here, kind=kind, needs=needs)
         if kind == "menu":
             for pressed, inner in step["keys"].items():
                 if pressed not in "0123456789" or len(pressed) != 1:
-                    raise Invalid(f"Step {here}: “{pressed}” is not a key.")
+                    raise Invalid("Step %(step)s: “%(pressed)s” is not a key.", step=here, pressed=pressed)
                 check(inner, f"{here}.{pressed}.")
             check(step.get("otherwise") or [], f"{here}.otherwise.")
         last = number == len(steps)
         if last and kind not in ("menu", "enqueue", "hangup"):
-            raise Invalid(f"Step {here}: a flow must end in a queue, a menu or a hang-up.")
+            raise Invalid("Step %(step)s: a flow must end in a queue, a menu or a hang-up.", step=here)
         if not last and kind in ("menu", "enqueue", "hangup"):
-            raise Invalid(f"Step {here}: nothing can follow a {kind}.")
+            raise Invalid("Step %(step)s: nothing can follow a %(kind)s.", step=here, kind=kind)
 
 
 def walk(

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from crm_core.addresses import Address
 from crm_core.contacts import Contact, ContactLink
+from crm_core.texts import Text
 
 Level = Literal["exact", "shared", "unknown", "withheld"]
 KIND = {"phone": "number", "email": "address"}
@@ -33,17 +34,22 @@ class Match:
 def match(address: Address | None, owners: Sequence[tuple[Contact, ContactLink]]) -> Match:
     """The conclusion for an address (None = withheld or unreadable) and everyone it belongs to now."""
     if address is None:
-        return Match("withheld", 0, "The caller hides the number.")
+        return Match("withheld", 0, Text("The caller hides the number."))
     what = KIND[address.kind]
     if not owners:
-        return Match("unknown", 0, f"Nobody we know has this {what}.")
+        return Match("unknown", 0, Text("Nobody we know has this %(what_text)s.", what_text=what))
     if len(owners) == 1:
         contact, link = owners[0]
         if link.verified_at is not None:
             proof = link.verified_by or "a check"
-            return Match("exact", 98, f"This {what} is theirs alone, proven by {proof}.", contact.id, [contact.id])
-        return Match("exact", 90, f"This {what} is theirs alone; nobody has proven it yet.", contact.id, [contact.id])
+            told = Text(
+                "This %(what_text)s is theirs alone, proven by %(proof_text)s.", what_text=what, proof_text=proof
+            )
+            return Match("exact", 98, told, contact.id, [contact.id])
+        told = Text("This %(what_text)s is theirs alone; nobody has proven it yet.", what_text=what)
+        return Match("exact", 90, told, contact.id, [contact.id])
     verified = [contact.id for contact, link in owners if link.verified_at is not None]
     ordered = verified + [contact.id for contact, _ in owners if contact.id not in verified]
     certainty = 75 if len(verified) == 1 else 100 // len(ordered)
-    return Match("shared", certainty, f"{len(ordered)} people share this {what}; ask who is speaking.", None, ordered)
+    told = Text("%(people)s people share this %(what_text)s; ask who is speaking.", people=len(ordered), what_text=what)
+    return Match("shared", certainty, told, None, ordered)

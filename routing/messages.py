@@ -138,6 +138,7 @@ async def send(
 
     `files` go with it as pictures (MMS): they are in the store already.
     """
+    body = body.replace("\r\n", "\n")  # a browser's line end is two characters, and both would be paid for
     verdict = await gate.ask(
         tx, to, purpose=purpose, channel=TEXT, sender=account.id, user_id=user_id, now=now, contact_id=contact_id
     )

@@ -11,6 +11,7 @@ from crm_core import audit, events
 from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
 from crm_core.ids import new_id
+from crm_core.texts import Text
 from routing import queues
 from routing.queues import Queue, QueueMember
 
@@ -31,8 +32,8 @@ BOUNDS: dict[str, tuple[int, int]] = {
 
 def check(values: dict[str, int]) -> None:
     """Invalid, with a sentence for each value out of bounds, and for values that contradict each other."""
-    wrong = {
-        name: f"Between {low} and {high}."
+    wrong: dict[str, str] = {
+        name: Text("Between %(low)s and %(high)s.", low=low, high=high)
         for name, value in values.items()
         for low, high in [BOUNDS[name]]
         if not low <= value <= high

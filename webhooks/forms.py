@@ -24,6 +24,7 @@ from crm_core.addresses import find_email, find_phone
 from crm_core.db import DatabaseUnavailable, Tx
 from crm_core.errors import NotFound
 from crm_core.ids import new_id
+from crm_core.texts import Text
 from routing import router
 from routing.mails import StoredFile, keep_files
 from webhooks import receipts
@@ -262,7 +263,9 @@ async def _receive(
     try:
         body = await read_body(request, limit=limit)
     except TooLarge as error:
-        raise Rejected(413, f"The form is too large; at most {limit // 1024} KiB are taken.") from error
+        raise Rejected(
+            413, Text("The form is too large; at most %(most)s KiB are taken.", most=limit // 1024)
+        ) from error
     except TooSlow as error:
         raise Rejected(408, "The form took too long to arrive.") from error
     except Packed as error:

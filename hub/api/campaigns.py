@@ -13,6 +13,7 @@ from campaigns.deliveries import DeliveryState
 from crm_core.addresses import PointKind, address
 from crm_core.consent import Purpose
 from crm_core.db import Tx
+from crm_core.texts import Text
 from crm_core.users import Role
 from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
 
@@ -257,7 +258,7 @@ async def start_campaign(call: Call[Nothing, StartIn]) -> CampaignShown:
 )
 async def pause_campaign(call: Call[Nothing, PauseIn]) -> CampaignShown:
     """Nothing new begins after this commit; what is on its way reaches a known state first."""
-    reason = call.body.reason or f"Paused by {call.user.name}."
+    reason = call.body.reason or Text("Paused by %(name)s.", name=call.user.name)
 
     async def unit(tx: Tx) -> CampaignShown:
         return await shown(tx, await campaigns.pause(tx, call.path["id"], now=call.now, reason=reason))

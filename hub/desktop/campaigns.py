@@ -22,6 +22,7 @@ from crm_core.addresses import Address, find_email, find_phone
 from crm_core.consent import Purpose
 from crm_core.db import Tx
 from crm_core.errors import HubError, Invalid
+from crm_core.texts import Text
 from crm_core.users import Role
 from hub.desktop import uploads
 from hub.desktop.render import render
@@ -341,11 +342,11 @@ async def act(request: web.Request) -> web.StreamResponse:
 
     async def unit(tx: Tx) -> None:
         if action == "pause":
-            await campaigns.pause(tx, campaign_id, now=now, reason=f"Paused by {user.name}.")
+            await campaigns.pause(tx, campaign_id, now=now, reason=Text("Paused by %(name)s.", name=user.name))
         elif action == "resume":
             await campaigns.resume(tx, campaign_id, now=now)
         elif action == "cancel":
-            await campaigns.cancel(tx, campaign_id, now=now, reason=f"Cancelled by {user.name}.")
+            await campaigns.cancel(tx, campaign_id, now=now, reason=Text("Cancelled by %(name)s.", name=user.name))
         elif action == "unschedule":
             await campaigns.unschedule(tx, campaign_id, now=now)
         elif action in ("went", "not"):

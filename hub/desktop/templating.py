@@ -45,6 +45,7 @@ def _filters() -> dict[str, Any]:
         "until": lambda instant: clock((instant - reader().now).total_seconds()),
         "iso": lambda instant: instant.isoformat(timespec="milliseconds"),
         "initials": initials,
+        "tell": lambda sentence: reader().tell(sentence),
     }
 
 
@@ -82,7 +83,7 @@ def reader_of(request: web.Request) -> Reader:
 
 def told(request: web.Request, error: HubError) -> str:
     """An error's sentence in the reader's language."""
-    return reader_of(request).gettext(error.message)
+    return reader_of(request).tell(error.message)
 
 
 def html(request: web.Request, template: str, context: object, **extra: Any) -> str:

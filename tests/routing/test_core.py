@@ -60,7 +60,7 @@ TEXT = {"lane": Lane.TEXT, "weight": 25}
         ({"text_load": 100}, {}, ""),  # written work never blocks live work
         ({"text_load": 75}, TEXT, ""),
         ({"text_load": 80}, TEXT, "written work full (80 of 100)"),
-        ({"skills": {"es": 3}}, {"skills": {"es": 4}}, "es 3 of 4"),
+        ({"skills": {"es": 3}}, {"skills": {"es": 4}}, "skill es: 3 of 4"),
         ({"skills": {"es": 4}}, {"skills": {"es": 4}}, ""),
     ],
 )
@@ -138,7 +138,7 @@ def test_rings_relax_skills_with_time() -> None:
     kim = worker(skills={"es": 2})
     members = replace(rules, members={"kim": 0})
     early = decide(floor([work(waited=100)], [kim], queues={"q": members}), NOW)
-    assert early.kept[0].trace["agents"]["by_agent"] == {"kim": "tax 0 of 2"}
+    assert early.kept[0].trace["agents"]["by_agent"] == {"kim": "skill tax: 0 of 2"}
     assert early.next_at == NOW + timedelta(seconds=20)
     assert decide(floor([work(waited=120)], [kim], queues={"q": members}), NOW).offers[0].trace["ring"] == 2
 
