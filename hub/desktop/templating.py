@@ -15,6 +15,7 @@ from typing import Any
 
 from aiohttp import web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
 from crm_core.addresses import shown
 from crm_core.errors import HubError
@@ -45,7 +46,7 @@ def _filters() -> dict[str, Any]:
         "until": lambda instant: clock((instant - reader().now).total_seconds()),
         "iso": lambda instant: instant.isoformat(timespec="milliseconds"),
         "initials": initials,
-        "tell": lambda sentence: reader().tell(sentence),
+        "tell": lambda sentence: sentence if isinstance(sentence, Markup) else reader().tell(sentence),
     }
 
 
