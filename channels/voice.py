@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
+from channels import voice_lists
 from channels.contract import (
     AccountConfig,
     Arrival,
@@ -20,6 +22,8 @@ from channels.contract import (
     RawRequest,
     RecordingReady,
     RoomEvent,
+    SeenCall,
+    SeenRoom,
     SendReceipt,
 )
 from channels.errors import AnswerUnreadable, Gone, Misconfigured, RecipientInvalid
@@ -218,6 +222,28 @@ class VoiceChannel:
         """What Twilio says of a leg now, as (our status, rank): heals a callback that never came. Gone if unknown."""
         found = await self._api.call(lambda client: client.calls(_call(call_id)).fetch_async())
         return _status(str(found.status))
+
+    # --- the provider's own lists: what heals callbacks that never came ---
+
+    async def list_calls(self, *, since: datetime) -> list[SeenCall]:
+        """Calls made since then, newest first."""
+        return await voice_lists.list_calls(self._api, since=since, status_of=_status)
+
+    async def find_call(self, call_id: str) -> SeenCall | None:
+        """One call; None when Twilio does not know it."""
+        return await voice_lists.find_call(self._api, _call(call_id), _status)
+
+    async def list_running_rooms(self) -> list[SeenRoom]:
+        """Rooms that are not over, with those in them."""
+        return await voice_lists.list_running_rooms(self._api)
+
+    async def find_room(self, room_id: str) -> SeenRoom | None:
+        """One room by the provider's id; None when Twilio does not know it."""
+        return await voice_lists.find_room(self._api, room_id) if ROOM_SID.fullmatch(room_id) else None
+
+    async def list_recordings(self, *, since: datetime) -> list[RecordingReady]:
+        """Finished recordings made since then, newest first."""
+        return await voice_lists.list_recordings(self._api, since=since)
 
     async def _room(self, room_id: str) -> str:
         """The provider's id of a running room, from that id or from our own name of it. Gone when none runs."""

@@ -23,6 +23,8 @@ from hub.intake_deps import intake_deps
 from hub.log import get_logger
 from hub.publisher import LEASE as PUBLISHER
 from hub.publisher import Publisher
+from hub.reconciler import EVERY_S as RECONCILE_S
+from hub.reconciler import Reconciler
 from hub.redis_ports import waited
 from hub.relay import LANES, Relay
 from hub.runtime import Runtime, running
@@ -151,6 +153,7 @@ class Background:
         self.relay = Relay(
             runtime.db, runtime.clock, runtime.wakeups, runtime.metrics, executors(runtime.channels, runtime.clock)
         )
+        self.reconciler = Reconciler(runtime)
         self.singletons = Singletons(
             runtime,
             {
@@ -162,6 +165,7 @@ class Background:
                 "cleaner": every(CLEAN_S, self._clean),
                 "mailboxes": every(mailboxes.LOOK_S, self._mailboxes),
                 "jobs": self._jobs,
+                "reconcile": every(RECONCILE_S, self._reconcile),
             },
         )
 
@@ -216,6 +220,9 @@ class Background:
             log.error("invariant broken", what=sentence)
         if owed:
             log.warning("receipts not done", **owed)
+
+    async def _reconcile(self) -> None:
+        await self.reconciler.look()
 
     async def _clean(self) -> None:
         await self.runtime.db.write(lambda tx: users.drop_expired_sessions(tx, now=self.runtime.clock.now()))
