@@ -38,7 +38,7 @@ class Found:
 
 def counted(reader: Reader, text: str) -> str:
     """How long a text message is, and how many parts it costs."""
-    cost = segments(text)
+    cost = segments(text.replace("\r\n", "\n").strip())  # as it is sent
     room = cost.per_part * max(cost.parts, 1)
     parts = reader.ngettext("%(num)s part", "%(num)s parts", cost.parts)
     alphabet = "" if cost.encoding == "GSM-7" else " · " + reader.gettext("special characters")
@@ -127,7 +127,8 @@ def refusal(reader: Reader, error: Refused) -> str:
         "budget": _("The day's budget is spent."),
     }
     known = sentences.get(error.rule)
-    return f"{known} ({error.message})" if known and reader.locale == "en" else known or reader.gettext(error.message)
+    told = reader.tell(error.message)
+    return f"{known} ({told})" if known and told != known else told
 
 
 async def add_note(request: web.Request) -> web.StreamResponse:
@@ -172,7 +173,7 @@ async def finish(request: web.Request) -> web.StreamResponse:
         async with db.reading() as tx:
             conversation = await _conversation(request, tx)
             panel = await work.wrapup_of(
-                tx, conversation, user.id, now=now, opened=True, error=reader.gettext(error.message), disposition=disposition,
+                tx, conversation, user.id, now=now, opened=True, error=reader.tell(error.message), disposition=disposition,
                 notes=notes, next_step=next_step, due=due,
             )  # fmt: skip
         return part(request, "work/wrapup.html", panel, status=422)

@@ -1,43 +1,35 @@
-"""Segment counting by table."""
+"""Segment counting and plain characters, by the table that the composer in the browser is held to as well."""
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from channels.segments import segments
+from channels.segments import GSM7_BASIC, GSM7_EXTENSION, PLAIN, plain, segments
 
-
-@pytest.mark.parametrize(
-    ("text", "encoding", "units", "parts"),
-    [
-        ("", "GSM-7", 0, 0),
-        ("a", "GSM-7", 1, 1),
-        ("a" * 160, "GSM-7", 160, 1),
-        ("a" * 161, "GSM-7", 161, 2),
-        ("a" * 306, "GSM-7", 306, 2),
-        ("a" * 307, "GSM-7", 307, 3),
-        ("€" * 80, "GSM-7", 160, 1),
-        ("€" * 81, "GSM-7", 162, 2),
-        ("a" * 152 + "€" + "a" * 152, "GSM-7", 306, 3),  # the pair does not straddle: 152, then 2 + 151, then 1
-        ("[{~|^}]\\", "GSM-7", 16, 1),
-        ("Grüße Ñandú", "UCS-2", 11, 1),  # ú is not in GSM-7
-        ("ñäöüàÇ", "GSM-7", 6, 1),
-        ("ç", "UCS-2", 1, 1),
-        ("你" * 70, "UCS-2", 70, 1),
-        ("你" * 71, "UCS-2", 71, 2),
-        ("🎉" * 35, "UCS-2", 70, 1),
-        ("🎉" * 36, "UCS-2", 72, 2),
-        ("你" * 66 + "🎉" + "你" * 66, "UCS-2", 134, 3),  # the surrogate pair moves to the second part
-        ("a" * 69 + "“", "UCS-2", 70, 1),
-    ],
+CORPUS: list[dict[str, Any]] = json.loads(
+    (Path(__file__).parents[1] / "fixtures" / "sms" / "segments.json").read_text("utf-8")
 )
-def test_counts(text, encoding, units, parts):
-    found = segments(text)
-    assert (found.encoding, found.units, found.parts) == (encoding, units, parts)
 
 
-def test_per_part():
-    assert segments("a").per_part == 160
-    assert segments("a" * 200).per_part == 153
-    assert segments("你").per_part == 70
-    assert segments("你" * 100).per_part == 67
+@pytest.mark.parametrize("row", CORPUS, ids=[row["name"] for row in CORPUS])
+def test_counts(row: dict[str, Any]) -> None:
+    found = segments(row["text"])
+    assert (found.encoding, found.units, found.parts, found.per_part) == (
+        row["encoding"], row["units"], row["parts"], row["per_part"],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("row", CORPUS, ids=[row["name"] for row in CORPUS])
+def test_plain_characters(row: dict[str, Any]) -> None:
+    assert plain(row["text"]) == row["plain"]
+    assert plain(plain(row["text"])) == row["plain"]
+
+
+def test_what_replaces_is_cheap_and_what_is_cheap_is_left_alone() -> None:
+    cheap = GSM7_BASIC | GSM7_EXTENSION
+    assert all(set(shown) <= cheap for shown in PLAIN.values())
+    assert not set(PLAIN) & cheap
