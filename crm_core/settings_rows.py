@@ -13,27 +13,123 @@ from crm_core import accounts, audit
 from crm_core.accounts import ChannelAccount
 from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid, NotFound
+from crm_core.ids import new_id
 from crm_core.interactions import Disposition
 
-ACCOUNT_FIELDS = frozenset({"name", "queue_id", "flow_id", "enabled"})
+ACCOUNT_FIELDS = frozenset({"name", "country", "queue_id", "flow_id", "settings", "sealed", "enabled"})
+TOLD_FIELDS = frozenset(
+    {"name", "country", "queue_id", "flow_id", "enabled"}
+)  # the audit log quotes these; secrets never
 SCOPES = ("", "queue", "list")
+SWITCHED_OFF = "Switched off by an administrator."
+DELETED = "Deleted by an administrator."
+
+
+async def create_account(
+    tx: Tx,
+    *,
+    channel: str,
+    address: str,
+    name: str,
+    actor: str,
+    now: datetime,
+    country: str = "",
+    queue_id: str | None = None,
+    flow_id: str | None = None,
+    settings: dict[str, Any] | None = None,
+    sealed: str | None = None,
+) -> ChannelAccount:
+    """A new number, mailbox or form, in use at once. One deleted under this address comes back, with its history.
+
+    Conflict when one in use has this address.
+    """
+    known = await accounts.find(tx, channel, address)
+    if known is not None and known.deleted_at is None:
+        raise Conflict("%(address)s is there already.", address=address)
+    if known is not None:
+        await restore_account(tx, known.id, actor=actor, now=now)
+        known = await accounts.get(tx, known.id)
+        return await edit_account(
+            tx, known.id, version=known.version, actor=actor, now=now, name=name, country=country, queue_id=queue_id,
+            flow_id=flow_id, settings=settings or {}, sealed=sealed, enabled=True,
+        )  # fmt: skip
+    made = ChannelAccount(
+        id=new_id(now), channel=channel, address=address, name=name, country=country, queue_id=queue_id, flow_id=flow_id,
+        settings=settings or {}, sealed=sealed, created_at=now,
+    )  # fmt: skip
+    if not await tx.add_new(made, unique=["channel", "address"]):
+        raise Conflict("%(address)s is there already.", address=address)
+    await audit.record(
+        tx,
+        actor=actor,
+        action="account.created",
+        subject=f"account:{made.id}",
+        now=now,
+        channel=channel,
+        address=address,
+    )
+    return made
 
 
 async def edit_account(
     tx: Tx, account_id: str, *, version: int, actor: str, now: datetime, **changes: Any
 ) -> ChannelAccount:
-    """Change a number, mailbox or form that still has this version; its address and secrets are not changed here."""
+    """Change a number, mailbox or form that still has this version. Its address stays: history quotes it."""
     unknown = changes.keys() - ACCOUNT_FIELDS
     if unknown:
-        raise Invalid(f"An account has no field {', '.join(sorted(unknown))}.")
+        raise Invalid("An account has no field %(names)s.", names=sorted(unknown))
     if not changes.get("enabled", True):
-        changes["off_reason"] = "Switched off by an administrator."
+        changes["off_reason"] = SWITCHED_OFF
     elif "enabled" in changes:
         changes["off_reason"] = ""
-    guard = update(ChannelAccount).where(col(ChannelAccount.id) == account_id, col(ChannelAccount.version) == version)
+    guard = update(ChannelAccount).where(
+        col(ChannelAccount.id) == account_id,
+        col(ChannelAccount.version) == version,
+        col(ChannelAccount.deleted_at).is_(None),
+    )
     if await tx.run(guard.values(**changes, version=version + 1)) != 1:
         raise Conflict("Somebody changed this account meanwhile.")
-    await audit.record(tx, actor=actor, action="account.changed", subject=f"account:{account_id}", now=now, **changes)
+    told = {name: value for name, value in changes.items() if name in TOLD_FIELDS}
+    await audit.record(
+        tx,
+        actor=actor,
+        action="account.changed",
+        subject=f"account:{account_id}",
+        now=now,
+        fields=sorted(changes),
+        **told,
+    )
+    return await accounts.get(tx, account_id)
+
+
+async def delete_account(tx: Tx, account_id: str, *, actor: str, now: datetime) -> ChannelAccount:
+    """Take it out of use and off the screen. Its conversations, calls and consent stay; `restore_account` undoes it."""
+    account = await accounts.get(tx, account_id)
+    if account.deleted_at is None:
+        guard = update(ChannelAccount).where(
+            col(ChannelAccount.id) == account_id, col(ChannelAccount.version) == account.version
+        )
+        values = {"deleted_at": now, "enabled": False, "off_reason": DELETED if account.enabled else account.off_reason}
+        if await tx.run(guard.values(**values, version=account.version + 1)) != 1:
+            raise Conflict("Somebody changed this account meanwhile.")
+        await audit.record(
+            tx, actor=actor, action="account.deleted", subject=f"account:{account_id}", now=now, address=account.address
+        )
+    return await accounts.get(tx, account_id)
+
+
+async def restore_account(tx: Tx, account_id: str, *, actor: str, now: datetime) -> ChannelAccount:
+    """Undo `delete_account`: as it was, on or off. Conflict when it is not deleted."""
+    account = await accounts.get(tx, account_id)
+    was_on = account.off_reason in ("", DELETED)
+    guard = update(ChannelAccount).where(
+        col(ChannelAccount.id) == account_id, col(ChannelAccount.deleted_at).is_not(None)
+    )
+    reason = "" if was_on else account.off_reason
+    values = {"deleted_at": None, "enabled": was_on, "off_reason": reason, "version": account.version + 1}
+    if await tx.run(guard.values(**values)) != 1:
+        raise Conflict("This account is not deleted.")
+    await audit.record(tx, actor=actor, action="account.restored", subject=f"account:{account_id}", now=now)
     return await accounts.get(tx, account_id)
 
 

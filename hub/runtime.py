@@ -43,6 +43,10 @@ class Runtime:
     clock: Clock = field(default_factory=SystemClock)
     metrics: Metrics = field(default_factory=Metrics)
 
+    async def adopt_provider(self) -> None:
+        """Use the provider account as its row says now, in this process; the others are woken by the change."""
+        await adopt_provider(self.db, self.channels)
+
 
 def redis_url(settings: Settings) -> str:
     """The Redis of this hub: the operator's, or the private server of the data folder."""

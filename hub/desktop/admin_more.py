@@ -1,4 +1,4 @@
-"""Administration, second half: numbers, mailboxes and forms, welcome texts, dispositions, tokens, the audit log."""
+"""Administration, second half: welcome texts, dispositions, tokens, the audit log; mounts what has files of its own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 from aiohttp import web
 from sqlmodel import col, select
 
-from crm_core import accounts, settings_rows, users
-from crm_core.accounts import ChannelAccount, Form
+from crm_core import settings_rows, users
 from crm_core.audit import AuditEntry
 from crm_core.db import Tx
 from crm_core.errors import HubError, Invalid, NotFound
 from crm_core.interactions import Disposition
 from crm_core.users import ApiToken, User
+from hub.desktop import admin_channels
 from hub.desktop.render import render
 from hub.desktop.templating import told
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
@@ -22,8 +22,6 @@ from routing import flows, queues
 from routing.flows import Flow
 from routing.queues import Queue
 
-ID = "[0-9a-z]{26}"
-CHANNELS = ("voice", "sms", "email", "webform")
 PAGE = 100
 SCOPES = (
     "contacts:read", "contacts:write", "conversations:read", "conversations:write", "calls:read", "calls:write",
@@ -31,19 +29,6 @@ SCOPES = (
     "campaigns:send", "lists:read", "lists:write", "lists:work", "consent:read", "consent:write", "events:read",
     "work:read", "work:write", "admin:read", "admin:write",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class AccountsPage:
-    """Everything we are reached under."""
-
-    rows: list[ChannelAccount]
-    forms: list[Form]
-    queues: list[Queue]
-    flows: list[Flow]
-    off: dict[str, str]
-    error: str
-    saved: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,45 +68,6 @@ class AuditPage:
 
     rows: list[tuple[AuditEntry, str]]
     next_url: str
-
-
-async def show_accounts(request: web.Request) -> web.StreamResponse:
-    """Numbers, mailboxes, forms."""
-    return await _accounts(request)
-
-
-async def _accounts(request: web.Request, *, error: str = "", saved: str = "") -> web.Response:
-    runtime = runtime_of(request)
-    async with runtime.db.reading() as tx:
-        rows = [row for channel in CHANNELS for row in await accounts.list_channel(tx, channel)]
-        forms = await tx.all(select(Form).order_by(col(Form.title)).limit(100))
-        page = AccountsPage(
-            rows, forms, await queues.list_all(tx), await tx.all(select(Flow).order_by(col(Flow.name)).limit(100)),
-            dict(runtime.settings.channels_off), error, saved,
-        )  # fmt: skip
-    return await render(request, "admin/accounts.html", page, status=422 if error else 200)
-
-
-async def save_account(request: web.Request) -> web.StreamResponse:
-    """Name, queue, flow, on or off."""
-    form = {name: str(value).strip() for name, value in (await request.post()).items()}
-    user, now, account_id = user_of(request), now_of(request), request.match_info["account"]
-
-    async def unit(tx: Tx) -> None:
-        account = await accounts.get(tx, account_id)
-        if form.get("queue_id"):
-            await queues.get(tx, form["queue_id"])
-        await settings_rows.edit_account(
-            tx, account.id, version=int(form.get("version") or 0), actor=user.id, now=now,
-            name=form.get("name") or account.name, queue_id=form.get("queue_id") or None,
-            flow_id=form.get("flow_id") or None, enabled="enabled" in form,
-        )  # fmt: skip
-
-    try:
-        await runtime_of(request).db.write(unit)
-    except HubError as error:
-        return await _accounts(request, error=told(request, error))
-    return await _accounts(request, saved=account_id)
 
 
 async def show_flows(request: web.Request) -> web.StreamResponse:
@@ -282,8 +228,7 @@ async def show_audit(request: web.Request) -> web.StreamResponse:
 
 A = "/desk/admin"
 routes = [
-    Route("GET", f"{A}/accounts", show_accounts, roles=ADMINS),
-    Route("POST", f"{A}/accounts/{{account:{ID}}}", save_account, roles=ADMINS),
+    *admin_channels.routes,
     Route("GET", f"{A}/flows", show_flows, roles=ADMINS),
     Route("POST", f"{A}/flows", save_flow, roles=ADMINS),
     Route("GET", f"{A}/dispositions", show_dispositions, roles=ADMINS),

@@ -1,0 +1,404 @@
+"""Administration of what we are reached under: numbers, mailboxes, the provider account. Forms have a file of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from aiohttp import web
+from sqlmodel import col, select
+
+from crm_core import accounts, settings_rows
+from crm_core.accounts import ChannelAccount, Form
+from crm_core.db import Tx
+from crm_core.errors import HubError, Invalid
+from hub import channel_admin, connection_test
+from hub.channel_admin import MailboxInput, NumberInput, ProviderInput, ServerInput
+from hub.channel_set import PROVIDER
+from hub.connection_test import Tested
+from hub.desktop.render import render
+from hub.outgoing_hosts import refuse_internal
+from hub.runtime import PROVIDER_TOPIC
+from hub.web import ADMINS, Route, now_of, runtime_of, user_of
+from routing import queues
+from routing.flows import Flow
+from routing.queues import Queue
+
+ID = "[0-9a-z]{26}"
+CHANNELS = ("voice", "sms", "email", "webform")
+
+
+@dataclass(frozen=True, slots=True)
+class AccountsPage:
+    """Everything we are reached under; `gone` was deleted and can come back."""
+
+    rows: dict[str, list[ChannelAccount]]
+    forms: dict[str, Form]  # by account
+    queues: dict[str, str]
+    gone: list[ChannelAccount]
+    off: dict[str, str]
+    provider: str  # the SID in use
+    from_row: bool
+    deleted: ChannelAccount | None
+    restored: bool
+
+
+@dataclass(frozen=True, slots=True)
+class AccountPage:
+    """A number, or the form of a new one (`account` None)."""
+
+    account: ChannelAccount | None
+    queues: list[Queue]
+    flows: list[Flow]
+    values: dict[str, str]
+    errors: dict[str, str]
+    error: str
+    saved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxPage:
+    """A mailbox, or the form of a new one."""
+
+    account: ChannelAccount | None
+    queues: list[Queue]
+    values: dict[str, str]
+    endings: dict[str, str]
+    from_environment: bool
+    tested: list[Tested]
+    errors: dict[str, str]
+    error: str
+    saved: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProviderPage:
+    """The provider account in use."""
+
+    account: ChannelAccount | None
+    values: dict[str, str]
+    endings: dict[str, str]
+    environment_sid: str
+    tested: list[Tested]
+    errors: dict[str, str] = field(default_factory=dict)
+    error: str = ""
+    saved: bool = False
+
+
+async def posted(request: web.Request) -> dict[str, str]:
+    """The form's fields; passwords are not stripped."""
+    return {
+        name: str(value) if "password" in name else str(value).strip() for name, value in (await request.post()).items()
+    }
+
+
+def fields_of(error: HubError | None) -> dict[str, str]:
+    """Field → sentence."""
+    return dict(error.fields) if isinstance(error, Invalid) else {}
+
+
+def told_of(error: HubError | None) -> str:
+    """The sentence over the form; templates tell it in the reader's language."""
+    return error.message if error is not None else ""
+
+
+# --- the list --------------------------------------------------------------------------------------------------------
+
+
+async def show_accounts(request: web.Request) -> web.StreamResponse:
+    """Numbers, mailboxes, forms, the provider account."""
+    runtime = runtime_of(request)
+    deleted = request.query.get("deleted", "")
+    async with runtime.db.reading() as tx:
+        rows = {channel: await accounts.list_channel(tx, channel) for channel in CHANNELS}
+        gone = [row for channel in CHANNELS for row in await accounts.list_channel(tx, channel, deleted=True)]
+        forms = await tx.all(select(Form).limit(500))
+        names = {queue.id: queue.name for queue in await queues.list_all(tx)}
+    twilio = runtime.channels.twilio
+    page = AccountsPage(
+        rows, {form.account_id: form for form in forms}, names, gone, runtime.channels.off(),
+        twilio.account_sid if twilio is not None else "", runtime.channels.provider_from_row,
+        next((row for row in gone if row.id == deleted), None), "restored" in request.query,
+    )  # fmt: skip
+    return await render(request, "admin/accounts.html", page)
+
+
+async def delete(request: web.Request) -> web.StreamResponse:
+    """Out of use; the list offers the way back."""
+    user, now, account_id = user_of(request), now_of(request), request.match_info["account"]
+    await runtime_of(request).db.write(lambda tx: settings_rows.delete_account(tx, account_id, actor=user.id, now=now))
+    raise web.HTTPSeeOther(f"/desk/admin/accounts?deleted={account_id}")
+
+
+async def restore(request: web.Request) -> web.StreamResponse:
+    """As it was before."""
+    user, now, account_id = user_of(request), now_of(request), request.match_info["account"]
+    await runtime_of(request).db.write(lambda tx: settings_rows.restore_account(tx, account_id, actor=user.id, now=now))
+    raise web.HTTPSeeOther("/desk/admin/accounts?restored=1")
+
+
+async def switch(request: web.Request) -> web.StreamResponse:
+    """On or off, from the list."""
+    user, now, account_id = user_of(request), now_of(request), request.match_info["account"]
+
+    async def unit(tx: Tx) -> None:
+        account = await accounts.get(tx, account_id)
+        await settings_rows.edit_account(
+            tx, account_id, version=account.version, actor=user.id, now=now, enabled=not account.enabled
+        )
+        if account.channel == PROVIDER:
+            tx.wake(PROVIDER_TOPIC)
+
+    await runtime_of(request).db.write(unit)
+    raise web.HTTPSeeOther("/desk/admin/accounts")
+
+
+# --- one number or mailbox -------------------------------------------------------------------------------------------
+
+
+async def show_account(request: web.Request) -> web.StreamResponse:
+    """One account, by what it is."""
+    async with runtime_of(request).db.reading() as tx:
+        account = await accounts.get(tx, request.match_info["account"])
+        form = await tx.one(select(Form).where(Form.account_id == account.id))
+    if account.channel == "email":
+        return await _mailbox(request, account, saved="saved" in request.query)
+    if account.channel == PROVIDER:
+        raise web.HTTPSeeOther("/desk/admin/provider")
+    if form is not None:
+        raise web.HTTPSeeOther(f"/desk/admin/forms/{form.id}")
+    return await _number(request, account, saved="saved" in request.query)
+
+
+async def save_account(request: web.Request) -> web.StreamResponse:
+    """Change a number or mailbox, or test a mailbox's connection."""
+    async with runtime_of(request).db.reading() as tx:
+        account = await accounts.get(tx, request.match_info["account"])
+    if account.channel == "email":
+        return await _save_mailbox(request, account)
+    return await _save_number(request, account)
+
+
+async def _number(
+    request: web.Request, account: ChannelAccount | None, *, values: dict[str, str] | None = None,
+    error: HubError | None = None, saved: bool = False,
+) -> web.Response:  # fmt: skip
+    async with runtime_of(request).db.reading() as tx:
+        served = await queues.list_all(tx)
+        flows = await tx.all(select(Flow).order_by(col(Flow.name)).limit(200))
+    page = AccountPage(account, served, flows, values or {}, fields_of(error), told_of(error), saved)
+    return await render(request, "admin/number.html", page, status=422 if error else 200)
+
+
+async def _save_number(request: web.Request, account: ChannelAccount) -> web.StreamResponse:
+    form, user, now = await posted(request), user_of(request), now_of(request)
+
+    async def unit(tx: Tx) -> None:
+        await channel_admin.check_targets(tx, form.get("queue_id", ""), form.get("flow_id", ""))
+        await settings_rows.edit_account(
+            tx, account.id, version=_version(form), actor=user.id, now=now, name=form.get("name") or account.name,
+            queue_id=form.get("queue_id") or None, flow_id=form.get("flow_id") or None, enabled="enabled" in form,
+        )  # fmt: skip
+
+    try:
+        await runtime_of(request).db.write(unit)
+    except HubError as error:
+        return await _number(request, account, values=form, error=error)
+    raise web.HTTPSeeOther(f"/desk/admin/accounts/{account.id}?saved=1")
+
+
+def _version(form: dict[str, str]) -> int:
+    word = form.get("version", "")
+    return int(word) if word.isascii() and word.isdigit() and len(word) < 10 else 0
+
+
+async def new_number(request: web.Request) -> web.StreamResponse:
+    """The form of a new number."""
+    return await _number(request, None)
+
+
+async def create_number(request: web.Request) -> web.StreamResponse:
+    """A new number; calls and texts to it are routed from now on."""
+    sent = await request.post()
+    form, user, now = await posted(request), user_of(request), now_of(request)
+    given = NumberInput(
+        form.get("number", ""), form.get("name", ""), form.get("country", ""), form.get("queue_id", ""),
+        form.get("flow_id", ""), tuple(str(value) for value in sent.getall("channels", [])),
+    )  # fmt: skip
+    try:
+        await runtime_of(request).db.write(lambda tx: channel_admin.create_number(tx, given, actor=user.id, now=now))
+    except HubError as error:
+        return await _number(request, None, values={**form, "channels": " ".join(given.channels)}, error=error)
+    raise web.HTTPSeeOther("/desk/admin/accounts")
+
+
+def mailbox_input(form: dict[str, str], address: str) -> MailboxInput:
+    """A mailbox as the page's fields say."""
+
+    def server(half: str) -> ServerInput:
+        return ServerInput(**{name: form.get(f"{half}_{name}", "") for name in ("host", "port", "user", "password")},
+                           security=form.get(f"{half}_security", "tls"))  # fmt: skip
+
+    return MailboxInput(
+        address, form.get("name", ""), form.get("from_name", ""), form.get("queue_id", ""), form.get("folder", ""),
+        server("imap"), server("smtp"),
+    )  # fmt: skip
+
+
+async def _mailbox(
+    request: web.Request, account: ChannelAccount | None, *, values: dict[str, str] | None = None,
+    error: HubError | None = None, saved: bool = False, tested: list[Tested] | None = None,
+) -> web.Response:  # fmt: skip
+    channels = runtime_of(request).channels
+    async with runtime_of(request).db.reading() as tx:
+        served = await queues.list_all(tx)
+    if values is None:
+        values = _stored(account) if account is not None else {"imap_security": "tls", "smtp_security": "starttls"}
+    # What was typed as a password is never sent back.
+    shown = {name: value for name, value in values.items() if "password" not in name}
+    page = MailboxPage(
+        account, served, shown, channel_admin.endings(channels, account) if account is not None else {},
+        account is not None and not account.sealed and not account.settings.get("imap_url"), tested or [],
+        fields_of(error), told_of(error), saved,
+    )  # fmt: skip
+    return await render(request, "admin/mailbox.html", page, status=422 if error else 200)
+
+
+def _stored(account: ChannelAccount) -> dict[str, str]:
+    known: dict[str, Any] = {"folder": "INBOX", **account.settings}
+    values = {
+        "name": account.name, "queue_id": account.queue_id or "", "from_name": str(known.get("from_name", "")),
+        "folder": str(known["folder"]), "enabled": "1" if account.enabled else "",
+    }  # fmt: skip
+    for half in ("imap", "smtp"):
+        server = known.get(half) or {}
+        values |= {f"{half}_{name}": str(value) for name, value in server.items()}
+    return values
+
+
+async def _check_hosts(request: web.Request, given: MailboxInput) -> None:
+    for half in ("imap", "smtp"):
+        host = getattr(given, half).host.strip()
+        if host:
+            await refuse_internal(runtime_of(request).settings, host, field=f"{half}_host")
+
+
+async def _try(request: web.Request, account: ChannelAccount | None, given: MailboxInput) -> list[Tested]:
+    runtime = runtime_of(request)
+    known = runtime.channels.secrets(account) if account is not None else {}
+    if account is not None and not known and not (given.imap.host or given.smtp.host):
+        urls = {"imap_url": runtime.settings.imap_url or "", "smtp_url": runtime.settings.smtp_url or ""}
+        return await connection_test.try_mailbox(runtime.settings, urls)
+    before = account.settings if account is not None else {}
+    row = channel_admin.mailbox_row(given, known=known, before=before)
+    return await connection_test.try_mailbox(runtime.settings, row.secrets, folder=row.settings["folder"])
+
+
+async def _save_mailbox(request: web.Request, account: ChannelAccount) -> web.StreamResponse:
+    form, user, now = await posted(request), user_of(request), now_of(request)
+    runtime, given = runtime_of(request), mailbox_input(form, account.address)
+    try:
+        if form.get("act") == "test":
+            return await _mailbox(request, account, values=form, tested=await _try(request, account, given))
+        await _check_hosts(request, given)
+        await runtime.db.write(
+            lambda tx: channel_admin.edit_mailbox(
+                tx, runtime.channels, account, given, version=_version(form), enabled="enabled" in form, actor=user.id,
+                now=now,
+            )
+        )  # fmt: skip
+    except HubError as error:
+        return await _mailbox(request, account, values=form, error=error)
+    raise web.HTTPSeeOther(f"/desk/admin/accounts/{account.id}?saved=1")
+
+
+async def new_mailbox(request: web.Request) -> web.StreamResponse:
+    """The form of a new mailbox."""
+    return await _mailbox(request, None)
+
+
+async def create_mailbox(request: web.Request) -> web.StreamResponse:
+    """A new mailbox, or a test of what is typed so far."""
+    form, user, now = await posted(request), user_of(request), now_of(request)
+    runtime, given = runtime_of(request), mailbox_input(form, form.get("address", ""))
+    try:
+        if form.get("act") == "test":
+            return await _mailbox(request, None, values=form, tested=await _try(request, None, given))
+        await _check_hosts(request, given)
+        made = await runtime.db.write(
+            lambda tx: channel_admin.create_mailbox(tx, runtime.channels, given, actor=user.id, now=now)
+        )
+    except HubError as error:
+        return await _mailbox(request, None, values=form, error=error)
+    raise web.HTTPSeeOther(f"/desk/admin/accounts/{made.id}?saved=1")
+
+
+# --- the provider account --------------------------------------------------------------------------------------------
+
+
+async def show_provider(request: web.Request) -> web.StreamResponse:
+    """The provider account."""
+    return await _provider(request, saved="saved" in request.query)
+
+
+async def _provider(
+    request: web.Request, *, values: dict[str, str] | None = None, error: HubError | None = None, saved: bool = False,
+    tested: list[Tested] | None = None,
+) -> web.Response:  # fmt: skip
+    runtime = runtime_of(request)
+    async with runtime.db.reading() as tx:
+        account = await channel_admin.current_provider(tx)
+    if values is None:
+        values = {"account_sid": account.address, **account.settings} if account is not None else {}
+    secret = ("auth_token", "other_token", "api_key_secret")
+    shown = {name: str(value) for name, value in values.items() if name not in secret}
+    page = ProviderPage(
+        account, shown, channel_admin.endings(runtime.channels, account) if account is not None else {},
+        runtime.settings.twilio.account_sid if runtime.settings.twilio is not None else "", tested or [],
+        fields_of(error), told_of(error), saved,
+    )  # fmt: skip
+    return await render(request, "admin/provider.html", page, status=422 if error else 200)
+
+
+async def save_provider(request: web.Request) -> web.StreamResponse:
+    """Save, test, or turn the tokens."""
+    form, user, now, runtime = await posted(request), user_of(request), now_of(request), runtime_of(request)
+    act = form.get("act", "save")
+    try:
+        if act == "test":
+            twilio = runtime.channels.twilio
+            if twilio is None:
+                raise Invalid("There is no provider account yet.")
+            return await _provider(request, tested=[await connection_test.try_provider(twilio)])
+
+        async def unit(tx: Tx) -> None:
+            account = await channel_admin.current_provider(tx)
+            if act in ("swap", "end") and account is not None:
+                await channel_admin.rotate_provider(tx, runtime.channels, account, act, actor=user.id, now=now)
+                return
+            names = ProviderInput.__dataclass_fields__
+            given = ProviderInput(**{name: form.get(name, "") for name in names})
+            await channel_admin.save_provider(tx, runtime.channels, given, actor=user.id, now=now)
+
+        await runtime.db.write(unit)
+    except HubError as error:
+        return await _provider(request, values=form, error=error)
+    await runtime.adopt_provider()
+    raise web.HTTPSeeOther("/desk/admin/provider?saved=1")
+
+
+A = "/desk/admin"
+routes = [
+    Route("GET", f"{A}/accounts", show_accounts, roles=ADMINS),
+    Route("GET", f"{A}/accounts/number", new_number, roles=ADMINS),
+    Route("POST", f"{A}/accounts/number", create_number, roles=ADMINS),
+    Route("GET", f"{A}/accounts/mailbox", new_mailbox, roles=ADMINS),
+    Route("POST", f"{A}/accounts/mailbox", create_mailbox, roles=ADMINS),
+    Route("GET", f"{A}/accounts/{{account:{ID}}}", show_account, roles=ADMINS),
+    Route("POST", f"{A}/accounts/{{account:{ID}}}", save_account, roles=ADMINS),
+    Route("POST", f"{A}/accounts/{{account:{ID}}}/delete", delete, roles=ADMINS),
+    Route("POST", f"{A}/accounts/{{account:{ID}}}/restore", restore, roles=ADMINS),
+    Route("POST", f"{A}/accounts/{{account:{ID}}}/switch", switch, roles=ADMINS),
+    Route("GET", f"{A}/provider", show_provider, roles=ADMINS),
+    Route("POST", f"{A}/provider", save_provider, roles=ADMINS),
+]
