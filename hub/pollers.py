@@ -17,7 +17,7 @@ from datetime import timedelta
 from campaigns import checks as campaign_checks
 from crm_core import audit, leases, users
 from crm_core.db import DatabaseUnavailable, Tx
-from hub import jobs, mailboxes
+from hub import jobs, mailbox_watch, mailboxes
 from hub.executors import executors
 from hub.intake_deps import intake_deps
 from hub.log import get_logger
@@ -231,7 +231,7 @@ class Background:
         """One lease and task per mailbox: those switched on meanwhile are added, those switched off end."""
         wanted = {f"mailbox:{account.id}": account.id for account in await mailboxes.list_mailboxes(self.runtime)}
         for name, account_id in wanted.items():
-            self.singletons.add(name, lambda _, account_id=account_id: mailboxes.poll_account(self.runtime, account_id))  # type: ignore[misc]
+            self.singletons.add(name, lambda _, account_id=account_id: mailbox_watch.poll_as_set(self.runtime, account_id))  # type: ignore[misc]
 
 
 def every(seconds: float, work: Callable[[], Awaitable[None]]) -> Work:
