@@ -4,21 +4,24 @@ change nothing. A report that carries our key settles a doubtful row.
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import bindparam
-from sqlmodel import select
+from sqlalchemy import bindparam, update
+from sqlmodel import col, select
 
 from campaigns import campaigns, counts, deliveries
-from campaigns.brakes import REJECTED
+from campaigns.brakes import REJECTED, UNSUBSCRIBED
+from campaigns.campaigns import Campaign
 from campaigns.counts import Delta
-from campaigns.deliveries import RANK, Delivery, DeliveryState
+from campaigns.deliveries import AFTER_SUBMIT, RANK, Delivery, DeliveryState
 from channels.contract import DeliveryReport
-from crm_core import consent, events
-from crm_core.addresses import PointKind
+from crm_core import consent, events, mail_tokens
+from crm_core.addresses import Address, PointKind
 from crm_core.consent import SuppressionReason
 from crm_core.db import Tx
+from crm_core.mail_tokens import MailMark
 from crm_core.statements import fixed
 
 STATES: dict[str, DeliveryState] = {
@@ -101,34 +104,48 @@ async def raise_to(tx: Tx, row: Delivery, to: DeliveryState, *, now: datetime, *
     return True
 
 
-def id_of_message(message_id: str) -> str:
-    """The delivery that a Message-ID of ours names (sender.message_id), or empty."""
-    local = message_id.strip().lstrip("<").partition("@")[0]
-    head, dot, tail = local.partition(".")
-    return head if dot and tail == "campaign" and len(head) == 26 else ""
+def proven(mark: MailMark, *, secret: str) -> str:
+    """The delivery that a mark of ours names, or empty when we did not sign it: whoever knows it has held that very mail."""
+    right = mark.kind == mail_tokens.CAMPAIGN and bool(secret)
+    return (
+        mark.subject_id if right and mail_tokens.same(mail_tokens.signed(secret, mark.subject_id), mark.proof) else ""
+    )
 
 
-async def apply_bounce(tx: Tx, *, message_id: str, code: str, text: str, permanent: bool, now: datetime) -> bool:
-    """A mail server reports that our mail with this Message-ID was not delivered; True when it was a campaign's.
+async def apply_bounce(
+    tx: Tx,
+    delivery_id: str,
+    *,
+    code: str,
+    text: str,
+    failed: bool,
+    dead: bool,
+    addresses: Sequence[str] = (),
+    now: datetime,
+) -> bool:
+    """A mail server reports on our mail; True when it was a campaign's. The caller has seen the proof (`proven`).
 
-    `code` is the enhanced status (RFC 3463). Permanent 5.1.x say that the address is dead; other permanent ones (full, policy)
-    end this delivery only. Temporary reports change nothing: the server goes on trying.
+    `failed`: it will not be delivered, whether for good (5.x.x) or after days of trying (4.x.x). `dead`: there is no such
+    address; believed only of the address that we wrote to, which is among `addresses` or none is told: a list or an alias behind
+    it may have dead members. A delay changes nothing, except that a doubtful mail is known to have gone.
     """
-    delivery_id = id_of_message(message_id)
-    row = await deliveries.find(tx, delivery_id) if delivery_id else None
+    row = await deliveries.find(tx, delivery_id)
     if row is None:
         return False
-    if permanent:
-        await raise_to(tx, row, DeliveryState.BOUNCED, now=now, error_code=code, error=text[:500])
-        if code.startswith("5.1."):
-            await _suppress(tx, row, SuppressionReason.DEAD, code=code, text=text, now=now)
+    if not failed:
+        if row.state == DeliveryState.UNKNOWN:
+            await raise_to(tx, row, DeliveryState.ACCEPTED, now=now)
+        return True
+    await raise_to(tx, row, DeliveryState.BOUNCED, now=now, error_code=code, error=text[:500])
+    told = [address for address in addresses if address]
+    if dead and (not told or row.value in told):
+        await _suppress(tx, row, SuppressionReason.DEAD, code=code, text=text, now=now)
     return True
 
 
-async def apply_complaint(tx: Tx, *, message_id: str, text: str, now: datetime) -> bool:
+async def apply_complaint(tx: Tx, delivery_id: str, *, text: str, now: datetime) -> bool:
     """The recipient reported our mail as spam (RFC 5965): no more marketing to them, and the brake hears it."""
-    delivery_id = id_of_message(message_id)
-    row = await deliveries.find(tx, delivery_id) if delivery_id else None
+    row = await deliveries.find(tx, delivery_id)
     if row is None:
         return False
     await raise_to(tx, row, DeliveryState.COMPLAINED, now=now, error=text[:500])
@@ -136,6 +153,55 @@ async def apply_complaint(tx: Tx, *, message_id: str, text: str, now: datetime) 
         tx, row.address, reason=SuppressionReason.COMPLAINT, source="complaint", actor="provider", now=now,
         evidence={"delivery": row.id, "text": text[:500]}, contact_id=row.contact_id,
     )  # fmt: skip
+    return True
+
+
+# An opt-out within these days of a campaign's message is taken as an answer to it.
+OPT_OUT_WINDOW = timedelta(days=7)
+_LATEST = fixed(
+    select(Delivery)
+    .join(Campaign, col(Campaign.id) == col(Delivery.campaign_id))
+    .where(
+        Delivery.value == bindparam("value"),
+        Delivery.kind == bindparam("kind"),
+        Delivery.submitted_at > bindparam("since"),
+        col(Delivery.state).in_([*AFTER_SUBMIT, DeliveryState.SUBMITTING, DeliveryState.UNKNOWN]),
+        Campaign.account_id == bindparam("account_id"),
+    )
+    .order_by(col(Delivery.submitted_at).desc(), col(Delivery.id).desc())
+    .limit(1)
+)
+
+
+async def note_opt_out(tx: Tx, address: Address, *, account_id: str, now: datetime) -> bool:
+    """Somebody opted out by writing to this sender: the latest campaign that wrote to them from it within a week counts it, on
+    its page and for its brake. True when one did; each delivery counts once, by whatever road.
+    """
+    row: Delivery | None = await tx.one(
+        _LATEST, value=address.value, kind=address.kind, since=now - OPT_OUT_WINDOW, account_id=account_id
+    )
+    return row is not None and await count_opt_out(tx, row, now=now)
+
+
+async def count_opt_out(tx: Tx, row: Delivery, *, now: datetime) -> bool:
+    """Count an opt-out for this delivery's campaign; False when it was counted before."""
+    first = update(Delivery).where(col(Delivery.id) == row.id, col(Delivery.unsubscribed_at).is_(None))
+    if await tx.run(first.values(unsubscribed_at=now)) != 1:
+        return False
+    delta = Delta(row.campaign_id)
+    delta.add(UNSUBSCRIBED, kind=counts.EVENT)
+    await delta.write(tx)
+    await campaigns.look_at_brakes(tx, row.campaign_id, now=now)
+    campaign = await campaigns.get(tx, row.campaign_id)
+    await events.emit(
+        tx,
+        "campaign.changed",
+        row.campaign_id,
+        now=now,
+        version=campaign.version,
+        delivery=row.id,
+        state=campaign.state,
+    )
     return True
 
 

@@ -31,7 +31,7 @@ from channels.errors import (
     Throttled,
     Unavailable,
 )
-from crm_core import consent, contacts, events, touches
+from crm_core import consent, contacts, events, mail_tokens, touches
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import PointKind
 from crm_core.clock import Clock
@@ -39,7 +39,9 @@ from crm_core.consent import Purpose, SuppressionReason, Verdict
 from crm_core.contacts import Contact
 from crm_core.db import Database, Tx
 from crm_core.failpoints import failpoint
+from crm_core.mail_tokens import MailMark
 from crm_core.ports import RateTokens
+from crm_core.texts import Text
 from crm_core.touches import Direction, Touch
 
 CHUNK = 100  # claimed in one transaction: about ten milliseconds of SQLite's write lock (bench/campaign.py)
@@ -293,17 +295,26 @@ def _compose(
         return OutboundText(from_address=sending.account.address, to_address=row.value, body=made.body, our_key=our_key)
     settings = sending.account.settings
     marketing = campaign.purpose == Purpose.MARKETING
+    mark = mark_of(row.id, sending.secret)
+    marked = bool(settings.get("signed_return_path"))
     return OutboundMail(
         from_address=sending.account.address, from_name=str(settings.get("from_name") or sending.account.name),
         to_address=row.value, to_name=row.name, subject=made.subject, text=made.body, html=made.html,
-        message_id=message_id(row, sending.account), reply_to=str(settings.get("reply_to") or ""),
+        message_id=message_id(row, sending.account, sending.secret), reply_to=str(settings.get("reply_to") or ""),
         headers=unsubscribe.headers(url) if marketing else {},
+        envelope_from=mail_tokens.return_address(mark, address=sending.account.address) if marked else None,
     )  # fmt: skip
 
 
-def message_id(row: Delivery, account: ChannelAccount) -> str:
-    """The Message-ID of a campaign mail: names the delivery, the same over all attempts."""
-    return f"<{row.id}.campaign@{account.address.partition('@')[2] or 'localhost'}>"
+def mark_of(delivery_id: str, secret: str) -> MailMark:
+    """What proves a campaign's mail ours when it comes back."""
+    return MailMark(delivery_id, mail_tokens.signed(secret, delivery_id), mail_tokens.CAMPAIGN)
+
+
+def message_id(row: Delivery, account: ChannelAccount, secret: str) -> str:
+    """The Message-ID of a campaign mail: names the delivery, signed, the same over all attempts."""
+    mark = mark_of(row.id, secret)
+    return mail_tokens.message_id(row.id, mark.proof, mark.kind, address=account.address)
 
 
 async def _submit(
@@ -355,7 +366,11 @@ async def _send(row: Delivery, message: OutboundText | OutboundMail, sending: Se
     except ChannelError as error:
         return outcome_of(error, attempt=row.attempt)
     except Exception as error:  # whatever went wrong, the message may have gone: that is the outcome
-        return Outcome(DeliveryState.UNKNOWN, code="unclear", error=f"No clear answer: {type(error).__name__}.")
+        return Outcome(
+            DeliveryState.UNKNOWN,
+            code="unclear",
+            error=Text("No clear answer: %(detail)s.", detail=type(error).__name__),
+        )
     failpoint("sender.after_call")
     return Outcome(DeliveryState.ACCEPTED, external_id=receipt.external_id)
 

@@ -9,12 +9,7 @@ import hashlib
 import hmac
 from datetime import datetime
 
-from sqlalchemy import update
-from sqlmodel import col
-
-from campaigns import campaigns, counts, deliveries
-from campaigns.brakes import UNSUBSCRIBED
-from campaigns.deliveries import Delivery
+from campaigns import deliveries, reports
 from crm_core import consent
 from crm_core.consent import Purpose
 from crm_core.db import Tx
@@ -58,16 +53,11 @@ async def unsubscribe(
     row = await deliveries.find(tx, delivery_id) if delivery_id else None
     if row is None:
         return False
-    first = update(Delivery).where(col(Delivery.id) == row.id, col(Delivery.unsubscribed_at).is_(None))
-    if await tx.run(first.values(unsubscribed_at=now)) != 1:
+    if not await reports.count_opt_out(tx, row, now=now):
         return False
     evidence = {"campaign": row.campaign_id, "delivery": row.id, "remote": remote[:100], "browser": browser[:200]}
     await consent.opt_out(
         tx, row.address, purpose=Purpose.MARKETING, source=source, evidence=evidence, actor="recipient", now=now,
         contact_id=row.contact_id,
     )  # fmt: skip
-    delta = counts.Delta(row.campaign_id)
-    delta.add(UNSUBSCRIBED, kind=counts.EVENT)
-    await delta.write(tx)
-    await campaigns.look_at_brakes(tx, row.campaign_id, now=now)
     return True

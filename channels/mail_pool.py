@@ -13,12 +13,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from channels.contract import MailArrived, MailFile, MailUnreadable
+from channels.contract import MailArrived, MailFile, MailReport, MailUnreadable, ReportedRecipient
 
 CHILD = Path(__file__).with_name("mail_child.py")
 WALL_S = 15.0  # the child ends itself after 2 s of processor time; this is for one that cannot even do that
 MAX_ANSWER = 64 * 1024 * 1024
 MAILS_PER_CHILD = 200
+# No such mailbox or domain, moved without a trace, a domain that takes no mail (RFC 3463 3.2, RFC 7505). Not 5.1.7 and 5.1.8,
+# which are about the sender, nor 5.1.0, which Exchange says of many things.
+DEAD_CODES = frozenset({"5.1.1", "5.1.2", "5.1.3", "5.1.6", "5.1.10"})
 ENDED = {
     signal.SIGPROF: "It took more than 2 s to look into it.",
     signal.SIGXCPU: "It took more than 2 s to look into it.",
@@ -172,6 +175,8 @@ def arrived(values: Mapping[str, Any], contents: list[bytes], *, raw: bytes, eve
             headers={_text(name): _text(value) for name, value in values["headers"].items()},
             raw=raw,
             new_text=_text(values["new_text"]),
+            new_chars=_number(values["new_chars"]),
+            report=_report(values["report"]),
         )
     except (KeyError, ValueError, TypeError, AttributeError) as error:
         raise ParseFailed("It cannot be read (the parser's answer makes no sense).") from error
@@ -187,3 +192,35 @@ def _texts(values: Any) -> tuple[str, ...]:
     if not isinstance(values, list):
         raise TypeError
     return tuple(_text(one) for one in values)
+
+
+def _number(value: Any) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError
+    return value
+
+
+def _report(value: Any) -> MailReport | None:
+    if value is None:
+        return None
+    if value["kind"] not in ("bounce", "complaint"):
+        raise ValueError
+    return MailReport(
+        kind=value["kind"],
+        about=_texts(value["about"]),
+        returned_to=_texts(value["returned_to"]),
+        recipients=tuple(_recipient(one) for one in value["recipients"]),
+        text=_text(value["text"]),
+    )
+
+
+def _recipient(value: Any) -> ReportedRecipient:
+    failed, code = value["action"] == "failed", _text(value["code"])
+    return ReportedRecipient(
+        address=_text(value["address"]),
+        original=_text(value["original"]),
+        failed=failed,
+        dead=failed and code in DEAD_CODES,
+        code=code,
+        text=_text(value["text"]),
+    )

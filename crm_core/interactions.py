@@ -102,7 +102,7 @@ class Interaction(Table, table=True):
     html_key: str = text()  # object-store key of the raw HTML part, shown only sanitised
     data: dict[str, Any] = doc()  # channel facts: form fields, segments, delivery state and error
     match: dict[str, Any] = doc()  # who is this: level, reason, candidates (contact ids)
-    delivery: str = text()  # outbound messages: queued, sent, delivered, undelivered, failed, unknown
+    delivery: str = text()  # outbound messages: queued, unknown, sent, undelivered, failed, bounced, delivered, read, complained
     delivery_rank: int = 0
     delivery_error: str = text()
     disposition: str = text()  # key of a Disposition
@@ -213,7 +213,9 @@ async def advance(
     Raises IllegalTransition for a step the table does not allow, Conflict when somebody was first. The object is updated.
     """
     if to not in ALLOWED[interaction.state]:
-        raise IllegalTransition(f"An interaction cannot go from {interaction.state} to {to}.")
+        raise IllegalTransition(
+            "An interaction cannot go from %(from_text)s to %(to_text)s.", from_text=interaction.state, to_text=to
+        )
     if (to == InteractionState.ENDED) != bool(outcome):
         raise IllegalTransition("An ended interaction needs an outcome, and only an ended one.")
     if to == InteractionState.ENDED:
@@ -281,7 +283,8 @@ async def list_live(tx: Tx, *, limit: int = 500) -> list[Interaction]:
     return await tx.all(select(Interaction).where(live).order_by(col(Interaction.id)).limit(limit))
 
 
-DELIVERY_RANK = {"": 0, "queued": 1, "unknown": 2, "sent": 3, "undelivered": 5, "failed": 5, "delivered": 6, "read": 7}
+DELIVERY_RANK = {"": 0, "queued": 1, "unknown": 2, "sent": 3, "undelivered": 5, "failed": 5, "bounced": 5, "delivered": 6,
+                 "read": 7, "complained": 8}  # fmt: skip
 
 
 async def note_delivery(

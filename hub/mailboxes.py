@@ -66,7 +66,9 @@ async def _read(runtime: Runtime, account: ChannelAccount) -> None:
         if not isinstance(arrival, MailArrived | MailUnreadable):
             continue
         kept = await mail.keep(runtime.files, arrival, now=runtime.clock.now())
-        answer = await mail.take(runtime.db, runtime.clock, account, arrival, kept, cursor)
+        answer = await mail.take(
+            runtime.db, runtime.clock, account, arrival, kept, cursor, secret=runtime.settings.secret_key
+        )
         runtime.metrics.webhooks.labels("email", answer.outcome).inc()
 
 
@@ -93,7 +95,9 @@ async def _again(runtime: Runtime, pool: MailPool, receipt: receipts.WebhookRece
         raw = await runtime.files.get(receipt.headers[mail.RAW])
         read = await pool.read(raw, event_key=receipt.url)
         kept = await mail.keep(runtime.files, read, now=runtime.clock.now(), raw_key=receipt.headers[mail.RAW])
-        answer = await mail.retry(runtime.db, runtime.clock, account, read, kept, receipt.id)
+        answer = await mail.retry(
+            runtime.db, runtime.clock, account, read, kept, receipt.id, secret=runtime.settings.secret_key
+        )
         runtime.metrics.webhooks.labels("email", f"swept_{answer.outcome}").inc()
     except (HubError, ChannelError) as error:
         reason = f"{type(error).__name__}: {error}"

@@ -15,10 +15,10 @@ from typing import Any
 from sqlmodel import col, or_, select
 
 from channels.contract import MailArrived
-from crm_core import addresses, contacts, conversations, interactions, outbox, touches
+from crm_core import addresses, consent, contacts, conversations, interactions, mail_tokens, outbox, touches
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
-from crm_core.consent import Purpose
+from crm_core.consent import Purpose, SuppressionReason
 from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
 from crm_core.ids import new_id
@@ -73,15 +73,22 @@ async def mail_arrived(
     html_key: str,
     files: Sequence[StoredFile],
     now: datetime,
+    about: Interaction | None = None,
 ) -> None:
-    """One mail in one of our mailboxes. The same Message-ID twice: nothing the second time."""
+    """One mail in one of our mailboxes. The same Message-ID twice: nothing the second time.
+
+    `about`: our mail that this one proves to report on; it is filed there, whoever sent it.
+    """
     external_id = event.message_id or event.event_key
     if await interactions.find_external(tx, account.id, external_id) is not None:
         return
     sender = addresses.find_email(event.from_address)
     matched = match(sender, await contacts.list_owners(tx, sender) if sender else [])
     peer = sender.value if sender else event.from_address.lower()
-    conversation = await _thread(tx, event, account, peer)
+    if about is not None:
+        conversation: Conversation | None = await conversations.get(tx, about.conversation_id)
+    else:
+        conversation = await _thread(tx, event, account, peer)
     if conversation is None:
         conversation, _ = await conversations.open_thread(
             tx, channel=MAIL, account_id=account.id, thread_key=external_id, peer=peer, now=now,
@@ -91,27 +98,40 @@ async def mail_arrived(
         "from_name": _clean(event.from_name), "to": list(event.to), "cc": list(event.cc), "reply_to": event.reply_to,
         "in_reply_to": event.in_reply_to, "sent_at": event.sent_at.isoformat() if event.sent_at else None,
     }  # fmt: skip
+    if 0 < event.new_chars < len(event.text) and "\x00" not in event.text:
+        data["new_chars"] = event.new_chars  # what follows is quoted: folded on screen
+    if about is not None and event.report is not None:
+        data |= {"report": event.report.kind, "about": about.id}
     interaction = Interaction(
-        id=new_id(now), conversation_id=conversation.id, contact_id=matched.contact_id, channel=MAIL,
+        id=new_id(now), conversation_id=conversation.id, channel=MAIL,
+        contact_id=about.contact_id if about is not None else matched.contact_id,
         direction=Direction.INBOUND, account_id=account.id, external_id=external_id, from_address=peer,
         to_address=account.address, state=InteractionState.WAITING, subject=_clean(event.subject)[:500], body=_clean(event.text),
         html_key=html_key, data=data, match=matched.as_doc(), first_arrival_at=now, created_at=now,
     )  # fmt: skip
-    if event.automatic:
+    if event.automatic or about is not None:
         interaction.__dict__.update(
             state=InteractionState.ENDED, outcome=Outcome.AUTOMATED, ended_at=now, queue_id=account.queue_id,
-            data={**data, "automatic": event.automatic},
+            data={**data, "automatic": event.automatic or "bounce"},
         )  # fmt: skip
         await interactions.create(tx, interaction, now=now)
         await conversations.touch(tx, conversation.id, now=now)
     else:
         await threads.deliver(tx, interaction, conversation, account, now=now)
-    if sender is not None:
+        if sender is not None:
+            await _alive(tx, sender, now=now)
+    if sender is not None and about is None:
         await touches.record(
             tx, sender, direction=Direction.INBOUND, channel=MAIL, now=now, contact_id=matched.contact_id,
             interaction_id=interaction.id,
         )  # fmt: skip
     await keep_files(tx, interaction.id, files, now=now)
+
+
+async def _alive(tx: Tx, sender: Address, *, now: datetime) -> None:
+    """An address that a person writes from works again, or they could never be answered."""
+    for channel in ("*", MAIL):
+        await consent.lift(tx, sender, reason=SuppressionReason.DEAD, channel=channel, sender="", now=now)
 
 
 def _clean(text: str) -> str:
@@ -167,33 +187,45 @@ async def _takes_part(tx: Tx, conversation: Conversation, address: str) -> bool:
 async def send(
     tx: Tx, conversation: Conversation, account: ChannelAccount, to: Address, *, subject: str, body: str, html: str,
     files: Sequence[StoredFile], purpose: Purpose, user_id: str, contact_id: str | None, now: datetime,
+    cc: Sequence[Address] = (), bcc: Sequence[Address] = (), quote: str = "",
 ) -> Interaction:  # fmt: skip
     """Put one mail on its way. Its Message-ID is ours, stable over attempts, and known before it goes; `data` has what the
-    executor needs: in_reply_to, references, reply_to, html. Refused by rule.
+    executor needs: in_reply_to, references, reply_to, html, cc, bcc, quote. Everybody it goes to passes the gate and is touched;
+    Refused by the first rule that says no to one of them.
     """
-    verdict = await gate.ask(
-        tx, to, purpose=purpose, channel=MAIL, sender=account.id, user_id=user_id, now=now, contact_id=contact_id
-    )
+    copies = {one.value: one for one in (*cc, *bcc) if one.value != to.value}
+    verdicts = {
+        one.value: await gate.ask(
+            tx, one, purpose=purpose, channel=MAIL, sender=account.id, user_id=user_id, now=now,
+            contact_id=contact_id if one is to else None,
+        )
+        for one in (to, *copies.values())
+    }  # fmt: skip
     references = await _references(tx, conversation)
     interaction_id = new_id(now)
+    proof = mail_tokens.chance()
+    data: dict[str, Any] = {
+        "purpose": str(purpose), "in_reply_to": references[-1] if references else "", "references": references, "html": html,
+        "reply_to": thread_address(account.address, conversation.thread_token), "quote": quote,
+        "cc": [one.value for one in cc if one.value in copies],
+        "bcc": [one.value for one in bcc if one.value in copies and one.value not in {other.value for other in cc}],
+    }  # fmt: skip
     interaction = Interaction(
         id=interaction_id, conversation_id=conversation.id, contact_id=contact_id, channel=MAIL,
         direction=Direction.OUTBOUND, account_id=account.id,
-        external_id=f"<{interaction_id}@{account.address.partition('@')[2]}>", from_address=account.address,
-        to_address=to.value, state=InteractionState.ENDED, outcome=Outcome.SENT, ended_at=now, subject=subject,
-        body=body, agent_id=user_id or None, queue_id=conversation.queue_id, delivery="queued",
-        delivery_rank=interactions.DELIVERY_RANK["queued"], first_arrival_at=now, created_at=now,
-        data={
-            "purpose": str(purpose), "in_reply_to": references[-1] if references else "", "references": references, "html": html,
-            "reply_to": thread_address(account.address, conversation.thread_token),
-        },
+        external_id=mail_tokens.message_id(interaction_id, proof, mail_tokens.MESSAGE, address=account.address),
+        from_address=account.address, to_address=to.value, state=InteractionState.ENDED, outcome=Outcome.SENT,
+        ended_at=now, subject=subject, body=body, agent_id=user_id or None, queue_id=conversation.queue_id,
+        delivery="queued", delivery_rank=interactions.DELIVERY_RANK["queued"], first_arrival_at=now, created_at=now,
+        data={name: value for name, value in data.items() if value},
     )  # fmt: skip
     await interactions.create(tx, interaction, now=now)
     await keep_files(tx, interaction.id, files, now=now)
-    await gate.record(
-        tx, to, verdict, channel=MAIL, now=now, contact_id=contact_id, interaction_id=interaction.id,
-        user_id=user_id or None,
-    )  # fmt: skip
+    for one in (to, *copies.values()):
+        await gate.record(
+            tx, one, verdicts[one.value], channel=MAIL, now=now, contact_id=contact_id if one is to else None,
+            interaction_id=interaction.id, user_id=user_id or None,
+        )  # fmt: skip
     await outbox.ask(
         tx, "mail.send", interaction.id, lane="reply", now=now, ordering=conversation.id,
         dedupe=f"mail.send:{interaction.id}",
@@ -206,9 +238,12 @@ async def _references(tx: Tx, conversation: Conversation) -> list[str]:
     """Message-IDs of the thread, oldest first: the first and the latest nine (RFC 5322 lets a long list be cut so)."""
     rows = await tx.all(
         select(Interaction.external_id)
-        .where(Interaction.conversation_id == conversation.id, Interaction.external_id != "")
+        .where(
+            Interaction.conversation_id == conversation.id, Interaction.external_id != "",
+            col(Interaction.outcome) != Outcome.AUTOMATED,
+        )
         .order_by(col(Interaction.id).desc())
         .limit(50)
-    )
+    )  # fmt: skip
     known = [row for row in reversed(rows) if row.startswith("<")]
     return known if len(known) <= 10 else [known[0], *known[-9:]]

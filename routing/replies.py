@@ -78,16 +78,20 @@ async def take_over(tx: Tx, conversation: Conversation, agent_id: str, *, now: d
 
 
 async def _answer_to(tx: Tx, conversation: Conversation) -> str:
-    """Where the latest mail wants its answer: Reply-To, else who wrote it."""
-    latest = await tx.one(
+    """Where the latest mail of a person wants its answer: Reply-To, else who wrote it. Never to a robot: not to a bounce."""
+    latest = await latest_written(tx, conversation.id)
+    return conversation.peer if latest is None else str(latest.data.get("reply_to") or latest.from_address)
+
+
+async def latest_written(tx: Tx, conversation_id: str) -> Interaction | None:
+    """The latest mail or text that a person wrote to us in this conversation; robots' are passed over (of the last fifty)."""
+    inbound = (
         select(Interaction)
-        .where(Interaction.conversation_id == conversation.id, Interaction.direction == Direction.INBOUND)
+        .where(Interaction.conversation_id == conversation_id, Interaction.direction == Direction.INBOUND)
         .order_by(col(Interaction.id).desc())
-        .limit(1)
+        .limit(50)
     )
-    if latest is None:
-        return conversation.peer
-    return str(latest.data.get("reply_to") or latest.from_address)
+    return next((one for one in await tx.all(inbound) if not one.data.get("automatic")), None)
 
 
 async def add_note(tx: Tx, conversation_id: str, *, agent_id: str, body: str, now: datetime) -> Note:

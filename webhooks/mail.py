@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -17,13 +17,15 @@ from sqlalchemy import update
 from sqlmodel import col
 
 from channels.contract import MailArrived, MailFile, MailUnreadable
+from crm_core import accounts
 from crm_core.accounts import ChannelAccount
 from crm_core.clock import Clock
 from crm_core.db import Database, DatabaseUnavailable, Rerun, Tx
 from crm_core.errors import Conflict
+from crm_core.interactions import Interaction
 from routing import router
 from routing.router import StoredFile
-from webhooks import receipts
+from webhooks import mail_reports, receipts
 from webhooks.intake import TRIES, Answer
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ PROVIDER = "mail"
 KIND = "mail"
 RAW = "x-hub-raw"  # object-store keys, kept with the receipt
 ACCOUNT = "x-hub-account"
+# Why a mail is nobody's work, beside the adapter's reasons.
+OWN, STOPPED = "own", "unsubscribed"
 
 
 class Store(Protocol):
@@ -75,12 +79,17 @@ def key_of(account: ChannelAccount, mail: MailArrived | MailUnreadable) -> str:
 
 async def take(
     db: Database, clock: Clock, account: ChannelAccount, mail: MailArrived | MailUnreadable, kept: Kept,
-    cursor: Mapping[str, Any],
+    cursor: Mapping[str, Any], *, secret: str = "",
 ) -> Answer:  # fmt: skip
-    """One unit: receipt, effects in a savepoint, the mailbox's cursor. A mail whose effects fail is kept and tried again."""
+    """One unit: receipt, effects in a savepoint, the mailbox's cursor. A mail whose effects fail is kept and tried again.
+
+    `secret` is the hub's: what proves that a returned mail was a campaign's; without it no report on one is believed.
+    """
     for left in reversed(range(TRIES)):
         try:
-            return await db.write(lambda tx: _unit(tx, clock, account, mail, kept, cursor, last=left == 0))  # noqa: B023
+            return await db.write(
+                lambda tx: _unit(tx, clock, account, mail, kept, cursor, secret=secret, last=left == 0)  # noqa: B023
+            )
         except Conflict:
             if left == 0:
                 raise
@@ -89,7 +98,7 @@ async def take(
 
 async def _unit(
     tx: Tx, clock: Clock, account: ChannelAccount, mail: MailArrived | MailUnreadable, kept: Kept,
-    cursor: Mapping[str, Any], *, last: bool,
+    cursor: Mapping[str, Any], *, secret: str, last: bool,
 ) -> Answer:  # fmt: skip
     now = clock.now()
     await tx.run(update(ChannelAccount).where(col(ChannelAccount.id) == account.id).values(cursor=dict(cursor)))
@@ -102,15 +111,24 @@ async def _unit(
     if isinstance(mail, MailUnreadable):
         await receipts.quarantine(tx, receipt.id, reason=mail.reason, now=now)
         return Answer(200, "quarantined")
-    return await _effects(tx, account, mail, kept, receipt.id, now=now, last=last)
+    return await _effects(tx, account, mail, kept, receipt.id, secret=secret, now=now, last=last)
 
 
 async def _effects(
-    tx: Tx, account: ChannelAccount, mail: MailArrived, kept: Kept, receipt_id: str, *, now: datetime, last: bool
+    tx: Tx,
+    account: ChannelAccount,
+    mail: MailArrived,
+    kept: Kept,
+    receipt_id: str,
+    *,
+    secret: str,
+    now: datetime,
+    last: bool,
 ) -> Answer:
+    outcome = "stored"
     try:
         async with tx.savepoint():
-            await router.mail_arrived(tx, mail, account=account, html_key=kept.html_key, files=kept.files, now=now)
+            outcome = await _arrived(tx, account, mail, kept, secret=secret, now=now)
     except (Rerun, DatabaseUnavailable):
         raise
     except Exception as error:
@@ -121,12 +139,46 @@ async def _effects(
         await receipts.fail(tx, receipt_id, error=f"{type(error).__name__}: {error}", now=now)
         return Answer(200, "failed")
     await receipts.close(tx, receipt_id, now=now)
-    return Answer(200, "stored")
+    return Answer(200, outcome)
+
+
+async def _arrived(
+    tx: Tx, account: ChannelAccount, mail: MailArrived, kept: Kept, *, secret: str, now: datetime
+) -> str:
+    """What a mail brings about: a report goes to what it speaks of, the rest to the router; the outcome's word."""
+    about: Interaction | str = ""
+    if mail.automatic != OWN and await _ours(tx, mail.from_address):
+        mail = replace(mail, automatic=OWN)
+    if mail.report is not None:
+        about = await mail_reports.apply(tx, mail.report, secret=secret, now=now)
+        if isinstance(about, str) and about:
+            return "reported"  # the campaign's ledger has it; ten thousand of them are no conversations
+    elif not mail.automatic and await mail_reports.stopped(tx, mail, secret=secret, now=now):
+        mail = replace(mail, automatic=STOPPED)
+    await router.mail_arrived(
+        tx, mail, account=account, html_key=kept.html_key, files=kept.files, now=now,
+        about=about if isinstance(about, Interaction) else None,
+    )  # fmt: skip
+    return "stored" if mail.report is None or not about else "reported"
+
+
+async def _ours(tx: Tx, address: str) -> bool:
+    """Whether an address is one of our mailboxes', with or without a detail behind a plus."""
+    local, _, domain = address.lower().partition("@")
+    bare = f"{local.partition('+')[0]}@{domain}"
+    return any(bare in addresses_of(row) for row in await accounts.list_channel(tx, "email"))
+
+
+def addresses_of(account: ChannelAccount) -> set[str]:
+    """Every address a mailbox is known under: its own, its aliases, and what else its settings name as ours."""
+    more = [*account.settings.get("aliases", ()), *account.settings.get("own_addresses", ())]
+    return {str(one).lower() for one in (account.address, *more)}
 
 
 async def retry(
-    db: Database, clock: Clock, account: ChannelAccount, mail: MailArrived | MailUnreadable, kept: Kept, receipt_id: str
-) -> Answer:
+    db: Database, clock: Clock, account: ChannelAccount, mail: MailArrived | MailUnreadable, kept: Kept, receipt_id: str,
+    *, secret: str = "",
+) -> Answer:  # fmt: skip
     """Make the effects of a stored mail that failed before."""
 
     async def unit(tx: Tx) -> Answer:
@@ -135,6 +187,6 @@ async def retry(
         if isinstance(mail, MailUnreadable):
             await receipts.quarantine(tx, receipt_id, reason=mail.reason, now=clock.now())
             return Answer(200, "quarantined")
-        return await _effects(tx, account, mail, kept, receipt_id, now=clock.now(), last=True)
+        return await _effects(tx, account, mail, kept, receipt_id, secret=secret, now=clock.now(), last=True)
 
     return await db.write(unit)

@@ -6,9 +6,10 @@ from datetime import datetime
 
 from campaigns import reports
 from channels.contract import Arrival, DeliveryReport, MessageArrived
+from crm_core import accounts, addresses
 from crm_core.db import Tx
 from crm_core.errors import NotFound
-from routing import router
+from routing import messages, router
 from webhooks.intake import Deps, Kind, Post, one
 
 NOTHING = '<?xml version="1.0" encoding="UTF-8"?><Response/>'
@@ -18,6 +19,16 @@ async def _arrived(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now:
     for event in arrivals:
         if isinstance(event, MessageArrived):
             await router.message_arrived(tx, event, now=now)
+            if messages.keyword(event) == "STOP":
+                await _count_stop(tx, event, now)
+
+
+async def _count_stop(tx: Tx, event: MessageArrived, now: datetime) -> None:
+    """A STOP soon after a campaign's text is that campaign's opt-out: its counts and its brake hear it."""
+    account = await accounts.find(tx, messages.TEXT, event.to_raw)
+    sender = addresses.find_phone(event.from_raw, country=account.country) if account is not None else None
+    if account is not None and sender is not None:
+        await reports.note_opt_out(tx, sender, account_id=account.id, now=now)
 
 
 async def _reported(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now: datetime) -> None:

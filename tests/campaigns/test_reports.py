@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -14,8 +15,9 @@ from campaigns.campaigns import Campaign, CampaignState
 from campaigns.deliveries import ALLOWED, OPEN, RANK, TERMINAL, Delivery, DeliveryState
 from channels.contract import DeliveryReport
 from channels.errors import OutcomeUnknown
-from crm_core import consent
+from crm_core import consent, mail_tokens
 from crm_core.accounts import ChannelAccount
+from crm_core.addresses import PointKind
 from crm_core.clock import FixedClock
 from crm_core.consent import Purpose
 from crm_core.db import Database, Tx, open_database
@@ -173,30 +175,110 @@ async def test_what_a_failed_report_teaches(
     assert [one.reason for one in found] == ([reason] if reason else [])
 
 
-async def test_bounces_and_complaints_by_message_id(db: Database, noon: FixedClock) -> None:
+async def test_bounces_and_complaints_by_proof(db: Database, noon: FixedClock) -> None:
     row, ours, kept = await sent(db, noon, channel="email")
-    message_id = sender.message_id(kept, ours)
-    assert kept.external_id
-    assert reports.id_of_message(message_id) == kept.id
-    assert reports.id_of_message("<someone@example.test>") == ""
+    mark = mail_tokens.read(sender.message_id(kept, ours, cast.SECRET))
+    assert mark is not None
+    assert reports.proven(mark, secret=cast.SECRET) == kept.id
+    assert reports.proven(mark, secret="another secret") == ""
+    assert reports.proven(mark, secret="") == ""
+    assert reports.proven(replace(mark, kind="m"), secret=cast.SECRET) == ""
+    assert reports.proven(replace(mark, proof="a" * 16), secret=cast.SECRET) == ""
 
-    async def bounce(tx: Tx, code: str, permanent: bool) -> bool:
+    async def bounce(tx: Tx, code: str, *, failed: bool = True, told: str = "") -> bool:
         return await reports.apply_bounce(
-            tx, message_id=message_id, code=code, text="no such user", permanent=permanent, now=noon.now()
-        )
+            tx, kept.id, code=code, text="no such user", failed=failed, dead=failed and code == "5.1.1",
+            addresses=(told, ""), now=noon.now(),
+        )  # fmt: skip
 
-    assert await db.write(lambda tx: bounce(tx, "4.2.2", False))
+    async def rule() -> str:
+        async with db.reading() as tx:
+            return (
+                await consent.may_contact(
+                    tx, purpose=Purpose.REPLY, channel="email", address=mailbox(1), now=noon.now()
+                )
+            ).rule
+
+    assert await db.write(lambda tx: bounce(tx, "4.2.2", failed=False))
     assert await cast.states(db, row.id) == {"accepted": 1}
-    assert await db.write(lambda tx: bounce(tx, "5.1.1", True))
-    assert await db.write(lambda tx: bounce(tx, "5.1.1", True))
+    # Tried for days, then given up: this mail bounced, the address may live.
+    assert await db.write(lambda tx: bounce(tx, "4.4.1"))
     assert await cast.states(db, row.id) == {"bounced": 1}
-    async with db.reading() as tx:
-        verdict = await consent.may_contact(
-            tx, purpose=Purpose.REPLY, channel="email", address=mailbox(1), now=noon.now()
-        )
-    assert verdict.rule == "dead"
-    assert await db.write(lambda tx: reports.apply_complaint(tx, message_id=message_id, text="spam", now=noon.now()))
+    assert await db.write(lambda tx: bounce(tx, "5.1.1", told="somebody.behind@example.com"))
+    assert await rule() == "", "an address behind ours is dead, not the one we wrote to"
+    assert await db.write(lambda tx: bounce(tx, "5.1.1", told=mailbox(1).value))
+    assert await db.write(lambda tx: bounce(tx, "5.1.1"))
+    assert await rule() == "dead"
+    assert await db.write(lambda tx: reports.apply_complaint(tx, kept.id, text="spam", now=noon.now()))
     assert await cast.states(db, row.id) == {"complained": 1}
+    assert not await db.write(lambda tx: reports.apply_complaint(tx, "0" * 26, text="spam", now=noon.now()))
+
+
+async def test_a_delay_proves_that_a_doubtful_mail_went(db: Database, noon: FixedClock) -> None:
+    row, _, kept = await sent(db, noon, channel="email", line=Line(everybody=OutcomeUnknown("?")))
+    assert await cast.states(db, row.id) == {"unknown": 1}
+    delayed = lambda tx: reports.apply_bounce(  # noqa: E731 - said twice
+        tx, kept.id, code="4.4.1", text="", failed=False, dead=False, now=noon.now()
+    )
+    assert await db.write(delayed)
+    assert await db.write(delayed)
+    assert await cast.states(db, row.id) == {"accepted": 1}
+
+
+async def test_a_stop_within_a_week_counts_for_the_latest_campaign_of_that_sender(
+    db: Database, noon: FixedClock
+) -> None:
+    row, ours, kept = await sent(db, noon)
+
+    async def stop(account_id: str, value: str = mobile(1).value) -> bool:
+        address = cast.Address(PointKind.PHONE, value, value)
+        return await db.write(lambda tx: reports.note_opt_out(tx, address, account_id=account_id, now=noon.now()))
+
+    assert not await stop("another number of ours")
+    assert not await stop(ours.id, mobile(2).value)
+    noon.tick(6 * 86_400)
+    assert await stop(ours.id)
+    assert not await stop(ours.id), "the same person twice is one opt-out"
+    async with db.reading() as tx:
+        assert (await campaigns.progress(tx, row.id))["event"] == {"unsubscribed": 1}
+    assert (await cast.rows(db, row.id))[kept.value].unsubscribed_at == noon.now()
+
+
+async def test_a_stop_after_the_window_is_nobodys(db: Database, noon: FixedClock) -> None:
+    row, ours, _ = await sent(db, noon)
+    noon.tick(8 * 86_400)
+    assert not await db.write(lambda tx: reports.note_opt_out(tx, mobile(1), account_id=ours.id, now=noon.now()))
+    async with db.reading() as tx:
+        assert (await campaigns.progress(tx, row.id))["event"] == {}
+
+
+class Some:
+    """RateTokens that grant so many and no more."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+    async def take(self, bucket: str, *, rate_per_s: float, burst: float, want: int, now: datetime) -> int:
+        given = min(want, self.left)
+        self.left -= given
+        return given
+
+
+async def test_stops_by_text_pull_the_brake(sqlite_db: Database, noon: FixedClock) -> None:
+    people = [mobile(n) for n in range(1, 61)]
+    row, ours = await cast.campaign(sqlite_db, people, now=noon.now())
+    await cast.start(sqlite_db, row.id, noon)
+    line = Line()
+    await cast.run(sqlite_db, row.id, cast.sending(line, ours, noon, tokens=Some(40)), noon)
+    assert len(line.sent) == 40
+    assert (await cast.get(sqlite_db, row.id)).state == CampaignState.RUNNING
+    for number, sent_to in enumerate(line.addresses[:10], 1):
+        address = cast.Address(PointKind.PHONE, sent_to, sent_to)
+        await sqlite_db.write(
+            lambda tx, address=address: reports.note_opt_out(tx, address, account_id=ours.id, now=noon.now())
+        )
+        paused = (await cast.get(sqlite_db, row.id)).state == CampaignState.PAUSED
+        assert paused == (number == 10)
 
 
 async def test_one_click_unsubscribe_is_idempotent_and_stops_every_campaign(db: Database, noon: FixedClock) -> None:

@@ -9,7 +9,7 @@ import pytest
 from sqlmodel import select
 
 from channels.contract import DeliveryReport, FormArrived, MailArrived, MessageArrived
-from crm_core import accounts, consent, contacts, conversations
+from crm_core import accounts, consent, contacts, conversations, mail_tokens
 from crm_core.accounts import Form
 from crm_core.addresses import email, phone
 from crm_core.consent import Purpose, may_contact
@@ -215,7 +215,9 @@ async def test_a_mail_thread(floor: Floor) -> None:
         "ana@example.com",
         "<1@example.com>",
     )
-    assert sent.external_id == f"<{sent.id}@example.test>"
+    mark = mail_tokens.read(sent.external_id)
+    assert mark is not None
+    assert sent.external_id == f"<{sent.id}.{mark.proof}.m@example.test>"
     conversation = await conversation_of(floor, first)
     assert sent.data["reply_to"] == thread_address(MAILBOX, conversation.thread_token)
     floor.clock.tick(1)
