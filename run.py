@@ -59,6 +59,7 @@ def main(argv: list[str]) -> int:
         print(USAGE, end="")
         return 0
     os.chdir(ROOT)
+    keep_bytecode()
     if verb == "test":
         set_up("dev", assets=True)
         arguments = rest or ["-n", "2", "--dist", "loadfile"]
@@ -73,6 +74,14 @@ def main(argv: list[str]) -> int:
         return 0
     set_up("runtime", assets=verb in {"serve", "web"})
     os.execv(VENV / "bin" / "hub", ["hub", verb, *rest])
+
+
+def keep_bytecode() -> None:
+    """Where Python was told to leave no bytecode beside its sources, keep it in `.venv`: without it, every process
+    compiles 700 modules anew, which is most of a start.
+    """
+    if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(VENV / "bytecode"))
 
 
 # --- set-up -----------------------------------------------------------------------------------------------------
