@@ -44,7 +44,7 @@ def segments(text: str) -> Segments:
 
 
 # Typographic characters, and what says the same in GSM-7: one of them makes a text more than twice as dear. The composer's
-# static/segments.js has the same table; tests/fixtures/sms/segments.json holds both to it.
+# static/segments.js has the same table; tests/fixtures/segments.json holds both to it.
 PLAIN = {
     **dict.fromkeys("‘’‚‛′`´‹›", "'"),
     **dict.fromkeys("“”„‟″«»", '"'),

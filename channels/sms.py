@@ -8,14 +8,16 @@ after an unclear end it is examined, never repeated.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
+from channels import twilio_media
 from channels.contract import (
     AccountConfig,
     Arrival,
     DeliveryReport,
+    MailFile,
     MessageArrived,
     OutboundText,
     RawRequest,
@@ -62,8 +64,15 @@ class SmsChannel:
 
     kind = "sms"
 
-    def __init__(self, settings: TwilioSettings, *, api: TwilioApi | None = None) -> None:
+    def __init__(
+        self,
+        settings: TwilioSettings,
+        *,
+        api: TwilioApi | None = None,
+        peer_allowed: Callable[[str, str], bool] | None = None,
+    ) -> None:
         self.settings = settings
+        self._peer_allowed = peer_allowed
         self._api = api or TwilioApi(settings)
 
     @property
@@ -125,6 +134,10 @@ class SmsChannel:
         found = await self._api.call(lambda client: client.messages.list_async(**asked))
         same = [one for one in found if one.body == message.body and str(one.direction).startswith("outbound")]
         return [(str(one.sid), STATUSES.get(str(one.status), "queued")) for one in same]
+
+    async def fetch_media(self, url: str) -> MailFile:
+        """A file of an incoming message, with the type that its bytes prove (channels/twilio_media.py)."""
+        return await twilio_media.fetch(self.settings, url, peer_allowed=self._peer_allowed)
 
     def _checked(self, message: OutboundText) -> dict[str, Any]:
         if not NUMBER.fullmatch(message.to_address):
@@ -206,4 +219,4 @@ def delivery_report(fields: Mapping[str, str], word: str, *, our_key: str) -> De
 
 def build(config: AccountConfig) -> SmsChannel:
     """The SMS channel of an account row. Misconfigured when credentials are missing."""
-    return SmsChannel(settings_from(config))
+    return SmsChannel(settings_from(config), peer_allowed=config.peer_allowed)

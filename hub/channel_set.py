@@ -153,7 +153,9 @@ class ChannelSet:
             "previous_auth_token": self._previous_token,
             "api_key_secret": twilio.api_key_secret,
         }
-        return AccountConfig(kind, "", open_settings, secrets, self._settings.public_url)
+        return AccountConfig(
+            kind, "", open_settings, secrets, self._settings.public_url, peer_allowed=self._peer_allowed
+        )
 
     async def close(self) -> None:
         """Close what adapters keep open."""

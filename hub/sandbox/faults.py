@@ -9,6 +9,7 @@
 | rest_429 | REST answers 429, code 20429, and does nothing | REST writes |
 | rest_500 | REST answers 500 and does nothing | REST writes |
 | rest_500_after | REST does the work, then answers 500: the outcome is doubtful | REST writes |
+| media_500 | a file of a message cannot be fetched | REST reads of media |
 | smtp_451 | the mail server refuses the message for now | SMTP |
 
 Each is armed with `next` (that many times) or `probability` (0..1, drawn from the seeded generator); `match` limits it
@@ -20,7 +21,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-KINDS = ("late", "twice", "out_of_order", "lost", "rest_429", "rest_500", "rest_500_after", "smtp_451")
+KINDS = ("late", "twice", "out_of_order", "lost", "rest_429", "rest_500", "rest_500_after", "media_500", "smtp_451")
 
 
 class UnknownFault(ValueError):

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import math
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 
 from hub.sandbox.callbacks import Courier
 from hub.sandbox.calls import hook_from
+from hub.sandbox.media import MediaFailed, fetch_all, keep, media_url
 from hub.sandbox.state import API_VERSION, Hook, Message, PhoneNumber, new_sid
 from hub.sandbox.twiml import TwimlError
 from hub.sandbox.world import MAGIC, World, country_of
@@ -82,7 +84,7 @@ class Texts:
             "accepted" if service_sid else "queued",
             now,
             num_segments=0 if service_sid else segments(body),
-            media=media,
+            media_urls=media,
             messaging_service_sid=service_sid,
             hook=hook,
         )
@@ -104,6 +106,14 @@ class Texts:
         await self.world.wait(DELAYS_S["sending"])
         if message.status == "canceled":
             return
+        if message.media_urls:
+            try:
+                await fetch_all(self.world, message)
+            except MediaFailed as error:
+                self.world.fault(error.code, str(error))
+                message.error_code, message.error_message = error.code, str(error)
+                self._status(courier, message, "failed")
+                return
         self._status(courier, message, "sending")
         await self.world.wait(DELAYS_S["sent"])
         message.sent_at = self.world.clock.now()
@@ -144,12 +154,15 @@ class Texts:
 
     # --- from outside ------------------------------------------------------------------------------------------------
 
-    def receive(self, *, from_: str, to: str, body: str, media: list[str] | None = None) -> Message:
-        """A text from a person to one of the hub's numbers: keywords are honoured first, then the webhook is called."""
+    def receive(self, *, from_: str, to: str, body: str, media: Sequence[tuple[str, bytes]] = ()) -> Message:
+        """A text from a person to one of the hub's numbers: keywords are honoured first, then the webhook is called.
+
+        `media`: the files that go with it, as (content type, bytes).
+        """
         number = self.world.number_of(to)
         now = self.world.clock.now()
         message = Message(
-            new_sid("SM"),
+            new_sid("MM" if media else "SM"),
             from_,
             to,
             body,
@@ -159,8 +172,8 @@ class Texts:
             now,
             sent_at=now,
             num_segments=segments(body),
-            media=list(media or []),
         )
+        message.media = [keep(self.world, message.sid, content_type, content) for content_type, content in media]
         self.world.messages[message.sid] = message
         keyword = self._keyword(from_, to, body)
         self.world.tell("message", sid=message.sid)
@@ -228,8 +241,11 @@ class Texts:
             ("From", message.from_),
             ("ApiVersion", API_VERSION),
         ]
-        for number, url in enumerate(message.media):
-            pairs += [(f"MediaUrl{number}", url), (f"MediaContentType{number}", "image/png")]
+        for number, media in enumerate(message.media):
+            pairs += [
+                (f"MediaUrl{number}", media_url(self.world, media)),
+                (f"MediaContentType{number}", media.content_type),
+            ]
         if keyword:
             pairs.append(("OptOutType", keyword))
         return pairs

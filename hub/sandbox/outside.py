@@ -9,8 +9,9 @@ POST   /outside/calls/{sid}/hangup                           a ringing call is r
 POST   /outside/calls/{sid}/digits    {digits, wait_s?: 5}   waits until the call listens (Gather, Record) or talks
 POST   /outside/calls/{sid}/speech    {text, wait_s?: 5}     typed speech, likewise
 POST   /outside/calls/{sid}/signal    {data}                 relayed to the other party (WebRTC)
-POST   /outside/messages              {from, to, body, media?: [url]} → 201 message
+POST   /outside/messages              {from, to, body, media?: [{content_type, data}]} → 201; data: base 64
 GET    /outside/messages?number=
+GET    /outside/media/{sid}           → a file of a message
 GET    /outside/state?number=                                → everything the page shows
 GET    /outside/callbacks?since=&call=&kind=&url=            → {callbacks: […]} oldest first
 POST   /outside/faults                {kind, next?, probability?, delay_s?, match?}   or {seed}
@@ -25,6 +26,7 @@ Mail is in `outside_mail.py`. A request is refused (403) when its Origin is not 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
@@ -38,6 +40,7 @@ from hub.sandbox.config import Person
 from hub.sandbox.faults import UnknownFault
 from hub.sandbox.line import Lines
 from hub.sandbox.machine import Exchange
+from hub.sandbox.media import LARGEST
 from hub.sandbox.messages import Texts
 from hub.sandbox.placing import NoSuchNumber, dial_in
 from hub.sandbox.state import Call
@@ -125,6 +128,7 @@ class Outside:
             web.post(call + "/signal", self.signal),
             web.post("/outside/messages", self.text),
             web.get("/outside/messages", self.messages),
+            web.get("/outside/media/{media:ME[0-9a-f]{32}}", self.media),
             web.get("/outside/state", self.state),
             web.get("/outside/callbacks", self.callbacks),
             web.post("/outside/faults", self.arm),
@@ -243,9 +247,29 @@ class Outside:
             raise BadRequest(f"{to} is not a number of the hub", 404)
         if not is_e164(from_):
             raise BadRequest("from must be a telephone number with its plus sign")
-        media = [str(url) for url in body.get("media", [])]
+        try:
+            media = [
+                (str(one["content_type"]), base64.b64decode(one["data"], validate=True))
+                for one in body.get("media", [])
+            ]
+        except (KeyError, TypeError, ValueError) as exc:
+            raise BadRequest("each of media has a content_type and its data in base 64") from exc
+        if sum(len(content) for _, content in media) > LARGEST or len(media) > 10:
+            raise BadRequest("at most 10 files and 5 MB together")
         message = self.texts.receive(from_=from_, to=to, body=words, media=media)
         return web.json_response(message_view(message), status=201)
+
+    async def media(self, request: web.Request) -> web.Response:
+        """A picture as the person's phone shows it."""
+        found = self.world.media.get(request.match_info["media"])
+        if found is None:
+            raise BadRequest("no such file", 404)
+        shown = found.content_type.startswith("image/")
+        return web.Response(
+            body=found.content,
+            content_type=found.content_type if shown else "application/octet-stream",
+            headers={"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"},
+        )
 
     async def messages(self, request: web.Request) -> web.Response:
         number = request.query.get("number", "")

@@ -23,7 +23,7 @@ from hub.sandbox.rest import (
     web_url,
 )
 from hub.sandbox.rest_calls import on_day
-from hub.sandbox.state import API_VERSION, Message
+from hub.sandbox.state import API_VERSION, Media, Message
 from hub.sandbox.world import is_e164
 
 CREATE_FIELDS = (
@@ -45,6 +45,7 @@ CREATE_FIELDS = (
     "ShortenUrls",
     "RiskCheck",
 )
+MEDIA_FIELDS = ("DateCreated", "DateCreated<", "DateCreated>", *PAGING)
 LIST_FIELDS = ("To", "From", "DateSent", "DateSent<", "DateSent>", *PAGING)
 
 
@@ -63,7 +64,7 @@ def message_json(exchange: Exchange, message: Message) -> dict[str, Any]:
         "error_message": message.error_message,
         "from": message.from_ or None,
         "messaging_service_sid": message.messaging_service_sid,
-        "num_media": str(len(message.media)),
+        "num_media": str(len(message.media_urls) or len(message.media)),
         "num_segments": str(message.num_segments),
         "price": None,
         "price_unit": "USD",
@@ -91,6 +92,8 @@ def creator(texts: Texts) -> Handler:
             raise RestError(400, 21617, "The concatenated message body exceeds the 1600 character limit")
         if len(media) > 10:
             raise RestError(400, 21623, "Number of media files exceeds allowed limit")
+        if not all(url.startswith(("http://", "https://")) for url in media):
+            raise RestError(400, 21620, "Invalid media URL(s)")
         if service and service != world.config.messaging_service_sid:
             raise RestError(400, 21705, "The Messaging Service Sid is invalid")
         if from_ and world.number_of(from_) is None:
@@ -139,7 +142,10 @@ async def update_message(exchange: Exchange, request: web.Request, form: Form) -
 
 
 async def delete_message(exchange: Exchange, request: web.Request, form: Form) -> web.Response:
-    del exchange.world.messages[find_message(exchange, request).sid]
+    message = find_message(exchange, request)
+    del exchange.world.messages[message.sid]
+    for media in message.media:
+        exchange.world.media.pop(media.sid, None)
     return web.Response(status=204)
 
 
@@ -155,13 +161,60 @@ async def list_messages(exchange: Exchange, request: web.Request, form: Form) ->
     return page(exchange, request, "messages", found, message_json)
 
 
+def media_json(exchange: Exchange, media: Media) -> dict[str, Any]:
+    return {
+        "sid": media.sid,
+        "account_sid": exchange.world.config.account_sid,
+        "parent_sid": media.message_sid,
+        "content_type": media.content_type,
+        "date_created": rfc2822(media.created_at),
+        "date_updated": rfc2822(media.created_at),
+        "uri": account_uri(exchange, f"/Messages/{media.message_sid}/Media/{media.sid}.json"),
+    }
+
+
+def find_media(exchange: Exchange, request: web.Request) -> Media:
+    media = exchange.world.media.get(request.match_info["media"])
+    if media is None or media not in find_message(exchange, request).media:
+        raise not_found(request)
+    return media
+
+
+async def list_media(exchange: Exchange, request: web.Request, form: Form) -> web.Response:
+    return page(exchange, request, "media_list", find_message(exchange, request).media, media_json)
+
+
+async def fetch_media(exchange: Exchange, request: web.Request, form: Form) -> web.Response:
+    return web.json_response(media_json(exchange, find_media(exchange, request)))
+
+
+async def media_content(exchange: Exchange, request: web.Request, form: Form) -> web.Response:
+    """The file itself; without the account's login it is refused like everything else."""
+    if exchange.world.faults.strikes("media_500", request.path):
+        raise RestError(500, 20500, "An internal server error has occurred")
+    media = find_media(exchange, request)
+    return web.Response(body=media.content, content_type=media.content_type)
+
+
+async def delete_media(exchange: Exchange, request: web.Request, form: Form) -> web.Response:
+    media = find_media(exchange, request)
+    find_message(exchange, request).media.remove(media)
+    del exchange.world.media[media.sid]
+    return web.Response(status=204)
+
+
 def routes(exchange: Exchange, texts: Texts) -> list[web.AbstractRouteDef]:
     base = "/2010-04-01/Accounts/{account}/Messages"
-    one = base + "/{message:(SM|MM)[0-9a-f]{32}}.json"
+    under = base + "/{message:(SM|MM)[0-9a-f]{32}}"
+    one, file = under + ".json", under + "/Media/{media:ME[0-9a-f]{32}}"
     return [
         web.post(base + ".json", route(exchange, creator(texts), fields=CREATE_FIELDS)),
         web.get(base + ".json", route(exchange, list_messages, fields=LIST_FIELDS)),
         web.get(one, route(exchange, fetch_message)),
         web.post(one, route(exchange, update_message, fields=("Body", "Status"))),
         web.delete(one, route(exchange, delete_message)),
+        web.get(under + "/Media.json", route(exchange, list_media, fields=MEDIA_FIELDS)),
+        web.get(file + ".json", route(exchange, fetch_media)),
+        web.get(file, route(exchange, media_content)),
+        web.delete(file + ".json", route(exchange, delete_media)),
     ]

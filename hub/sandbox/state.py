@@ -81,11 +81,23 @@ class Message:
     updated_at: datetime
     sent_at: datetime | None = None
     num_segments: int = 1
-    media: list[str] = field(default_factory=list)
+    media: list[Media] = field(default_factory=list)
+    media_urls: list[str] = field(default_factory=list)  # outbound: where the provider fetches them
     messaging_service_sid: str | None = None
     error_code: int | None = None
     error_message: str | None = None
     hook: Hook | None = None
+
+
+@dataclass(eq=False)
+class Media:
+    """One file that goes with a text."""
+
+    sid: str
+    message_sid: str
+    content_type: str
+    content: bytes
+    created_at: datetime
 
 
 @dataclass(eq=False)

@@ -40,7 +40,10 @@ def message_view(message: Message) -> dict[str, Any]:
         "status": message.status,
         "error_code": message.error_code,
         "segments": message.num_segments,
-        "media": message.media,
+        "media": [
+            {"url": f"/outside/media/{media.sid}", "content_type": media.content_type, "size": len(media.content)}
+            for media in message.media
+        ],
         "at": message.created_at.isoformat(),
     }
 

@@ -19,6 +19,7 @@ from hub.sandbox.state import (
     Application,
     Call,
     CallbackEntry,
+    Media,
     Message,
     PhoneNumber,
     Recording,
@@ -71,6 +72,7 @@ class World:
         self.applications: dict[str, Application] = {}
         self.calls: dict[str, Call] = {}
         self.messages: dict[str, Message] = {}
+        self.media: dict[str, Media] = {}
         self.recordings: dict[str, Recording] = {}
         self.twin_faults: list[TwinFault] = []
         self.opted_out: set[tuple[str, str]] = set()

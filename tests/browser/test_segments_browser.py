@@ -14,7 +14,7 @@ from playwright.async_api import Page
 from hub.desktop.assets import STATIC
 from tests.browser.conftest import PageFactory
 
-CORPUS = json.loads((Path(__file__).parents[1] / "fixtures" / "sms" / "segments.json").read_text("utf-8"))
+CORPUS = json.loads((Path(__file__).parents[1] / "fixtures" / "segments.json").read_text("utf-8"))
 PAGE = """<!doctype html><meta charset=utf-8><title>t</title>
 <textarea id=f data-segments=c data-part="1 part" data-parts="2 parts" data-special="special characters"
  data-warn-over=3></textarea>

@@ -10,9 +10,7 @@ import pytest
 
 from channels.segments import GSM7_BASIC, GSM7_EXTENSION, PLAIN, plain, segments
 
-CORPUS: list[dict[str, Any]] = json.loads(
-    (Path(__file__).parents[1] / "fixtures" / "sms" / "segments.json").read_text("utf-8")
-)
+CORPUS: list[dict[str, Any]] = json.loads((Path(__file__).parents[1] / "fixtures" / "segments.json").read_text("utf-8"))
 
 
 @pytest.mark.parametrize("row", CORPUS, ids=[row["name"] for row in CORPUS])

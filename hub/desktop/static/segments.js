@@ -1,6 +1,6 @@
 /**
  * How many text messages a text costs, counted while one types. The same rules as channels/segments.py; both are held to
- * tests/fixtures/sms/segments.json. A field says where its count stands: data-segments="id of the count".
+ * tests/fixtures/segments.json. A field says where its count stands: data-segments="id of the count".
  */
 const BASIC = new Set(
   "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿" +

@@ -15,7 +15,7 @@ let posts = Promise.resolve();
 
 const FAULTS = {
   late: "Late callback", twice: "Delivered twice", out_of_order: "Out of order", lost: "Lost callback",
-  rest_429: "Too many requests", rest_500: "Server error", rest_500_after: "Done, but error", smtp_451: "Mail deferred",
+  rest_429: "Too many requests", rest_500: "Server error", rest_500_after: "Done, but error", media_500: "Picture not to be had", smtp_451: "Mail deferred",
 };
 
 async function api(method, path, body) {
@@ -180,7 +180,18 @@ function showTexts() {
     $("thread").dataset.key = key;
     $("thread").replaceChildren(...texts.map((text) => {
       const own = text.from === me().number;
-      const row = el("li", text.body || "(empty)", own ? "mine" : "theirs");
+      const row = el("li", text.body || (text.media.length ? "" : "(empty)"), own ? "mine" : "theirs");
+      for (const file of text.media) {
+        const link = el("a", file.content_type.startsWith("image/") ? "" : file.content_type);
+        link.href = file.url;
+        if (file.content_type.startsWith("image/")) {
+          const picture = document.createElement("img");
+          picture.src = file.url;
+          picture.alt = "Picture";
+          link.append(picture);
+        }
+        row.append(link);
+      }
       row.append(el("small", own ? time(text.at) : `${time(text.at)} · ${text.status}`));
       return row;
     }));
@@ -193,11 +204,22 @@ function showTexts() {
   $("text-count").textContent = String(incoming - seenTexts);
 }
 
+async function encoded(file) {
+  const url = await new Promise((resolve) => {
+    const reader = new FileReader();
+    reader.addEventListener("load", () => resolve(reader.result));
+    reader.readAsDataURL(file);
+  });
+  return { content_type: file.type || "application/octet-stream", data: url.slice(url.indexOf(",") + 1) };
+}
+
 $("text-form").addEventListener("submit", act(async () => {
   const body = $("text-body").value;
-  if (!body.trim()) return;
-  await api("POST", "/outside/messages", { from: me().number, to: $("text-number").value, body });
+  const media = await Promise.all([...$("text-files").files].map(encoded));
+  if (!body.trim() && !media.length) return;
+  await api("POST", "/outside/messages", { from: me().number, to: $("text-number").value, body, media });
   $("text-body").value = "";
+  $("text-files").value = "";
 }));
 $("text-number").addEventListener("change", showTexts);
 
