@@ -6,6 +6,7 @@ from campaigns import call_lists, campaigns, counts, deliveries, imports  # noqa
 from crm_core import (  # noqa: F401
     accounts,
     audit,
+    blocked,
     calls,
     consent,
     contacts,
@@ -16,6 +17,7 @@ from crm_core import (  # noqa: F401
     leads,
     leases,
     outbox,
+    signatures,
     tallies,
     touches,
     users,

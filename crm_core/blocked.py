@@ -1,0 +1,63 @@
+"""Senders of mail that nobody wants to read: addresses and whole domains. Their mail is kept as spam, never offered."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import delete
+from sqlmodel import Field, col, select
+
+from crm_core import audit
+from crm_core.addresses import find_email
+from crm_core.db import Tx
+from crm_core.errors import Invalid
+from crm_core.tables import Table, at, text
+
+
+class BlockedSender(Table, table=True):
+    """One address, or one domain as `@example.com` (without its subdomains)."""
+
+    __tablename__ = "blocked_senders"
+
+    value: str = Field(primary_key=True)
+    user_id: str = text()  # who blocked it
+    created_at: datetime = at()
+
+
+def normal(value: str) -> str:
+    """The address or `@domain` as it is stored; Invalid when it is neither."""
+    given = value.strip().lower()
+    found = find_email(f"x{given}" if given.startswith("@") else given)
+    if found is None:
+        raise Invalid("Give a mail address, or a domain such as @example.com.", fields={"value": "This is neither."})
+    return found.value[1:] if given.startswith("@") else found.value
+
+
+async def block(tx: Tx, value: str, *, user_id: str, now: datetime) -> str:
+    """Block an address or domain; what is stored. Blocking it again changes nothing."""
+    stored = normal(value)
+    if await tx.one(select(BlockedSender.value).where(BlockedSender.value == stored)) is None:
+        await tx.put(BlockedSender(value=stored, user_id=user_id, created_at=now), unique=["value"], update=["user_id"])
+        await audit.record(tx, actor=user_id, action="sender.blocked", subject=stored, now=now)
+    return stored
+
+
+async def unblock(tx: Tx, value: str, *, user_id: str, now: datetime) -> bool:
+    """Take their mail again from now on; False when it was not blocked."""
+    gone = await tx.run(delete(BlockedSender).where(col(BlockedSender.value) == value)) == 1
+    if gone:
+        await audit.record(tx, actor=user_id, action="sender.unblocked", subject=value, now=now)
+    return gone
+
+
+async def is_blocked(tx: Tx, address: str) -> bool:
+    """Whether this address or its domain is blocked."""
+    lowered = address.lower()
+    wanted = [lowered, f"@{lowered.rpartition('@')[2]}"]
+    return await tx.one(select(BlockedSender.value).where(col(BlockedSender.value).in_(wanted)).limit(1)) is not None
+
+
+async def list_blocked(tx: Tx, *, after: str = "", limit: int = 100) -> list[BlockedSender]:
+    """Blocked addresses and domains in order, from behind `after`."""
+    statement = select(BlockedSender).where(col(BlockedSender.value) > after).order_by(col(BlockedSender.value))
+    return await tx.all(statement.limit(min(limit, 200)))
