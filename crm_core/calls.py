@@ -32,7 +32,7 @@ class CallEvent(Table, table=True):
 
     `kind`: leg status words (initiated, ringing, answered, completed, busy, no-answer, failed, canceled), conference words
     (join, leave, hold, unhold, mute, unmute, end), and the hub's own (arrived, queued, offered, accepted, moved, wrapup,
-    disposed).
+    disposed, transferred, away, part_disposed, recording …).
     """
 
     __tablename__ = "call_events"
@@ -173,6 +173,7 @@ class _Fold:
         self.hung_up = ""  # who pressed the button, when the hub knows it
         self.ending = ""
         self.over = False
+        self.away = False
 
     def enter(self, phase: str, when: datetime) -> None:
         if self.phase == phase:
@@ -188,7 +189,8 @@ class _Fold:
         if kind == "disposed":
             # Chosen late, after the time for wrap-up: a new outcome, no new time.
             row.__dict__["disposition"] = event.raw.get("disposition", "")
-            self.enter("", when)
+            if not self.away or self.over:
+                self.enter("", when)
         elif kind in ("callback", "voicemail"):
             self.ending = kind
         elif self.over:
@@ -204,6 +206,10 @@ class _Fold:
             self.enter("wait", when)
         elif kind == "accepted":
             self.enter("ring", when)
+        elif kind == "away":
+            # Put through to somebody outside: they talk on without us, and no outcome of ours ends that.
+            self.away = True
+            self.enter("talk", when)
         elif kind == "hangup":
             self.hung_up = role
         elif kind in ("join", "leave", "hold", "unhold"):

@@ -17,7 +17,7 @@ from crm_core.errors import Conflict, NotFound
 from crm_core.interactions import Interaction
 from crm_core.users import Role, User
 from hub.web import SUPERVISORS, roles_of
-from routing.queues import QueueMember
+from routing.queues import QueueEntry, QueueMember
 
 
 def sees_everything(user: User) -> bool:
@@ -41,7 +41,13 @@ async def may_see(tx: Tx, user: User, conversation: Conversation) -> bool:
     if conversation.queue_id is not None and conversation.queue_id in await queues_served(tx, user):
         return True
     mine = select(Interaction.id).where(Interaction.conversation_id == conversation.id, Interaction.agent_id == user.id)
-    return await tx.one(mine.limit(1)) is not None
+    if await tx.one(mine.limit(1)) is not None:
+        return True
+    # Their part of a call that they gave away is theirs to wrap up.
+    had = select(QueueEntry.id).where(
+        QueueEntry.conversation_id == conversation.id, QueueEntry.agent_id == user.id, QueueEntry.kind == "transfer"
+    )
+    return await tx.one(had.limit(1)) is not None
 
 
 async def conversation(tx: Tx, user: User, conversation_id: str) -> Conversation:

@@ -13,7 +13,7 @@ from sqlalchemy import bindparam
 from sqlmodel import col, select
 
 from channels.contract import CallArrived
-from channels.steps import DialConference, Enqueue, Gather, Hangup, Leave, Play, Redirect, Reject, Step
+from channels.steps import DialConference, DialNumber, Enqueue, Gather, Hangup, Leave, Play, Redirect, Reject, Step
 from crm_core import accounts, addresses, calls, contacts, conversations, events, interactions, touches
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
@@ -24,7 +24,7 @@ from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.statements import fixed
 from crm_core.touches import Direction
-from routing import callbacks, entries, flows, hours, offers, prompts, queues, rooms, talks
+from routing import callbacks, entries, flows, hours, offers, prompts, queues, rooms, talks, transfers
 from routing.matching import match
 from routing.offers import OfferState
 from routing.queues import EntryState, Queue, QueueEntry
@@ -228,7 +228,11 @@ async def call_step(
         return await _left_queue(tx, interaction, entry, queue, params.get("QueueResult", ""), now=now)
     if step == "join":
         return await _join(tx, interaction, entry, queue, now=now)
-    if step in ("rescue", "retry"):
+    if step == "away":
+        return await _away(interaction, entry, queue)
+    if step == "back":
+        return await _back(tx, interaction, entry, queue, params.get("DialCallStatus", ""), now=now)
+    if step in ("rescue", "retry", "transfer"):
         if entry.state in (EntryState.WAITING, EntryState.OFFERED):
             return [prompts.say(step, queue.language), _enqueue(interaction_id, queue, entry)]
         return [Hangup()]
@@ -371,6 +375,33 @@ async def _join(tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queu
     if entry.state in (EntryState.WAITING, EntryState.OFFERED):
         return [prompts.say("retry", queue.language), _enqueue(interaction.id, queue, entry)]
     return [Hangup()]
+
+
+async def _away(interaction: Interaction, entry: QueueEntry, queue: Queue) -> list[Step]:
+    """The customer is put through to a number outside, from our own."""
+    away = interaction.data.get("away")
+    if entry.state != EntryState.WAITING or not away:
+        return [Hangup()]
+    return [
+        prompts.say("transfer", queue.language),
+        DialNumber(
+            away["to"], away["from"], action=step_path(interaction.id, "back", entry.offers), timeout_s=transfers.RING_S,
+            status_url="/webhooks/twilio/voice/status",
+        ),
+    ]  # fmt: skip
+
+
+async def _back(
+    tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, result: str, *, now: datetime
+) -> list[Step]:
+    """The talk outside is over, or it never came about: then the customer is at the front of the queue again."""
+    if result in ("completed", "answered"):
+        await transfers.answered_outside(tx, interaction, entry, now=now)
+        return [Hangup()]
+    await transfers.back_from_outside(tx, interaction, entry, now=now)
+    if entry.state not in (EntryState.WAITING, EntryState.OFFERED):
+        return [Hangup()]
+    return [prompts.say("retry", queue.language), _enqueue(interaction.id, queue, entry)]
 
 
 async def _closed_answer(tx: Tx, interaction: Interaction, pressed: str, *, now: datetime) -> list[Step]:

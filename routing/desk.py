@@ -16,7 +16,7 @@ from crm_core.errors import Conflict, Invalid, NotAllowed, NotFound
 from crm_core.interactions import Disposition, Interaction, InteractionState, Outcome
 from crm_core.texts import Text
 from crm_core.touches import Direction
-from routing import agents, callbacks, entries, offers, queues, rooms, talks
+from routing import agents, callbacks, entries, offers, queues, rooms, talks, transfers
 from routing.agents import Activity, Agent
 from routing.calls_agent import nonce_of
 from routing.calls_out import start_call
@@ -184,7 +184,7 @@ async def hang_up(tx: Tx, interaction_id: str, *, agent_id: str, now: datetime) 
         )  # fmt: skip
     if interaction.state == InteractionState.CONNECTED:
         await talks.talk_over(tx, interaction, entry, now=now)
-    elif interaction.direction == Direction.OUTBOUND and interaction.state == InteractionState.WAITING:
+    elif talks.dialing(interaction):
         await talks.unreached(tx, interaction, entry, now=now, reason="canceled")
     elif entry.state == EntryState.OFFERED:
         await talks.fail_accept(tx, interaction, entry, reason="the agent hung up", now=now)
@@ -195,6 +195,8 @@ async def finish(tx: Tx, entry_id: str, *, agent_id: str, disposition: str, now:
     entry = await entries.lock(tx, entry_id)
     if entry.agent_id != agent_id:
         raise NotAllowed("This is not your work.")
+    if entry.kind == "transfer":
+        await transfers.wrapped_up(tx, entry, disposition=disposition, notes=notes, now=now)
     if entry.state == EntryState.DONE:
         await _note_after(tx, entry, disposition, notes, now=now)
         return

@@ -34,6 +34,8 @@ LANES: dict[str, tuple[Lane, int]] = {
     "webform": (Lane.LIVE, 1),
     "lead": (Lane.LIVE, 1),
     "outbound": (Lane.LIVE, 1),
+    "voicemail": (Lane.LIVE, 1),
+    "transfer": (Lane.LIVE, 1),
     "sms": (Lane.TEXT, 25),
     "email": (Lane.TEXT, 20),
 }
@@ -148,9 +150,12 @@ def _fits(entry: QueueEntry, agent: Agent) -> bool:
 async def follow(
     tx: Tx, entry: QueueEntry, to: InteractionState, *, now: datetime, outcome: str = "", **changes: Any
 ) -> None:
-    """Move what came to us and stands behind this entry along with it; ended and promised ones stay as they are."""
+    """Move what came to us and stands behind this entry along with it; ended and promised ones stay as they are.
+
+    A call that we made moves along once it has been transferred: from then on it waits and is offered like one that came.
+    """
     for interaction in await interactions.list_entry(tx, entry.id):
-        if interaction.direction != Direction.INBOUND:
+        if interaction.direction != Direction.INBOUND and "transfers" not in interaction.data:
             continue
         if to in interactions.ALLOWED[interaction.state] and interaction.state != InteractionState.PROMISED:
             await interactions.advance(tx, interaction, to, now=now, outcome=outcome, **changes)
@@ -277,6 +282,45 @@ async def put_back(tx: Tx, entry: QueueEntry, *, now: datetime, preferred_agent_
         preferred_agent_id=preferred_agent_id or entry.preferred_agent_id,
     )  # fmt: skip
     await follow(tx, entry, InteractionState.WAITING, now=now)
+
+
+async def hand_on(
+    tx: Tx,
+    entry: QueueEntry,
+    *,
+    queue: Queue,
+    interaction: Interaction,
+    now: datetime,
+    not_before: datetime | None = None,
+) -> None:
+    """The agent gives a call away: it waits again, in this queue, with the order key that it always had, and the agent wraps up.
+
+    The wrap-up is a piece of work of its own (kind transfer), so that the call is free for others at once.
+    """
+    left = await queues.get(tx, entry.queue_id)
+    agent = await agents.lock(tx, entry.agent_id or "")
+    freed = _load(entry, agent, -1)
+    if left.wrapup_s > 0:
+        wrapup = QueueEntry(
+            id=new_id(now), queue_id=left.id, kind="transfer", lane=Lane.LIVE, weight=1, interaction_id=interaction.id,
+            conversation_id=entry.conversation_id, contact_id=entry.contact_id, state=EntryState.WRAPUP,
+            order_at=entry.order_at, first_arrival_at=entry.first_arrival_at, entered_at=now, agent_id=agent.user_id,
+            connected_at=entry.connected_at, left_at=now, wrapup_until=now + timedelta(seconds=left.wrapup_s),
+        )  # fmt: skip
+        await tx.add(wrapup)
+        freed["wrapups"] = agent.wrapups + 1
+        await events.emit(tx, "entry.changed", wrapup.id, now=now, version=1, queue_id=left.id, state=EntryState.WRAPUP)
+    else:
+        freed["idle_since"] = now
+    await agents.change(tx, agent, now=now, **freed)
+    memory = Refusal(entry_id=entry.id, agent_id=agent.user_id, until=now + timedelta(minutes=5))
+    await tx.put(memory, unique=["entry_id", "agent_id"], update=["until"], add=["times"])
+    await _advance(
+        tx, entry, EntryState.WAITING, now=now, agent_id=None, offer_id=None, grace_until=None, wrapup_until=None,
+        connected_at=None, queue_id=queue.id, entered_at=now, kind="voice", interaction_id=interaction.id,
+        preferred_agent_id=None, not_before=not_before,
+    )  # fmt: skip
+    await follow(tx, entry, InteractionState.WAITING, now=now, queue_id=queue.id)
 
 
 async def to_wrapup(tx: Tx, entry: QueueEntry, *, now: datetime) -> None:

@@ -16,8 +16,7 @@ from crm_core import calls, interactions, outbox
 from crm_core.calls import CallEvent, CallLeg, LegRole
 from crm_core.db import Tx
 from crm_core.interactions import Interaction, InteractionState
-from crm_core.touches import Direction
-from routing import offers, rooms, talks
+from routing import offers, rooms, talks, transfers
 from routing.offers import OfferState
 from routing.queues import EntryState, QueueEntry
 
@@ -28,6 +27,10 @@ AGENT_LABEL = "agent-"
 async def call_progressed(tx: Tx, event: CallProgress, *, now: datetime) -> None:
     """A status of one leg. Of a leg that we do not know yet it is kept, and taken when the leg is placed."""
     leg = await calls.find_leg(tx, event.call_id)
+    if leg is None and event.raw.get("ParentCallSid"):
+        # A leg that the provider dialled out of one of ours: a transfer to a number outside.
+        parent = await calls.find_leg(tx, event.raw["ParentCallSid"])
+        leg = await transfers.adopt_leg(tx, event.call_id, parent, now=now) if parent is not None else None
     fresh = await calls.record_event(
         tx, interaction_id=leg.interaction_id if leg else "", kind=event.status, event_key=event.event_key,
         happened_at=event.happened_at or now, now=now, leg_id=event.call_id, role=str(leg.role) if leg else "",
@@ -51,6 +54,8 @@ async def _status(
     if await tx.run(higher.values(**values)) == 0:
         return
     leg = await calls.find_leg(tx, call_id)
+    if leg is not None and leg.role == LegRole.CONSULT and status in ("answered", "in-progress"):
+        await transfers.answered_outside(tx, interaction, entry, now=now)
     if leg is None or status not in TERMINAL:
         return
     if leg.role == LegRole.CUSTOMER:
@@ -128,7 +133,7 @@ async def _joined(
             or not await talks.ask_move(tx, interaction, entry, "join", now=now)
         ):
             await _not_wanted(tx, interaction, leg, now=now)
-    elif leg.role == LegRole.AGENT and interaction.direction == Direction.OUTBOUND:
+    elif leg.role == LegRole.AGENT and talks.dialing(interaction):
         await _place(tx, interaction, entry, now=now)
     if entry is not None and leg.role == LegRole.AGENT and entry.state == EntryState.CONNECTED:
         await talks.agent_back(tx, interaction, entry, now=now)

@@ -42,6 +42,12 @@ async def open_call(tx: Tx, interaction_id: str) -> tuple[Interaction, QueueEntr
     return held, entry
 
 
+def dialing(interaction: Interaction) -> bool:
+    """True while we ring somebody up. (A call of ours that was transferred waits for an agent, like one that came.)"""
+    mine = interaction.direction == Direction.OUTBOUND and "transfers" not in interaction.data
+    return mine and interaction.state == InteractionState.WAITING
+
+
 async def latest_leg(tx: Tx, interaction_id: str, role: LegRole, *, user_id: str = "") -> CallLeg | None:
     """The newest leg in this role that has not ended."""
     legs = [leg for leg in await calls.list_legs(tx, interaction_id) if leg.role == role]
@@ -80,13 +86,14 @@ async def ask_move(tx: Tx, interaction: Interaction, entry: QueueEntry, step: st
 
 async def together(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: datetime) -> None:
     """Customer and agent are both in the room: *answered*."""
-    if interaction.direction == Direction.INBOUND:
+    if not dialing(interaction):
         live = await offers.find_live(tx, entry.id)
         if entry.state != EntryState.OFFERED or live is None or live.state != OfferState.ACCEPTING:
             return
         await entries.win(tx, entry, live, now=now)
-        await callbacks.kept_by_caller(tx, interaction.from_address, now=now)
-    elif interaction.state == InteractionState.WAITING:
+        if interaction.direction == Direction.INBOUND:
+            await callbacks.kept_by_caller(tx, interaction.from_address, now=now)
+    else:
         await interactions.advance(
             tx, interaction, InteractionState.CONNECTED, now=now, connected_at=now, agent_id=entry.agent_id
         )
@@ -121,7 +128,7 @@ async def customer_gone(
         return
     elif state == InteractionState.CONNECTED:
         await talk_over(tx, interaction, entry, now=now)
-    elif interaction.direction == Direction.OUTBOUND:
+    elif dialing(interaction):
         await unreached(tx, interaction, entry, now=now, reason=reason)
     else:
         await _withdraw(tx, entry, "caller left", now=now)
@@ -159,7 +166,7 @@ async def unreached(
     tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: datetime, reason: str, failed: bool = False
 ) -> None:
     """An outgoing call found nobody. A callback comes back by its rule; the agent wraps up what was tried."""
-    if interaction.state != InteractionState.WAITING:
+    if not dialing(interaction):
         return
     outcome = Outcome.FAILED if failed else Outcome.UNREACHED
     data = {**interaction.data, "end_reason": reason}
@@ -189,7 +196,7 @@ async def agent_gone(
         if live is not None and live.id == leg.offer_id and live.state == OfferState.ACCEPTING:
             await fail_accept(tx, interaction, entry, reason="the agent's line was lost", now=now)
     elif entry.state == EntryState.CONNECTED:
-        if interaction.state == InteractionState.WAITING and interaction.direction == Direction.OUTBOUND:
+        if dialing(interaction):
             await unreached(tx, interaction, entry, now=now, reason="canceled")
         elif interaction.state == InteractionState.CONNECTED and entry.grace_until is None:
             await entries.note(tx, entry, now=now, grace_until=now + GRACE)
@@ -231,7 +238,7 @@ async def rescue(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: da
     """
     if entry.state != EntryState.CONNECTED or interaction.state != InteractionState.CONNECTED:
         return
-    if interaction.direction == Direction.INBOUND:
+    if interaction.direction == Direction.INBOUND or "transfers" in interaction.data:
         if await latest_leg(tx, interaction.id, LegRole.CUSTOMER) is None:
             await talk_over(tx, interaction, entry, now=now)
             return

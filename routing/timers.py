@@ -16,7 +16,6 @@ from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.interactions import Interaction, InteractionState
-from crm_core.touches import Direction
 from routing import agents, callbacks, calls_in, desk, entries, gate, hours, offers, queues, rooms, talks
 from routing.agents import FRESH, LOST, Activity
 from routing.callbacks import CallbackState
@@ -67,7 +66,7 @@ async def _grace(tx: Tx, entry_id: str, now: datetime) -> None:
     call = await call_of(tx, entry)
     if call is None:
         await entries.note(tx, entry, now=now, grace_until=None)
-    elif call.state == InteractionState.WAITING and call.direction == Direction.OUTBOUND:
+    elif talks.dialing(call):
         await talks.unreached(tx, call, entry, now=now, reason="failed", failed=not call.data.get("placed"))
     else:
         await talks.rescue(tx, call, entry, now=now)
@@ -159,7 +158,7 @@ async def _alone(tx: Tx, room_id: str, now: datetime) -> None:
     room = await tx.one(select(CallRoom).where(CallRoom.id == room_id).with_for_update())
     if room is None or room.ended_at is not None or room.alone_since is None or room.alone_since + ALONE > now:
         return
-    dialing = interaction.state == InteractionState.WAITING and interaction.direction == Direction.OUTBOUND
+    dialing = talks.dialing(interaction)
     kept = entry is not None and entry.state == EntryState.CONNECTED and entry.grace_until is not None
     again: datetime | None = now
     if rooms.present(room, LegRole.CUSTOMER) and interaction.state in (
