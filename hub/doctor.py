@@ -21,6 +21,7 @@ from enum import StrEnum
 from urllib.parse import urlsplit
 
 from crm_core.clock import Clock, SystemClock
+from crm_core.texts import Text
 from hub import twin
 from hub.database_probe import DatabaseUnusable, probe_database
 from hub.migrate import schema_state
@@ -102,23 +103,26 @@ async def bounded(what: str, look: Look, settings: Settings) -> Finding:
     try:
         return await asyncio.wait_for(look(settings), STEP_S)
     except TimeoutError:
-        return Finding(what, Verdict.FAULT, f"no answer within {STEP_S:.0f} s")
+        return Finding(what, Verdict.FAULT, Text("no answer within %(limit)s s", limit=round(STEP_S)))
     except Exception as error:
         # The table must be whole whatever one look runs into.
-        return Finding(what, Verdict.FAULT, f"could not be looked at ({type(error).__name__})")
+        return Finding(what, Verdict.FAULT, Text("could not be looked at (%(detail)s)", detail=type(error).__name__))
 
 
 async def look_at_settings(settings: Settings) -> Finding:
     if settings.warnings:
         return Finding("settings", Verdict.NOTE, "; ".join(settings.warnings))
-    mode = "sandbox" if settings.sandbox else "real providers"
-    return Finding("settings", Verdict.OK, f"{mode}, {settings.host}:{settings.port}, {settings.public_url}")
+    where = {"place": f"{settings.host}:{settings.port}", "url": settings.public_url}
+    text = Text("the sandbox, %(place)s, %(url)s", **where)
+    if not settings.sandbox:
+        text = Text("real providers, %(place)s, %(url)s", **where)
+    return Finding("settings", Verdict.OK, text)
 
 
 async def look_at_data(settings: Settings) -> Finding:
     facts = os.statvfs(settings.data_dir)
     free = facts.f_bavail * facts.f_frsize
-    text = f"{settings.data_dir}, {free / (1 << 30):.1f} GiB free"
+    text = Text("%(folder)s, %(free)s GiB free", folder=settings.data_dir, free=f"{free / (1 << 30):.1f}")
     return Finding("data folder", Verdict.OK if free > LITTLE_SPACE else Verdict.NOTE, text)
 
 
@@ -132,15 +136,17 @@ async def look_at_database(settings: Settings) -> Finding:
 async def look_at_migrations(settings: Settings) -> Finding:
     current, newest = await schema_state(settings.database_url)
     if current == newest:
-        return Finding("tables", Verdict.OK, f"as this version wants them (revision {newest})")
-    state = "there are none yet" if current is None else f"revision {current}, this version wants {newest}"
-    return Finding("tables", Verdict.FAULT, f"{state}: run `hub migrate`")
+        return Finding("tables", Verdict.OK, Text("as this version wants them (revision %(newest)s)", newest=newest))
+    text = Text("there are none yet: run `hub migrate`")
+    if current is not None:
+        text = Text("revision %(has)s, this version wants %(newest)s: run `hub migrate`", has=current, newest=newest)
+    return Finding("tables", Verdict.FAULT, text)
 
 
 async def look_at_redis(settings: Settings) -> Finding:
     if settings.redis_url is None:
         running = await asyncio.to_thread(answers, socket_path(settings.data_dir / "valkey"))
-        text = "a private Valkey, running" if running else "a private Valkey; `hub serve` starts it"
+        text = Text("a private Valkey, running") if running else Text("a private Valkey; `hub serve` starts it")
         return Finding("redis", Verdict.OK, text)
     try:
         await asyncio.to_thread(reachable, settings.redis_url)
@@ -165,21 +171,29 @@ async def look_at_files(settings: Settings) -> Finding:
     except Exception as error:
         # obstore raises a type of its own for each kind of store
         return Finding(
-            "files", Verdict.FAULT, f"cannot write to {shown} ({type(error).__name__}): correct HUB_FILES_URL"
+            "files",
+            Verdict.FAULT,
+            Text("cannot write to %(url)s (%(detail)s): correct HUB_FILES_URL", url=shown, detail=type(error).__name__),
         )
     if bytes(back) != b"check":
-        return Finding("files", Verdict.FAULT, f"{shown} does not give back what was written")
+        return Finding("files", Verdict.FAULT, Text("%(url)s does not give back what was written", url=shown))
     return Finding("files", Verdict.OK, shown)
 
 
 async def look_at_public_url(settings: Settings) -> Finding:
     if not settings.public_url_set:
-        return Finding("public address", Verdict.OK, f"{settings.public_url} (HUB_PUBLIC_URL is not set)")
+        return Finding(
+            "public address", Verdict.OK, Text("%(url)s (HUB_PUBLIC_URL is not set)", url=settings.public_url)
+        )
     host = urlsplit(settings.public_url).hostname or ""
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, 443, type=socket.SOCK_STREAM)
     except OSError:
-        return Finding("public address", Verdict.FAULT, f"{host} has no address in DNS: correct HUB_PUBLIC_URL or DNS")
+        return Finding(
+            "public address",
+            Verdict.FAULT,
+            Text("%(host)s has no address in DNS: correct HUB_PUBLIC_URL or DNS", host=host),
+        )
     addresses = ", ".join(sorted({str(entry[4][0]) for entry in found}))
     return Finding("public address", Verdict.OK, f"{settings.public_url} ({addresses})")
 
@@ -187,7 +201,9 @@ async def look_at_public_url(settings: Settings) -> Finding:
 async def look_at_twilio(settings: Settings, clock: Clock) -> Finding:
     """The account's own resource: proves the address, the credentials and, by its Date header, this machine's clock."""
     if settings.twilio is None:
-        reason = "the sandbox; `hub serve` starts it" if settings.sandbox else settings.channels_off.get("voice", "off")
+        reason = settings.channels_off.get("voice", "off")
+        if settings.sandbox:
+            reason = Text("the sandbox; `hub serve` starts it")
         return Finding("twilio", Verdict.OFF, reason)
     import aiohttp
 
@@ -202,17 +218,26 @@ async def look_at_twilio(settings: Settings, clock: Clock) -> Finding:
                 status, date = response.status, response.headers.get("Date", "")
             took = time.monotonic() - began
     except (aiohttp.ClientError, OSError, TimeoutError) as error:
-        return Finding("twilio", Verdict.FAULT, f"{base} does not answer ({type(error).__name__})")
+        return Finding(
+            "twilio", Verdict.FAULT, Text("%(url)s does not answer (%(detail)s)", url=base, detail=type(error).__name__)
+        )
     if status in {401, 403}:
-        return Finding("twilio", Verdict.FAULT, "refused TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN: copy them again")
+        return Finding(
+            "twilio", Verdict.FAULT, Text("refused TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN: copy them again")
+        )
     if status != 200:
-        return Finding("twilio", Verdict.FAULT, f"{base} answers {status} instead of the account")
+        return Finding(
+            "twilio",
+            Verdict.FAULT,
+            Text("%(url)s answers %(status)s instead of the account", url=base, status=str(status)),
+        )
     skew = clock_skew_s(date, clock.now())
-    if skew is not None and abs(skew) > CLOCK_FAULT_S:
-        return Finding("twilio", Verdict.FAULT, f"this machine's clock is {skew:+.0f} s off: start a time service")
     if skew is not None and abs(skew) > CLOCK_WARN_S:
-        return Finding("twilio", Verdict.NOTE, f"this machine's clock is {skew:+.0f} s off: start a time service")
-    return Finding("twilio", Verdict.OK, f"{base} knows the account, {took * 1000:.0f} ms, clock agrees")
+        verdict = Verdict.FAULT if abs(skew) > CLOCK_FAULT_S else Verdict.NOTE
+        text = Text("this machine's clock is %(skew)s s off: start a time service", skew=f"{skew:+.0f}")
+        return Finding("twilio", verdict, text)
+    text = Text("%(url)s knows the account, %(took)s ms, clock agrees", url=base, took=f"{took * 1000:.0f}")
+    return Finding("twilio", Verdict.OK, text)
 
 
 def clock_skew_s(date_header: str, now: datetime) -> float | None:
@@ -226,11 +251,12 @@ def clock_skew_s(date_header: str, now: datetime) -> float | None:
 
 async def look_at_mail(url: str | None, what: str) -> Finding:
     """Connect and read the greeting, with TLS where the URL asks for it. Log-ins are the channel's own business."""
+    setting = f"HUB_{what.upper()}_URL"
     if url is None:
-        return Finding(what, Verdict.OFF, f"HUB_{what.upper()}_URL is not set")
+        return Finding(what, Verdict.OFF, Text("%(setting)s is not set", setting=setting))
     parts = parsed_url(url)
     if parts is None or parts.hostname is None:
-        return Finding(what, Verdict.FAULT, f"HUB_{what.upper()}_URL cannot be read")
+        return Finding(what, Verdict.FAULT, Text("%(setting)s cannot be read", setting=setting))
     tls = parts.scheme.endswith("s")
     port = parts.port or {"smtp": 587, "smtps": 465, "imap": 143, "imaps": 993}[parts.scheme]
     where = f"{parts.hostname}:{port}"
@@ -240,20 +266,48 @@ async def look_at_mail(url: str | None, what: str) -> Finding:
         greeting = (await asyncio.wait_for(reader.readline(), STEP_S - 1)).decode("ascii", "replace").strip()
         writer.close()
     except ssl.SSLCertVerificationError:
-        return Finding(what, Verdict.FAULT, f"{where} shows a certificate that is not valid for its name")
+        return Finding(
+            what, Verdict.FAULT, Text("%(where)s shows a certificate that is not valid for its name", where=where)
+        )
     except ssl.SSLError:
-        return Finding(what, Verdict.FAULT, f"{where} does not speak TLS: use {parts.scheme[:-1]}:// or the TLS port")
+        return Finding(
+            what,
+            Verdict.FAULT,
+            Text(
+                "%(where)s does not speak TLS: use %(scheme)s:// or the TLS port", where=where, scheme=parts.scheme[:-1]
+            ),
+        )
     except socket.gaierror:
-        return Finding(what, Verdict.FAULT, f"{parts.hostname} has no address in DNS: correct HUB_{what.upper()}_URL")
+        return Finding(
+            what,
+            Verdict.FAULT,
+            Text("%(host)s has no address in DNS: correct %(setting)s", host=parts.hostname, setting=setting),
+        )
     except (OSError, TimeoutError):
-        return Finding(what, Verdict.FAULT, f"{where} does not answer: correct HUB_{what.upper()}_URL or open the way")
+        return Finding(
+            what,
+            Verdict.FAULT,
+            Text("%(where)s does not answer: correct %(setting)s or open the way", where=where, setting=setting),
+        )
     if not greeting.startswith("220" if what == "smtp" else "* "):
-        return Finding(what, Verdict.FAULT, f"{where} does not greet as {what.upper()} does")
-    return Finding(what, Verdict.OK, f"{where} answers")
+        return Finding(
+            what,
+            Verdict.FAULT,
+            Text("%(where)s does not greet as %(protocol)s does", where=where, protocol=what.upper()),
+        )
+    return Finding(what, Verdict.OK, Text("%(where)s answers", where=where))
 
 
 async def look_at_channels(settings: Settings) -> Finding:
     if not settings.channels_off:
-        return Finding("channels", Verdict.OK, "voice, sms, email and web forms")
+        return Finding("channels", Verdict.OK, Text("voice, sms, email and web forms"))
     reasons = dict.fromkeys(settings.channels_off.values())
-    return Finding("channels", Verdict.NOTE, f"off: {', '.join(sorted(settings.channels_off))}. {' '.join(reasons)}")
+    return Finding(
+        "channels",
+        Verdict.NOTE,
+        Text(
+            "off: %(channels_text)s. %(reasons_text)s",
+            channels_text=sorted(settings.channels_off),
+            reasons_text=list(reasons),
+        ),
+    )

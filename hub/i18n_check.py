@@ -25,7 +25,11 @@ PLACEHOLDER = re.compile(r"%\(\w+\)[sd]|\{\w*\}|%%")
 TAG = re.compile(r"</?[a-zA-Z][^>]*>")
 SHOWN = 60
 # The domain's refusals are written where they are raised, and translated where they are shown.
-REFUSALS = ("Conflict", "HubError", "IllegalTransition", "Invalid", "NotAllowed", "NotFound", "Refused")
+REFUSALS = (
+    "Conflict", "HubError", "IllegalTransition", "Invalid", "NotAllowed", "NotFound", "Refused", "ContentError",
+    "NotLoggedIn", "TooManyRequests", "Misconfigured", "Unavailable", "Throttled", "OutcomeUnknown", "RecipientInvalid",
+    "RecipientOptedOut", "ContentRejected", "Gone", "ParseFailed", "FilesUnavailable",
+)  # fmt: skip
 KEYWORDS = {**DEFAULT_KEYWORDS, **dict.fromkeys(REFUSALS), "Text": None, "N_": None, "Rejected": (2,)}
 # Babel writes the moment of extraction into each file; a fixed one keeps two runs equal.
 UNDATED = datetime(2026, 1, 1, tzinfo=UTC)
@@ -60,6 +64,8 @@ def extract(root: Path = ROOT, packages: Sequence[str] = PACKAGES) -> Catalog:
     for package in packages:
         found = extract_from_dir(root / package, methods, options, KEYWORDS, ("Translators:",))
         for file, line, text, comments, context in found:
+            if text == "C":  # a collation: the column type is called Text, too
+                continue
             template.add(text, None, [(f"{package}/{file}", line)], auto_comments=comments, context=context)
     return template
 

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from crm_core.texts import Text
+
 # name -> what it is; the order is that of the page for operators
 VARIABLES: dict[str, str] = {
     "HUB_HOST": "address to listen on",
@@ -351,10 +353,14 @@ class _Reader:
         )
 
     def warnings(self) -> list[str]:
-        found = []
+        found: list[str] = []
         for name in self.unknown:
             close = difflib.get_close_matches(name, VARIABLES, n=1, cutoff=0.8)
-            found.append(f"{name} is not a setting of the hub" + (f"; did you mean {close[0]}?" if close else "."))
+            if close:
+                told = Text("%(name)s is not a setting of the hub; did you mean %(close)s?", name=name, close=close[0])
+                found.append(told)
+            else:
+                found.append(Text("%(name)s is not a setting of the hub.", name=name))
         return found
 
 
@@ -365,15 +371,15 @@ def channels_off(twilio: TwilioAccount | None, *, smtp_url: str | None, imap_url
     """Which channels a hub with these providers cannot offer, and what to set to have them. Web forms are always on."""
     off: dict[str, str] = {}
     if twilio is None:
-        off["voice"] = off["sms"] = "Twilio is not configured: set TWILIO_ACCOUNT_SID and its companions."
+        off["voice"] = off["sms"] = Text("Twilio is not configured: set TWILIO_ACCOUNT_SID and its companions.")
     elif twilio.app_sid is None:
-        off["voice"] = "TWILIO_APP_SID is not set: run `hub twilio setup` and set what it prints."
+        off["voice"] = Text("TWILIO_APP_SID is not set: run `hub twilio setup` and set what it prints.")
     if smtp_url is None and imap_url is None:
-        off["email"] = "No mailbox is configured: set HUB_IMAP_URL and HUB_SMTP_URL."
+        off["email"] = Text("No mailbox is configured: set HUB_IMAP_URL and HUB_SMTP_URL.")
     elif smtp_url is None:
-        off["email"] = "Mail comes in but cannot be answered: set HUB_SMTP_URL."
+        off["email"] = Text("Mail comes in but cannot be answered: set HUB_SMTP_URL.")
     elif imap_url is None:
-        off["email"] = "Mail can be sent but none comes in: set HUB_IMAP_URL."
+        off["email"] = Text("Mail can be sent but none comes in: set HUB_IMAP_URL.")
     return off
 
 

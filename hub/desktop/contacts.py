@@ -184,7 +184,7 @@ async def create(request: web.Request) -> web.StreamResponse:
             try:
                 points.append(read(form[name]))
             except Invalid as error:
-                errors[name] = reader.gettext(error.message)
+                errors[name] = reader.tell(error.message)
     if not errors and "sure" not in form:
         async with runtime_of(request).db.reading() as tx:
             owners = [contact.id for point in points for contact, _ in await contacts.list_owners(tx, point)]

@@ -65,7 +65,7 @@ async def token(request: web.Request) -> web.StreamResponse:
         granted = voice.phone_token(user.id, ttl_s=TOKEN_S)
     except (ChannelError, Misconfigured) as error:
         return web.json_response(
-            {"title": "off", "status": 503, "code": "not_ready", "detail": str(error)},
+            {"title": "off", "status": 503, "code": "not_ready", "detail": reader_of(request).tell(error.message)},
             status=503,
             content_type="application/problem+json",
         )

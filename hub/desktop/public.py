@@ -50,10 +50,10 @@ async def form_page(
     status: int,
 ) -> web.StreamResponse:
     """The hosted form in the visitor's language; its own labels and texts are as the company wrote them."""
-    _ = reader_of(request).gettext
+    reader = reader_of(request)
     page = FormPage(
-        form=form, values=values, errors={name: _(told) for name, told in errors.items()}, key=key, done=done,
-        sentence=_(sentence) if sentence else "", honeypot=HONEYPOT, key_field=KEY_FIELD,
+        form=form, values=values, errors={name: reader.tell(told) for name, told in errors.items()}, key=key, done=done,
+        sentence=reader.tell(sentence) if sentence else "", honeypot=HONEYPOT, key_field=KEY_FIELD,
     )  # fmt: skip
     body = html(request, "public/form.html", page, layout="bare.html", frame=None)
     return respond(body, status=status, headers=HEADERS)
