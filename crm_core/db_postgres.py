@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import random
 import re
 import time
@@ -25,8 +26,11 @@ TIMEOUTS = {
     "lock_timeout": "5000",
     "idle_in_transaction_session_timeout": "30000",
     "application_name": "hub",
+    "jit": "off",
 }
-
+# Units of work look rows up by key. Without these two PostgreSQL plans each statement anew (a third of a call's cost), and as
+# long as a young table has no statistics it reads all of it.
+BY_KEY = {"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"}
 
 BULK_NAME = "hub-bulk"
 # While others are at work, a bulk process rests four times as long as its transaction took, as on SQLite. Who is at work is
@@ -92,21 +96,40 @@ def _insert_many(plan: InsertPlan) -> str:
 
 
 class _Connection:
-    """One asyncpg connection in a transaction, as a `Driver`."""
+    """One asyncpg connection in a transaction, as a `Driver`.
 
-    __slots__ = ("_merged", "_passed", "_savepoints", "connection")
+    What only prepares (BEGIN, SAVEPOINT, a lock) is sent together, right before the first statement that needs it.
+    """
 
-    def __init__(self, connection: Any, merged: _Merged) -> None:
+    __slots__ = ("_begun", "_broken", "_due", "_merged", "_passed", "_savepoints", "connection")
+
+    def __init__(self, connection: Any, merged: _Merged, *, begin: str = "BEGIN") -> None:
         self.connection = connection
         self._merged = merged
+        self._begun = False
+        self._due = [begin]
+        self._broken = False  # what was due did not go through: the transaction is lost
         self._savepoints = 0
         self._passed = ""  # a savepoint that is done with and not released yet
 
+    async def _send_due(self) -> None:
+        if self._due:
+            due, self._due, self._begun = self._due, [], True
+            try:
+                await self.connection.execute("; ".join(due))
+            except BaseException:
+                self._broken = True
+                raise
+
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        if self._due:
+            await self._send_due()
         rows: Sequence[Sequence[Any]] = await self.connection.fetch(sql, *arguments)
         return rows
 
     async def execute(self, sql: str, arguments: Sequence[Any]) -> int:
+        if self._due:
+            await self._send_due()
         try:
             status: str = await self.connection.execute(sql, *arguments)
         except asyncpg.UniqueViolationError as error:
@@ -114,6 +137,7 @@ class _Connection:
         return int(status.rsplit(" ", 1)[1])
 
     async def execute_many(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None:
+        await self._send_due()
         try:
             await self.connection.executemany(sql, arguments)
         except asyncpg.UniqueViolationError as error:
@@ -123,13 +147,19 @@ class _Connection:
         sql, arguments = self._merged.merge(parts)
         await self.execute(sql, arguments)
 
+    def lock(self, name: str) -> None:
+        number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+        self._due.append(f"SELECT pg_advisory_xact_lock({number})")
+
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         # Released with the next one, or by the COMMIT: a round trip less.
-        release, self._passed = f"RELEASE SAVEPOINT {self._passed}; " if self._passed else "", ""
+        if self._passed:
+            self._due.append(f"RELEASE SAVEPOINT {self._passed}")
+            self._passed = ""
         self._savepoints += 1
         name = f"hub_{self._savepoints}"
-        await self.connection.execute(f"{release}SAVEPOINT {name}")
+        self._due.append(f"SAVEPOINT {name}")
         try:
             yield
         except LOST as error:
@@ -137,10 +167,30 @@ class _Connection:
         except Rerun:
             raise
         except BaseException:
-            await self.connection.execute(f"ROLLBACK TO SAVEPOINT {name}")
-            self._passed = name
+            if not self._broken:
+                await self._send_due()
+                await self.connection.execute(f"ROLLBACK TO SAVEPOINT {name}")
+                self._passed = name
             raise
         self._passed = name
+
+    async def commit(self) -> None:
+        """Make it last; DatabaseUnavailable when PostgreSQL had given it up."""
+        if not self._begun:
+            return
+        status = await self.connection.execute("COMMIT")
+        if status != "COMMIT":
+            raise DatabaseUnavailable("PostgreSQL undid the transaction instead of committing it.")
+
+    async def roll_back(self) -> None:
+        """Undo all of it. A connection on which that fails is not used again."""
+        if not self._begun:
+            return
+        try:
+            await self.connection.execute("ROLLBACK")
+        except BaseException:
+            self.connection.terminate()
+            raise
 
 
 async def pause(seconds: float) -> None:
@@ -157,9 +207,10 @@ class PostgresDatabase:
 
     dialect = "postgresql"
 
-    def __init__(self, pool: Any, *, bulk: bool = False) -> None:
+    def __init__(self, pool: Any, reading: Any, *, bulk: bool = False) -> None:
         self.wakeups: Wakeups | None = None
         self._pool = pool
+        self._reading = reading
         self._bulk = bulk
         self._looked_at = 0.0
         self._crowded = False
@@ -169,15 +220,20 @@ class PostgresDatabase:
     @classmethod
     async def open(cls, url: str, *, bulk: bool = False, pool_size: int = 10) -> PostgresDatabase:
         """Connect; raises DatabaseUnavailable."""
-        session = TIMEOUTS | {"application_name": BULK_NAME} if bulk else TIMEOUTS
+        session = TIMEOUTS | ({"application_name": BULK_NAME} if bulk else {})
+        shared = {"min_size": 0, "timeout": 10, "statement_cache_size": 1000, "reset": _keep_session}
+        writing = session if bulk else session | BY_KEY
         try:
-            pool = await asyncpg.create_pool(
-                url, min_size=1, max_size=pool_size, timeout=10, statement_cache_size=1000, server_settings=session,
-                reset=_keep_session,
-            )  # fmt: skip
+            pool = await asyncpg.create_pool(url, max_size=pool_size, server_settings=writing, **shared)
+            async with pool.acquire():
+                pass  # it answers
+            # Pages and reports choose their plans by what is asked; their connections come when they are needed.
+            reading = await asyncpg.create_pool(
+                url, max_size=max(1, pool_size // 2), server_settings=session, **shared
+            )
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             raise DatabaseUnavailable(f"PostgreSQL does not answer: {error or type(error).__name__}.") from error
-        return cls(pool, bulk=bulk)
+        return cls(pool, reading, bulk=bulk)
 
     async def write(self, unit: Unit[R]) -> R:
         """See `Database.write`."""
@@ -195,11 +251,16 @@ class PostgresDatabase:
     async def _once(self, unit: Unit[R]) -> R:
         began = time.monotonic()
         async with self._pool.acquire() as connection:
-            tx = Tx(_Connection(connection, self._merged), self._compiler)
-            async with connection.transaction():
+            driver = _Connection(connection, self._merged)
+            tx = Tx(driver, self._compiler)
+            try:
                 value = await unit(tx)
                 await tx.settle()
                 failpoint("db.before_commit")
+                await driver.commit()
+            except BaseException:
+                await driver.roll_back()
+                raise
         failpoint("db.after_commit")
         if tx.wakes and self.wakeups is not None:
             await self.wakeups.wake(tx.wakes)
@@ -222,14 +283,16 @@ class PostgresDatabase:
     async def reading(self, *, slow: bool = False) -> AsyncIterator[Tx]:
         """See `Database.reading`: one snapshot (REPEATABLE READ, read only)."""
         try:
-            async with (
-                self._pool.acquire() as connection,
-                connection.transaction(isolation="repeatable_read", readonly=True),
-            ):
-                yield Tx(_Connection(connection, self._merged), self._compiler)
-        except (OSError, asyncpg.PostgresConnectionError) as error:
+            async with self._reading.acquire() as connection:
+                driver = _Connection(connection, self._merged, begin="BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                try:
+                    yield Tx(driver, self._compiler)
+                finally:
+                    await driver.roll_back()
+        except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
             raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}.") from error
 
     async def close(self) -> None:
         """See `Database.close`."""
         await self._pool.close()
+        await self._reading.close()

@@ -6,15 +6,17 @@ Left to others: the tables themselves, each of which lives with its noun.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
+from operator import eq, ne
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticUndefined
-from sqlalchemy import CheckConstraint, DateTime, Dialect, LargeBinary, MetaData, Text
+from sqlalchemy import CheckConstraint, DateTime, Dialect, LargeBinary, MetaData, Text, literal_column
 from sqlalchemy.orm import configure_mappers
+from sqlalchemy.sql.operators import in_op, not_in_op
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 from sqlmodel import Field, SQLModel
 
@@ -199,6 +201,20 @@ class Word(TypeDecorator[StrEnum]):
     impl = Text
     cache_ok = True
 
+    class Comparator(TypeDecorator.Comparator[Any]):
+        """Words compared with are written into the SQL, not bound: only so may the engines use a partial index."""
+
+        def operate(self, op: Any, *other: Any, **kwargs: Any) -> Any:
+            """As every column's, with our own words as constants."""
+            if op in (eq, ne) and isinstance(other[0], StrEnum):
+                other = (_constant(self.type, other[0]),)
+            elif op in (in_op, not_in_op) and isinstance(other[0], Collection) and _are_words(other[0]):
+                words = list(type(next(iter(other[0]))))  # in the order of the enum, as the indexes name them
+                other = ([_constant(self.type, word) for word in words if word in other[0]],)
+            return super().operate(op, *other, **kwargs)
+
+    comparator_factory = Comparator  # type: ignore[assignment]
+
     def __init__(self, kind: type[StrEnum]) -> None:
         super().__init__()
         self.kind = kind
@@ -229,6 +245,14 @@ class Word(TypeDecorator[StrEnum]):
 
     def _member(self, value: str | None) -> StrEnum | None:
         return self._members[value]
+
+
+def _constant(kind: Any, word: StrEnum) -> Any:
+    return literal_column(f"'{kind.kind(word.value).value}'", kind)  # a word of our own enum, never a stranger's
+
+
+def _are_words(given: Collection[Any]) -> bool:
+    return bool(given) and all(isinstance(word, StrEnum) for word in given)
 
 
 def one_of(column: str, kind: type[StrEnum]) -> CheckConstraint:

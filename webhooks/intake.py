@@ -1,7 +1,7 @@
 """How a webhook comes in, the only order: size → shape → verify → one unit of work (receipt, effects, answer) → answer.
 
-Receipt first, the effects in a savepoint, one COMMIT. When the effects fail, only they are undone: the receipt is marked
-failed and swept again. Decides which answer a provider gets; leaves what a webhook means to its `Kind`.
+The effects in a savepoint, the receipt with what became of them, one COMMIT. When the effects fail, only they are undone: the
+receipt says so and is swept again. Decides which answer a provider gets; leaves what a webhook means to its `Kind`.
 """
 
 from __future__ import annotations
@@ -85,6 +85,16 @@ class Kind:
     parsed: bool = True  # False: `apply` reads the fields itself
     provider: str = PROVIDER
     read: Callable[[RawRequest], Post] | None = None  # takes a stored request apart again; None: a Twilio form
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What became of a receipt: its state, why, the text that repeats get, and what the provider is told now."""
+
+    answer: Answer
+    state: ReceiptState
+    error: str = ""
+    replay: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,23 +206,25 @@ async def _store(
         key, fault = given or f"{kind.name}:{kind.key(post)}", ""
     except Unreadable as error:
         key, fault = f"{kind.name}:unreadable:{hash_of(request)}", str(error)
-    headers = {name: request.headers[name] for name in KEPT_HEADERS if name in request.headers} | dict(extra)
-    receipt = await receipts.store(
+    # Copies of one delivery wait for each other here, so that a receipt is written once, with what became of it.
+    tx.lock(f"{kind.provider}:{key}")
+    ending = await effects(deps, kind, tx, post, key=key, fault=fault, last=last)
+    if isinstance(ending, WebhookReceipt):
+        return await _repeat(deps, kind, tx, post, ending, last=last)
+    receipts.keep(
         tx,
         provider=kind.provider,
         event_key=key,
         kind=kind.name,
         url=request.url,
-        headers=headers,
+        headers={name: request.headers[name] for name in KEPT_HEADERS if name in request.headers} | dict(extra),
         body=request.body,
+        state=ending.state,
+        error=ending.error,
+        answer=ending.replay,
         now=now,
     )
-    if receipt is None:
-        return await _repeat(deps, kind, tx, post, key, last=last)
-    if fault:
-        await receipts.discard(tx, receipt.id, reason=fault, now=now)
-        return Answer(400, "unreadable", fault)
-    return await effects(deps, kind, tx, receipt.id, post, last=last)
+    return ending.answer
 
 
 def hash_of(request: RawRequest) -> str:
@@ -220,19 +232,29 @@ def hash_of(request: RawRequest) -> str:
     return hashlib.sha256(request.url.encode() + b"\n" + request.body).hexdigest()
 
 
-async def _repeat(deps: Deps, kind: Kind, tx: Tx, post: Post, key: str, *, last: bool) -> Answer:
+async def _repeat(deps: Deps, kind: Kind, tx: Tx, post: Post, known: WebhookReceipt, *, last: bool) -> Answer:
     """This delivery was here before: the same answer, or now the effects that failed then."""
-    known = await receipts.find(tx, kind.provider, key)
-    if known is None:
-        # Only its insert was seen and it has been undone meanwhile.
-        raise Conflict("This receipt went away.")
     if known.state in receipts.OPEN and await receipts.lock_unfinished(tx, known.id) is not None:
         # What was pressed or said is in the first delivery; the one that came back may carry less.
         stored = replace(_stored(kind, known), query=post.query)
-        return await effects(deps, kind, tx, known.id, stored, last=last)
+        return await _end(deps, kind, tx, known.id, stored, last=last)
     if known.state in receipts.OPEN:
         known = await receipts.get(tx, known.id) or known
     return repeated(deps, kind, post, known)
+
+
+async def _end(deps: Deps, kind: Kind, tx: Tx, receipt_id: str, post: Post, *, last: bool) -> Answer:
+    """Make the effects that a receipt kept before still owes, and write down what became of it."""
+    ending = await effects(deps, kind, tx, post, last=last)
+    assert isinstance(ending, Ending)  # asked without a key
+    now = deps.clock.now()
+    if ending.state is ReceiptState.DONE:
+        await receipts.close(tx, receipt_id, now=now, answer=ending.replay)
+    elif ending.state is ReceiptState.FAILED:
+        await receipts.fail(tx, receipt_id, error=ending.error, now=now)
+    else:
+        await receipts.discard(tx, receipt_id, reason=ending.error, now=now, answer=ending.replay)
+    return ending.answer
 
 
 def repeated(deps: Deps, kind: Kind, post: Post, known: WebhookReceipt) -> Answer:
@@ -246,11 +268,22 @@ def repeated(deps: Deps, kind: Kind, post: Post, known: WebhookReceipt) -> Answe
     return Answer(200, "repeated", kind.empty, kind.content_type)
 
 
-async def effects(deps: Deps, kind: Kind, tx: Tx, receipt_id: str, post: Post, *, last: bool) -> Answer:
-    """Make the effects of a stored receipt in a savepoint and close it; on failure undo them and mark it failed."""
+async def effects(
+    deps: Deps, kind: Kind, tx: Tx, post: Post, *, last: bool, key: str = "", fault: str = ""
+) -> Ending | WebhookReceipt:
+    """Make the effects of a delivery in a savepoint; when they fail, only they are undone.
+
+    With a `key`, nothing is made when a receipt has it already: that receipt is given instead. `fault`: why the delivery
+    cannot be read.
+    """
     now = deps.clock.now()
     try:
         async with tx.savepoint():
+            known = await receipts.find(tx, kind.provider, key) if key else None
+            if known is not None:
+                return known
+            if fault:
+                raise Unreadable(fault)
             arrivals = deps.channels[kind.channel].parse(post.request) if kind.parsed else []
             if kind.parsed and not arrivals:
                 raise NotFound("There was nothing in it that the hub knows.")
@@ -260,34 +293,25 @@ async def effects(deps: Deps, kind: Kind, tx: Tx, receipt_id: str, post: Post, *
     except (AnswerUnreadable, Unreadable) as error:
         if getattr(error, "code", "") == "unknown_status":
             # A word that the provider added: genuine, and nothing that sending it again would mend.
-            await receipts.discard(tx, receipt_id, reason=str(error), now=now, answer=kind.empty)
-            return Answer(200, "unknown", kind.empty, kind.content_type)
-        await receipts.discard(tx, receipt_id, reason=str(error), now=now)
-        return Answer(400, "unreadable", str(error))
+            told = Answer(200, "unknown", kind.empty, kind.content_type)
+            return Ending(told, ReceiptState.DISCARDED, str(error), kind.empty)
+        return Ending(Answer(400, "unreadable", str(error)), ReceiptState.DISCARDED, str(error))
     except NotFound as error:
         text = kind.unknown(deps, post) if kind.unknown else kind.empty
-        await receipts.discard(tx, receipt_id, reason=error.message, now=now, answer=text)
-        return Answer(200, "unknown", text, kind.content_type)
+        return Ending(Answer(200, "unknown", text, kind.content_type), ReceiptState.DISCARDED, error.message, text)
     except Invalid as error:
-        await receipts.discard(tx, receipt_id, reason=f"{error.message} {json.dumps(error.fields)}", now=now)
-        return Answer(422, "invalid", error.message, fields=error.fields)
-    except Conflict as error:
-        if not last:
-            raise
-        return await _failed(deps, kind, tx, receipt_id, post, error)
+        told = Answer(422, "invalid", error.message, fields=error.fields)
+        return Ending(told, ReceiptState.DISCARDED, f"{error.message} {json.dumps(error.fields)}")
     except Exception as error:
+        if isinstance(error, Conflict) and not last:
+            raise
         # Whatever went wrong in our effects, what came in is kept and made again: that is what the receipt is for.
-        return await _failed(deps, kind, tx, receipt_id, post, error)
+        log.exception("webhook effects failed", extra={"kind": kind.name}, exc_info=error)
+        text = kind.safe(deps, post) if kind.safe is not None else kind.empty
+        told = Answer(200, "failed", text, kind.content_type)
+        return Ending(told, ReceiptState.FAILED, f"{type(error).__name__}: {error}")
     text = kind.empty if answer is None else answer
-    await receipts.close(tx, receipt_id, now=now, answer=text)
-    return Answer(200, "stored", text, kind.content_type)
-
-
-async def _failed(deps: Deps, kind: Kind, tx: Tx, receipt_id: str, post: Post, error: Exception) -> Answer:
-    log.exception("webhook effects failed", extra={"kind": kind.name, "receipt": receipt_id}, exc_info=error)
-    await receipts.fail(tx, receipt_id, error=f"{type(error).__name__}: {error}", now=deps.clock.now())
-    text = kind.safe(deps, post) if kind.safe is not None else kind.empty
-    return Answer(200, "failed", text, kind.content_type)
+    return Ending(Answer(200, "stored", text, kind.content_type), ReceiptState.DONE, replay=text)
 
 
 async def sweep(deps: Deps, kinds: Mapping[str, Kind], *, limit: int = 50) -> int:
@@ -311,6 +335,6 @@ def _again(deps: Deps, kind: Kind, receipt: WebhookReceipt) -> Callable[[Tx, boo
     async def unit(tx: Tx, last: bool) -> Answer:  # noqa: FBT001 - called by `run` alone
         if await receipts.lock_unfinished(tx, receipt.id) is None:
             return Answer(200, "repeated")
-        return await effects(deps, kind, tx, receipt.id, _stored(kind, receipt), last=last)
+        return await _end(deps, kind, tx, receipt.id, _stored(kind, receipt), last=last)
 
     return unit

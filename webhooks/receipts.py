@@ -77,6 +77,30 @@ async def store(
     return receipt if await tx.add_new(receipt, unique=["provider", "event_key"]) else None
 
 
+def keep(
+    tx: Tx,
+    *,
+    provider: str,
+    event_key: str,
+    kind: str,
+    url: str,
+    headers: dict[str, Any],
+    body: bytes,
+    state: ReceiptState,
+    error: str,
+    answer: str | None,
+    now: datetime,
+) -> None:
+    """Keep one receipt with what became of it, in one row written once. The key is locked and known to be new."""
+    tx.later(
+        WebhookReceipt(
+            id=new_id(now), provider=provider, event_key=event_key, kind=kind, url=url, headers=headers, body=body,
+            received_at=now, state=state, error=error[:1000], answer=answer, done_at=now,
+            attempts=1 if state is ReceiptState.FAILED else 0,
+        )
+    )  # fmt: skip
+
+
 _BY_KEY = fixed(
     select(WebhookReceipt).where(
         WebhookReceipt.provider == bindparam("provider"), WebhookReceipt.event_key == bindparam("event_key")

@@ -6,9 +6,11 @@ import asyncio
 from typing import Any
 
 import pytest
+from sqlmodel import select
 
 from crm_core import db_postgres
 from crm_core.db import open_database
+from crm_core.tallies import Tally
 
 
 async def nothing(tx: Any) -> None:
@@ -30,6 +32,7 @@ async def test_bulk_rests_only_while_others_are_at_work(pg_url: str, monkeypatch
     begun, over = asyncio.Barrier(3), asyncio.Event()
 
     async def call(tx: Any) -> None:
+        await tx.all(select(Tally.number).limit(1))  # a unit that asks nothing is no transaction yet
         await begun.wait()
         await over.wait()
 
