@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
+
+from aiohttp import web
 
 from channels.contract import Receives
 from crm_core.accounts import ChannelAccount
 from hub.channel_set import ChannelSet
 from hub.desktop.public import form_page
+from hub.middleware import policy
 from hub.redis_ports import RedisAttempts
 from hub.runtime import Runtime
 from hub.web import PUBLIC, SIGNED, Route, remote_of
@@ -53,15 +56,22 @@ def webhook_routes(runtime: Runtime) -> list[Route]:
     """Every address that the outside posts to, with its statement of who may."""
     deps = intake_deps(runtime)
 
-    def secret_of(account: ChannelAccount) -> str:
-        return runtime.channels.secrets(account).get("signing_secret", "")
+    def secrets_of(account: ChannelAccount) -> list[str]:
+        """The signing secret, and the one before while it is replaced."""
+        known = runtime.channels.secrets(account)
+        return [known[name] for name in ("signing_secret", "previous_signing_secret") if known.get(name)]
+
+    def framed(request: web.Request, origins: Sequence[str]) -> str:
+        return policy(runtime).replace("frame-ancestors 'none'", f"frame-ancestors 'self' {' '.join(origins)}")
 
     form_deps = FormDeps(
         intake=deps,
         files=runtime.files,
         attempts=RedisAttempts(runtime.redis),
         page=form_page,
-        secret_of=secret_of,
+        secrets_of=secrets_of,
+        sign=lambda text: runtime.sealer.sign(text, purpose="form-key"),
+        framed=framed,
         remote_of=remote_of,
     )
     return [

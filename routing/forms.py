@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -22,12 +23,12 @@ from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState
 from crm_core.leads import Lead
 from crm_core.touches import Direction
-from routing import entries, matching, threads
+from routing import entries, form_fields, matching, threads
 
 SAME_WITHIN = timedelta(minutes=10)
 WEB = "webform"
+NEW_CONTACT = {"job_title": 100, "language": 35, "country": 2, "notes": 2000}  # mapped fields, and how long they may be
 CONSENT_FIELD = "consent"  # the tick box that goes with the form's consent text
-TICKED = {"on", "true", "yes", "1"}
 
 
 async def form_arrived(tx: Tx, event: FormArrived, *, form: Form, now: datetime) -> Lead:
@@ -47,21 +48,25 @@ async def form_arrived(tx: Tx, event: FormArrived, *, form: Form, now: datetime)
         if lead is not None:
             return lead
     contact, matched = await _who(tx, form, event, points, now=now)
+    subject = form_fields.mapped(form.fields, event.fields).get("subject", "")[:200] or form.title
     conversation, _ = await conversations.open_thread(
         tx, channel=WEB, account_id=account.id, thread_key=peer, peer=peer, now=now,
-        contact_id=contact.id, subject=form.title, queue_id=account.queue_id,
+        contact_id=contact.id, subject=subject, queue_id=account.queue_id,
     )  # fmt: skip
     if conversation.contact_id is None:  # opened above as a lock, before it was known whose it is
         await conversations.change(
-            tx, conversation, now=now, event="conversation.changed", contact_id=contact.id, subject=form.title
+            tx, conversation, now=now, event="conversation.changed", contact_id=contact.id, subject=subject
         )
     queue = await threads.queue_of(tx, account, conversation)
     interaction = Interaction(
         id=new_id(now), conversation_id=conversation.id, contact_id=contact.id, channel=WEB,
         direction=Direction.INBOUND, account_id=account.id, external_id=event.event_key, from_address=peer,
-        to_address=account.address, state=InteractionState.WAITING, subject=form.title, body=_as_text(form, event),
+        to_address=account.address, state=InteractionState.WAITING, subject=subject, body=_as_text(form, event),
         queue_id=queue.id if queue else None, match=matched.as_doc(), first_arrival_at=now, created_at=now,
-        data={"form": form.slug, "fields": dict(event.fields), "print": print_, "remote": event.remote},
+        data={
+            "form": form.slug, "form_version": form.version, "fields": dict(event.fields), "print": print_,
+            "remote": event.remote,
+        },
     )  # fmt: skip
     await interactions.create(tx, interaction, now=now)
     await conversations.touch(tx, conversation.id, now=now)
@@ -129,18 +134,14 @@ async def _who(
             contact = await contacts.get(tx, matched.contact_id)
             # Typed by a stranger: what else was typed is kept on the lead, and not written onto the person.
             return contact, matched
-    name = _named(form, event) or points[0].value
-    contact = await contacts.create(tx, name=name, now=now, source=f"form:{form.slug}", points=points)
+    told = form_fields.mapped(form.fields, event.fields)
+    name = told.get("contact.name", "")[:200] or points[0].value
+    more = {part: told[f"contact.{part}"][:limit] for part, limit in NEW_CONTACT.items() if told.get(f"contact.{part}")}
+    if not re.fullmatch("[A-Za-z]{2}", told.get("contact.country", "")):
+        more.pop("country", None)  # a country is its ISO code; "England" says nothing to the dialling rules
+    contact = await contacts.create(tx, name=name, now=now, source=f"form:{form.slug}", points=points, **more)
     shared = next((match for match in seen if match.level == "shared"), None)
     return contact, shared or seen[0]
-
-
-def _named(form: Form, event: FormArrived) -> str:
-    for wanted in ("name", "full_name", "first_name"):
-        if event.fields.get(wanted, "").strip():
-            last = event.fields.get("last_name", "") if wanted == "first_name" else ""
-            return " ".join(f"{event.fields[wanted]} {last}".split())[:200]
-    return ""
 
 
 def _as_text(form: Form, event: FormArrived) -> str:
@@ -151,7 +152,7 @@ def _as_text(form: Form, event: FormArrived) -> str:
 async def _keep_consent(
     tx: Tx, form: Form, event: FormArrived, points: list[Address], contact: Contact, *, now: datetime
 ) -> None:
-    ticked = event.fields.get(CONSENT_FIELD, "").strip().casefold() in TICKED
+    ticked = event.fields.get(CONSENT_FIELD, "").strip().casefold() in form_fields.TICKED
     if not ticked or not form.consent_text:
         return
     evidence: dict[str, Any] = {

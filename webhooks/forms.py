@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from ipaddress import ip_address, ip_network
 from typing import Any, Protocol
 
 from aiohttp import web
-from sqlmodel import select
 
 from channels import webform
 from channels.contract import Arrival, FormArrived, RawRequest
@@ -25,15 +25,17 @@ from crm_core.db import DatabaseUnavailable, Tx
 from crm_core.errors import NotFound
 from crm_core.ids import new_id
 from crm_core.texts import Text
-from routing import router
+from routing import form_fields, router
 from routing.mails import StoredFile, keep_files
 from webhooks import receipts
 from webhooks.body import Packed, TooLarge, TooSlow, read_body
+from webhooks.form_posts import as_seen, find_form, find_kept_form
 from webhooks.intake import Answer, Deps, Kind, Post, Unreadable, store_and_run
 
 PROVIDER = "form"
 HONEYPOT = "contact_me_by_fax_only"  # hidden from people; a machine that fills everything in gives itself away
-KEY_FIELD = "_key"  # hosted form: one per rendering, so that a second click is the same post
+KEY_FIELD = "_key"  # hosted form: one per rendering, so that a second click is the same post; signed, with its instant
+VERSION_FIELD = "_version"  # which version of the form the person saw
 KEY_HEADER = "idempotency-key"
 SIGNATURE_HEADER = "x-hub-signature-256"
 READ_HEADER = "x-hub-read"  # multipart: its fields and stored files, so that the effects can be made again
@@ -42,7 +44,8 @@ KEPT_KEY = "x-hub-key"  # the receipt's own key: what makes two posts the same
 RAW_HEADER = "x-hub-raw"  # object-store key of a body too large for a row
 BODY_BYTES = 64 * 1024  # of a post, kept in its row; more goes to the object store
 BUCKET_S = 300
-PER_ADDRESS, PER_FORM, WINDOW_S = 20, 600, 60
+PER_ADDRESS, PER_NETWORK, PER_FORM, WINDOW_S = 20, 60, 600, 60
+PER_POINT, POINT_WINDOW_S = 20, 3600  # posts of a form that name one phone number or mail address
 
 
 class Attempts(Protocol):
@@ -78,7 +81,11 @@ class FormDeps:
     files: FileStore
     attempts: Attempts
     page: FormPage
-    secret_of: Callable[[ChannelAccount], str] = lambda account: ""  # set: posts must be signed with it
+    secrets_of: Callable[[ChannelAccount], Sequence[str]] = lambda account: ()  # any: posts of machines must be signed
+    sign: Callable[[str], str] = lambda text: "unsigned"  # of the hosted form's key
+    framed: Callable[[web.Request, Sequence[str]], str] = lambda request, origins: (
+        ""
+    )  # the page's policy inside a frame
     remote_of: Callable[[web.Request], str] = lambda request: request.remote or ""
 
 
@@ -115,23 +122,6 @@ def _storable(text: str) -> str:
     return text.replace("\x00", "").encode("utf-8", "replace").decode().strip()
 
 
-def check_fields(form: Form, fields: Mapping[str, str]) -> dict[str, str]:
-    """A sentence for every field that cannot stay as it is."""
-    errors: dict[str, str] = {}
-    for wanted in form.fields:
-        name, kind, value = wanted.get("name", ""), wanted.get("kind", "text"), fields.get(wanted.get("name", ""), "")
-        if not value:
-            if wanted.get("required"):
-                errors[name] = "Please fill this in."
-        elif kind == "email" and find_email(value) is None:
-            errors[name] = "This is not an e-mail address."
-        elif kind == "phone" and find_phone(value, country=str(wanted.get("country") or "GB")) is None:
-            errors[name] = "This is not a phone number; begin with + and the country code."
-        elif kind == "select" and value not in [str(option) for option in wanted.get("options", [])]:
-            errors[name] = "Please choose one of the list."
-    return errors
-
-
 # --- effects ---------------------------------------------------------------------------------------------------------
 
 
@@ -146,25 +136,15 @@ def read_stored(request: RawRequest) -> Post:
         raise Unreadable(error.sentence) from error
 
 
-_BY_SLUG = select(Form)
-
-
-async def find_form(tx: Tx, slug: str) -> tuple[Form, ChannelAccount] | None:
-    """An open form and its account."""
-    form = await tx.one(_BY_SLUG.where(Form.slug == slug))
-    if form is None:
-        return None
-    account = await tx.one(select(ChannelAccount).where(ChannelAccount.id == form.account_id))
-    return (form, account) if account is not None and account.enabled else None
-
-
 async def _apply(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now: datetime) -> str:
-    found = await find_form(tx, webform.form_key(post.request.url))
-    if found is None:
+    form = await find_kept_form(tx, webform.form_key(post.request.url))
+    if form is None:
         raise NotFound("There is no such form.")
-    form, _ = found
+    form = await as_seen(tx, form, post.fields.get(VERSION_FIELD, ""))
     fields = {name: value for name, value in post.fields.items() if not name.startswith("_") and name != HONEYPOT}
-    event = FormArrived(form.slug, fields, post.request.headers[KEPT_KEY], post.request.headers.get(REMOTE_HEADER, ""))
+    fields = form_fields.kept(form.fields, fields)
+    kept_key, remote = post.request.headers[KEPT_KEY], post.request.headers.get(REMOTE_HEADER, "")
+    event = FormArrived(form.slug, fields, kept_key, remote)
     lead = await router.form_arrived(tx, event, form=form, now=now)
     kept = post.request.headers.get(READ_HEADER)
     if kept and lead.interaction_id:
@@ -200,31 +180,31 @@ def handlers(deps: FormDeps) -> tuple[Callable[[web.Request], Awaitable[web.Stre
         return web.Response(text=answer.body, content_type="application/json")
 
     async def show(request: web.Request) -> web.StreamResponse:
-        form = await _known(deps, request.match_info["key"])
-        if form is None:
-            raise web.HTTPNotFound(text="There is no such form.")
-        key = new_id(deps.intake.clock.now())
-        return await deps.page(request, form, values={}, errors={}, key=key, done=False, sentence="", status=200)
+        form, account = await _hosted(deps, request.match_info["key"])
+        given = {name: value[: webform.MAX_VALUE] for name, value in request.query.items() if not name.startswith("_")}
+        page = await deps.page(
+            request, form, values=given, errors={}, key=_fresh_key(deps), done=False, sentence="", status=200
+        )
+        return _framed(deps, request, account, page)
 
     async def hosted(request: web.Request) -> web.StreamResponse:
-        form = await _known(deps, request.match_info["key"])
-        if form is None:
-            raise web.HTTPNotFound(text="There is no such form.")
+        form, account = await _hosted(deps, request.match_info["key"])
         values: dict[str, str] = {}
         try:
             answer, values = await _receive(deps, request, hosted=values)
             if answer.status != 200:
                 raise Rejected(answer.status, answer.body, fields=answer.fields)
         except Rejected as error:
-            key = values.get(KEY_FIELD) or new_id(deps.intake.clock.now())
+            key = values.get(KEY_FIELD) or _fresh_key(deps)
             page = await deps.page(
                 request, form, values=values, errors=error.fields, key=key, done=False, sentence=error.sentence,
                 status=error.status,
             )  # fmt: skip
             if error.retry_s:
                 page.headers["Retry-After"] = str(error.retry_s)
-            return page
-        return await deps.page(request, form, values={}, errors={}, key="", done=True, sentence="", status=200)
+            return _framed(deps, request, account, page)
+        page = await deps.page(request, form, values={}, errors={}, key="", done=True, sentence="", status=200)
+        return _framed(deps, request, account, page)
 
     return post, show, hosted
 
@@ -242,10 +222,39 @@ def told(error: Rejected) -> web.Response:
     return response
 
 
-async def _known(deps: FormDeps, slug: str) -> Form | None:
+async def _hosted(deps: FormDeps, slug: str) -> tuple[Form, ChannelAccount]:
     async with deps.intake.db.reading() as tx:
         found = await find_form(tx, slug)
-    return found[0] if found else None
+    if found is None or not found[1].settings.get("hosted", True):
+        raise web.HTTPNotFound(text="There is no such form.")
+    return found
+
+
+def _framed(
+    deps: FormDeps, request: web.Request, account: ChannelAccount, page: web.StreamResponse
+) -> web.StreamResponse:
+    """The page, which the sites that the administrator named may show in a frame."""
+    origins = [str(origin) for origin in account.settings.get("embed", ())]
+    if origins and (policy := deps.framed(request, origins)):
+        page.headers["Content-Security-Policy"] = policy
+    return page
+
+
+def _fresh_key(deps: FormDeps) -> str:
+    now = deps.intake.clock.now()
+    said = f"{new_id(now)}.{int(now.timestamp())}"
+    return f"{said}.{deps.sign(said)}"
+
+
+def seconds_open(deps: FormDeps, key: str, now: datetime) -> int | None:
+    """How long ago a hosted form with this key was shown; None when the key is not ours."""
+    said, _, signature = key.rpartition(".")
+    _, _, stamp = said.rpartition(".")
+    if not stamp.isascii() or not stamp.isdigit() or len(stamp) > 12:
+        return None
+    if not hmac.compare_digest(deps.sign(said).encode(), signature.encode("utf-8", "replace")):
+        return None
+    return int(now.timestamp()) - int(stamp)
 
 
 async def _receive(
@@ -256,6 +265,7 @@ async def _receive(
     slug = request.match_info["key"]
     remote = deps.remote_of(request)
     await _within_rate(deps, f"form-from:{remote}", PER_ADDRESS, now)
+    await _within_rate(deps, f"form-net:{network_of(remote)}", PER_NETWORK, now)
     await _within_rate(deps, f"form:{slug[:100]}", PER_FORM, now)
     content_type = request.headers.get("Content-Type", "")
     uploads = content_type.lower().startswith("multipart/")
@@ -277,48 +287,89 @@ async def _receive(
     if hosted is not None:
         hosted.update(sent.fields)
     try:
-        answer = await _store(deps, request, sent, raw, slug, now)
+        answer = await _store(deps, request, sent, raw, slug, now, machine=hosted is None)
     except (DatabaseUnavailable, TimeoutError) as error:
         raise Rejected(503, "The form could not be stored just now; please send it again.", retry_s=10) from error
     deps.intake.count("webform", answer.outcome)
     return answer, dict(sent.fields)
 
 
-async def _within_rate(deps: FormDeps, name: str, limit: int, now: datetime) -> None:
-    wait_s = await deps.attempts.allow(name, limit=limit, window_s=WINDOW_S, now=now)
+def network_of(remote: str) -> str:
+    """The neighbourhood of an address: /24, or /64 in IPv6."""
+    try:
+        address = ip_address(remote.partition("%")[0])
+    except ValueError:
+        return remote
+    return str(ip_network((address, 24 if address.version == 4 else 64), strict=False))
+
+
+async def _within_rate(deps: FormDeps, name: str, limit: int, now: datetime, *, window_s: int = WINDOW_S) -> None:
+    wait_s = await deps.attempts.allow(name, limit=limit, window_s=window_s, now=now)
     if wait_s:
         deps.intake.count("webform", "throttled")
         raise Rejected(429, "Too many forms from here; please wait a minute.", retry_s=wait_s)
 
 
 async def _store(
-    deps: FormDeps, request: web.Request, sent: FormArrived, raw: RawRequest, slug: str, now: datetime
+    deps: FormDeps, request: web.Request, sent: FormArrived, raw: RawRequest, slug: str, now: datetime, *, machine: bool
 ) -> Answer:
     async with deps.intake.db.reading() as tx:
         found = await find_form(tx, slug)
-    if found is None:
+        form = await as_seen(tx, found[0], sent.fields.get(VERSION_FIELD, "")) if found is not None else None
+    if found is None or form is None:
         deps.intake.count("webform", "unknown")
         raise Rejected(404, "There is no such form.")
-    form, account = found
-    secret = deps.secret_of(account)
-    if secret and not _signed(secret, request.headers.get(SIGNATURE_HEADER, ""), raw.body):
+    account = found[1]
+    secrets = deps.secrets_of(account) if machine else ()
+    given = request.headers.get(SIGNATURE_HEADER, "")
+    if secrets and not any([_signed(secret, given, raw.body) for secret in secrets]):
         deps.intake.count("webform", "forged")
         raise Rejected(403, "The signature is missing or wrong.")
     digest = hashlib.sha256(raw.url.encode() + b"\n" + raw.body).hexdigest()
-    given = (request.headers.get(KEY_HEADER) or sent.fields.get(KEY_FIELD, ""))[:200]
-    errors = check_fields(form, sent.fields)
+    errors = form_fields.check_values(form.fields, sent.fields, country=account.country or "GB")
     if errors or sent.fields.get(HONEYPOT):
-        await _discard(deps, raw, f"{slug}:refused:{digest}", "honeypot" if not errors else json.dumps(errors), now)
+        reason = "honeypot" if not errors else json.dumps(errors)
+        await _discard(deps, sent, raw, f"{slug}:refused:{digest}", reason, now)
         if errors:
             deps.intake.count("webform", "invalid")
             raise Rejected(422, "Some fields need another look.", fields=errors)
         return Answer(200, "spam", KIND.empty)
-    key = f"{slug}:key:{given}" if given else await _bucket(deps, slug, digest, now)
+    if not machine:
+        open_s = seconds_open(deps, sent.fields.get(KEY_FIELD, ""), now)
+        if open_s is not None and open_s < int(account.settings.get("min_seconds") or 0):
+            deps.intake.count("webform", "too_quick")
+            raise Rejected(422, "That was quick. Please look it over and send it once more.")
+    return await _take(deps, request, sent, raw, form, digest, now)
+
+
+async def _take(
+    deps: FormDeps, request: web.Request, sent: FormArrived, raw: RawRequest, form: Form, digest: str, now: datetime
+) -> Answer:
+    given = (request.headers.get(KEY_HEADER) or sent.fields.get(KEY_FIELD, ""))[:200]
+    key = f"{form.slug}:key:{given}" if given else await _bucket(deps, form.slug, digest, now)
+    await _within_point_rate(deps, form, sent, key, now)
     extra, raw = await _keep_files(deps, sent, raw, key, now)
     extra[KEPT_KEY] = key
     extra[REMOTE_HEADER] = raw.headers.get(REMOTE_HEADER, "")
     post = Post(replace(raw, headers={**raw.headers, **extra}), sent.fields, {})
     return await store_and_run(deps.intake, KIND, post, key=key, headers=extra)
+
+
+async def _within_point_rate(deps: FormDeps, form: Form, sent: FormArrived, key: str, now: datetime) -> None:
+    """Posts that name one number or address are counted, whoever sends them; repeats of one post are not."""
+    values = [
+        (find_phone(value, country="GB") if field.get("kind") == "phone" else find_email(value))
+        for field in form.fields
+        if field.get("kind") in ("phone", "email") and (value := sent.fields.get(field["name"], "").strip())
+    ]
+    if not any(values):
+        return
+    async with deps.intake.db.reading() as tx:
+        if await receipts.find(tx, PROVIDER, key) is not None:
+            return
+    for point in filter(None, values):
+        name = hashlib.sha256(point.value.encode()).hexdigest()[:32]
+        await _within_rate(deps, f"form-point:{form.slug}:{name}", PER_POINT, now, window_s=POINT_WINDOW_S)
 
 
 async def _bucket(deps: FormDeps, slug: str, digest: str, now: datetime) -> str:
@@ -350,10 +401,15 @@ async def _keep_files(
     return extra, replace(raw, body=b"") if RAW_HEADER in extra else raw
 
 
-async def _discard(deps: FormDeps, raw: RawRequest, key: str, reason: str, now: datetime) -> None:
+async def _discard(deps: FormDeps, sent: FormArrived, raw: RawRequest, key: str, reason: str, now: datetime) -> None:
+    """Kept as it came, so that a person can look at it and make it count after all; a stranger's files are not."""
+    headers = {**raw.headers, KEPT_KEY: key}
+    if raw.headers["content-type"].lower().startswith("multipart/"):
+        headers[READ_HEADER] = json.dumps({"fields": sent.fields, "files": []})
+
     async def unit(tx: Tx) -> None:
         receipt = await receipts.store(
-            tx, provider=PROVIDER, event_key=key, kind=KIND.name, url=raw.url, headers=dict(raw.headers),
+            tx, provider=PROVIDER, event_key=key, kind=KIND.name, url=raw.url, headers=headers,
             body=raw.body[:BODY_BYTES], now=now,
         )  # fmt: skip
         if receipt is not None:
