@@ -28,6 +28,7 @@ from crm_core.users import Role
 from hub.log import get_logger
 from hub.publisher import STREAM
 from hub.runtime import Runtime, redis_url
+from hub.slow_clients import until_shutdown
 from hub.web import STAFF, Route, now_of, roles_of, runtime_of, session_of, user_of
 from routing.offers import Offer, OfferState
 from routing.queues import Lane, QueueEntry, QueueMember
@@ -252,7 +253,7 @@ class _Out:
 
 
 async def events(request: web.Request) -> web.StreamResponse:
-    """The stream. Ends when the session does."""
+    """The stream. Ends when the session does, or this process."""
     user = user_of(request)
     fan = fan_of(request)
     listener = Listener(user.id, bool(roles_of(user) & SUPERVISING), await _queues_of(request))
@@ -262,7 +263,7 @@ async def events(request: web.Request) -> web.StreamResponse:
     await response.prepare(request)
     out = _Out(response)
     with contextlib.suppress(ConnectionResetError, ConnectionAbortedError, TimeoutError):
-        async with fan.listening(listener):
+        async with until_shutdown(request.app), fan.listening(listener):
             await _begin(request, fan, listener, out)
             await _talk(request, listener, out)
     return response
