@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from aiohttp import web
 
-from hub import auth, ops
+from hub import auth, media, ops
 from hub.api.routes import ROUTES as API
 from hub.desktop.routes import ROUTES as DESKTOP
 from hub.intake_deps import webhook_routes
@@ -19,6 +19,7 @@ from hub.log import get_logger
 from hub.middleware import add_security_headers, errors_become_http, guarded
 from hub.runtime import Runtime, running
 from hub.settings import Settings
+from hub.slow_clients import PatientRunner, let_streams_end
 from hub.web import Route
 
 log = get_logger(__name__)
@@ -26,7 +27,7 @@ log = get_logger(__name__)
 
 def collect_routes(runtime: Runtime) -> list[Route]:
     """Every route of the hub."""
-    return [*ops.routes, *auth.routes, *DESKTOP, *API, *webhook_routes(runtime)]
+    return [*ops.routes, *auth.routes, *media.routes, *DESKTOP, *API, *webhook_routes(runtime)]
 
 
 def build_app(runtime: Runtime) -> web.Application:
@@ -37,6 +38,7 @@ def build_app(runtime: Runtime) -> web.Application:
     for route in app[ROUTES]:
         app.router.add_route(route.method, route.path, guarded(route))
     app.on_response_prepare.append(add_security_headers)
+    let_streams_end(app)
     return app
 
 
@@ -45,7 +47,7 @@ async def serving(
     runtime: Runtime, *, host: str, port: int, reuse_port: bool = False
 ) -> AsyncIterator[tuple[web.AppRunner, int]]:
     """The application listening; gives (runner, port). Port 0 chooses a free one."""
-    runner = web.AppRunner(
+    runner = PatientRunner(
         build_app(runtime),
         access_log=None,
         handle_signals=False,

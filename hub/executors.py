@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
 from sqlmodel import col, select
 
-from channels.contract import OutboundCall, OutboundMail, OutboundText, SendReceipt
-from channels.errors import ChannelError, Misconfigured, RecipientOptedOut
-from crm_core import accounts, consent, contacts, conversations, interactions, outbox
+from channels.contract import MailFile, OutboundCall, OutboundMail, OutboundText, SendReceipt
+from channels.errors import ChannelError, ContentRejected, Misconfigured, RecipientOptedOut, Unavailable
+from crm_core import accounts, consent, contacts, conversations, interactions, mail_tokens, outbox
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address, find_email, find_phone
 from crm_core.clock import Clock
 from crm_core.consent import Purpose, SuppressionReason
 from crm_core.db import Tx
-from crm_core.interactions import Interaction
+from crm_core.interactions import Attachment, Interaction
 from crm_core.outbox import OutboxState, OutboxTask
 from hub.channel_set import ChannelSet
+from hub.files import FileMissing, Files, FilesUnavailable
+from hub.media import Media
 from hub.relay import Done, Executor
-from routing import rooms, router
+from routing import mails, rooms, router
 
 EXAMINE = "text.examine"
 EXAMINE_EVERY_S = 20
@@ -35,12 +37,14 @@ class Prepared:
     interaction: Interaction
     account: ChannelAccount
     message: Any
+    files: Sequence[Attachment] = ()  # what goes with a mail; the bytes are fetched outside of any transaction
 
 
-def executors(channels: ChannelSet, clock: Clock) -> Mapping[str, Executor]:
+def executors(channels: ChannelSet, clock: Clock, media: Media, files: Files) -> Mapping[str, Executor]:
     """Every kind the relay knows."""
-    made = _Executors(channels, clock)
+    made = _Executors(channels, clock, media, files)
     return {
+        **media.executors(),
         "call.move": Executor("voice", made.move, repeatable=True),
         "call.end": Executor("voice", made.end, repeatable=True),
         "call.hold": Executor("voice", made.hold, repeatable=True),
@@ -55,9 +59,11 @@ def executors(channels: ChannelSet, clock: Clock) -> Mapping[str, Executor]:
 class _Executors:
     """The functions of the table above, with what they share."""
 
-    def __init__(self, channels: ChannelSet, clock: Clock) -> None:
+    def __init__(self, channels: ChannelSet, clock: Clock, media: Media, files: Files) -> None:
         self._channels = channels
         self._clock = clock
+        self._media = media
+        self._files = files
 
     # --- calls ---
 
@@ -105,7 +111,7 @@ class _Executors:
         refused = await self._gate(tx, interaction, account, address)
         if refused is not None or address is None:
             return refused or Done(OutboxState.FAILED, error="This is not a phone number.")
-        return _text(interaction, account, address)
+        return _text(interaction, account, address, media=await self._media.links(tx, interaction.id))
 
     async def text_again(self, tx: Tx, task: OutboxTask) -> Prepared | Done:
         interaction, account = await _load(tx, task)
@@ -117,26 +123,39 @@ class _Executors:
     async def mail(self, tx: Tx, task: OutboxTask) -> Prepared | Done:
         interaction, account = await _load(tx, task)
         address = find_email(interaction.to_address)
-        refused = await self._gate(tx, interaction, account, address)
-        if refused is not None or address is None:
-            return refused or Done(OutboxState.FAILED, error="This is not an e-mail address.")
-        conversation = await conversations.get(tx, interaction.conversation_id)
         data = interaction.data
+        cc, bcc = ([str(one) for one in data.get(name, ())] for name in ("cc", "bcc"))
+        for one in (address, *map(find_email, (*cc, *bcc))):
+            refused = await self._gate(tx, interaction, account, one)
+            if refused is not None or one is None:
+                return refused or Done(OutboxState.FAILED, error="This is not an e-mail address.")
+        assert address is not None  # the loop above would have returned
+        conversation = await conversations.get(tx, interaction.conversation_id)
+        kept = await tx.all(
+            select(Attachment).where(Attachment.interaction_id == interaction.id).order_by(col(Attachment.id))
+        )
+        mark = mail_tokens.read(interaction.external_id)
+        signed = mark is not None and bool(account.settings.get("signed_return_path"))
         message = OutboundMail(
-            from_address=account.address,
+            from_address=interaction.from_address or account.address,
             from_name=str(account.settings.get("from_name") or account.name),
             to_address=address.value,
             to_name=str(data.get("to_name", "")),
+            cc=cc,
+            bcc=bcc,
             subject=interaction.subject or conversation.subject,
-            text=interaction.body,
+            text=mails.text_of(interaction),
             html=str(data.get("html", "")),
             message_id=interaction.external_id,
             in_reply_to=str(data.get("in_reply_to", "")),
             references=tuple(data.get("references", ())),
             reply_to=str(data.get("reply_to", "")),
             headers=dict(data.get("headers", {})),
+            envelope_from=mail_tokens.return_address(mark, address=account.address)
+            if mark and signed
+            else account.address,
         )
-        return Prepared(interaction, account, message)
+        return Prepared(interaction, account, message, list(kept))
 
     async def _gate(
         self, tx: Tx, interaction: Interaction, account: ChannelAccount, address: Address | None
@@ -157,8 +176,20 @@ class _Executors:
         return receipt
 
     async def send_mail(self, task: OutboxTask, prepared: Prepared) -> SendReceipt:
-        receipt: SendReceipt = await self._channels.mail(prepared.account).send(prepared.message)
+        files = [await self._file(one) for one in prepared.files]
+        message = replace(prepared.message, files=files) if files else prepared.message
+        receipt: SendReceipt = await self._channels.mail(prepared.account).send(message)
         return receipt
+
+    async def _file(self, row: Attachment) -> MailFile:
+        """A file of a mail, fetched before its first network byte: without it nothing goes."""
+        try:
+            content = await self._files.get(row.file_key)
+        except FileMissing:
+            raise ContentRejected("A file of this mail is not in the store any more.", code="file_missing") from None
+        except FilesUnavailable as error:
+            raise Unavailable(error.message, code="files") from None
+        return MailFile(row.name, row.content_type, content, row.content_id)
 
     async def sent(self, tx: Tx, task: OutboxTask, prepared: Prepared | None, done: Done) -> None:
         """What became of the attempt, on the interaction's delivery."""
@@ -218,13 +249,16 @@ class _Executors:
             await interactions.note_delivery(tx, task.subject_id, "failed", now=now, error=error)
 
 
-def _text(interaction: Interaction, account: ChannelAccount, address: Address) -> Prepared:
+def _text(
+    interaction: Interaction, account: ChannelAccount, address: Address, *, media: Sequence[str] = ()
+) -> Prepared:
     message = OutboundText(
         from_address=account.address,
         to_address=address.value,
         body=interaction.body,
         our_key=interaction.id,
         status_url="/webhooks/twilio/sms/status",
+        media=media,
     )
     return Prepared(interaction, account, message)
 

@@ -21,6 +21,7 @@ from hub import jobs, mailbox_watch, mailboxes
 from hub.executors import executors
 from hub.intake_deps import intake_deps
 from hub.log import get_logger
+from hub.media import media_of
 from hub.publisher import LEASE as PUBLISHER
 from hub.publisher import Publisher
 from hub.reconciler import EVERY_S as RECONCILE_S
@@ -151,7 +152,11 @@ class Background:
         self.deps = intake_deps(runtime)
         self.publisher = Publisher(runtime.db, runtime.redis, runtime.wakeups)
         self.relay = Relay(
-            runtime.db, runtime.clock, runtime.wakeups, runtime.metrics, executors(runtime.channels, runtime.clock)
+            runtime.db,
+            runtime.clock,
+            runtime.wakeups,
+            runtime.metrics,
+            executors(runtime.channels, runtime.clock, media_of(runtime), runtime.files),
         )
         self.reconciler = Reconciler(runtime)
         self.singletons = Singletons(

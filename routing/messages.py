@@ -16,7 +16,7 @@ from crm_core.errors import Invalid, NotFound, Refused
 from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.touches import Direction
-from routing import gate, prompts, queues, threads
+from routing import gate, media, prompts, queues, threads
 from routing.mails import StoredFile, keep_files
 from routing.matching import match
 
@@ -70,6 +70,8 @@ async def message_arrived(tx: Tx, event: MessageArrived, *, now: datetime) -> No
             tx, sender, direction=Direction.INBOUND, channel=TEXT, now=now, contact_id=interaction.contact_id,
             interaction_id=interaction.id,
         )  # fmt: skip
+    if event.media:
+        await media.ask_files(tx, interaction, now=now)
     if word and sender is not None:
         interaction.__dict__.update(
             state=InteractionState.ENDED, outcome=Outcome.AUTOMATED, ended_at=now, queue_id=account.queue_id,

@@ -52,6 +52,7 @@ class TimelineItem:
     record: CallRecord | None = None
     fields: Mapping[str, str] = field(default_factory=dict)
     files: Sequence[File] = ()
+    awaited: Sequence[str] = ()  # files of a text that are still at the provider: awaited, failed, or empty
     why: Mapping[str, Any] = field(default_factory=dict)
     new_day: date | None = None
 
@@ -139,8 +140,15 @@ def _touch(
         body=touch.body, html=bool(touch.html_key), delivery=touch.delivery, delivery_error=touch.delivery_error,
         outcome=touch.outcome, state=str(touch.state),
         disposition=labels.get(touch.disposition, touch.disposition), notes=touch.notes, record=record,
-        fields={str(name): str(value) for name, value in form.items()}, files=files,
+        fields={str(name): str(value) for name, value in form.items()}, files=files, awaited=_awaited(touch),
     )  # fmt: skip
+
+
+def _awaited(touch: Interaction) -> list[str]:
+    """The files of a text that are not here yet, each by how that stands."""
+    listed = touch.data.get("media", [])
+    states = [str(one.get("state", "")) for one in listed if isinstance(one, dict)]
+    return [state for state in states if state != "kept"]
 
 
 def with_days(items: list[TimelineItem]) -> list[TimelineItem]:

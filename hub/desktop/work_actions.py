@@ -15,7 +15,7 @@ from crm_core.conversations import Conversation
 from crm_core.db import Tx
 from crm_core.errors import Conflict, HubError, Invalid, Refused
 from hub import rights
-from hub.desktop import people, work, worklist
+from hub.desktop import people, pictures, work, worklist
 from hub.desktop.render import render
 from hub.desktop.templating import html, part, reader_of, respond, told
 from hub.desktop.work import ID, WORKERS, WorkPage
@@ -80,6 +80,7 @@ async def send_reply(request: web.Request) -> web.StreamResponse:
     """Send the answer. A refusal by a rule stands beside the field, and what was typed stays."""
     form = await request.post()
     body, subject = str(form.get("body", "")).strip(), str(form.get("subject", "")).strip()
+    chosen = form.getall("pictures", [])
     user, now = user_of(request), now_of(request)
     wanted = request.match_info["conversation"]
     db = runtime_of(request).db
@@ -88,12 +89,17 @@ async def send_reply(request: web.Request) -> web.StreamResponse:
     async def keep(tx: Tx) -> None:
         await drafts.keep(tx, user_id=user.id, conversation_id=wanted, subject=subject, body=body, now=now)
 
-    if not body:
+    try:
+        files = await pictures.take(request, chosen)
+    except Invalid as error:
+        await db.write(keep)
+        return await _composer(request, error=told(request, error), status=422)
+    if not body and not files:
         return await _composer(request, error=reader.gettext("Write something first."), status=422)
 
     async def unit(tx: Tx) -> None:
         await rights.conversation(tx, user, wanted)
-        await replies.reply(tx, wanted, agent_id=user.id, body=body, subject=subject, now=now)
+        await replies.reply(tx, wanted, agent_id=user.id, body=body, subject=subject, files=files, now=now)
         await drafts.drop(tx, user_id=user.id, conversation_id=wanted)
 
     try:
@@ -332,7 +338,7 @@ def _toast(request: web.Request, text: str) -> web.Response:
 THREAD = f"/desk/work/{{conversation:{ID}}}"
 routes = [
     Route("POST", f"{THREAD}/draft", keep_draft, roles=STAFF),
-    Route("POST", f"{THREAD}/reply", send_reply, roles=WORKERS),
+    Route("POST", f"{THREAD}/reply", send_reply, roles=WORKERS, body_limit=pictures.FORM_LIMIT),
     Route("POST", f"{THREAD}/note", add_note, roles=STAFF),
     Route("POST", f"{THREAD}/finish", finish, roles=WORKERS),
     Route("POST", f"{THREAD}/snooze", snooze, roles=WORKERS),

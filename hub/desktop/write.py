@@ -20,6 +20,7 @@ from crm_core.ids import new_secret
 from crm_core.users import User
 from hub import rights
 from hub.api import replays
+from hub.desktop import pictures
 from hub.desktop.render import render
 from hub.desktop.templating import part, reader_of, told
 from hub.desktop.work import WORKERS
@@ -165,7 +166,7 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 async def look(request: web.Request) -> web.StreamResponse:
     """The form again after another address or sender was chosen; what was typed stays."""
-    given = {name: str(value) for name, value in (await request.post()).items()}
+    given = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
     async with runtime_of(request).db.reading() as tx:
         form = await _form(request, tx, given, contact_id=given.get("contact", ""))
     return part(request, "messages/form.html", form)
@@ -173,8 +174,13 @@ async def look(request: web.Request) -> web.StreamResponse:
 
 async def send(request: web.Request) -> web.StreamResponse:
     """Send it and show the conversation. A rule's refusal says which, and what to do; what was typed stays."""
-    given = {name: str(value) for name, value in (await request.post()).items() if isinstance(value, str)}
+    form = await request.post()
+    given = {name: value for name, value in form.items() if isinstance(value, str)}
     user, now, db, reader = user_of(request), now_of(request), runtime_of(request).db, reader_of(request)
+    try:
+        files = await pictures.take(request, form.getall("pictures", []))
+    except Invalid as error:
+        return await _again(request, given, error=told(request, error), errors=error.fields)
     contact_id = given.get("contact", "")
 
     async def unit(tx: Tx) -> str:
@@ -186,7 +192,7 @@ async def send(request: web.Request) -> web.StreamResponse:
         begun = await starts.start(
             tx, account_id=account, address=address, purpose=_purpose(given.get("purpose", "")),
             subject=given.get("subject", ""), body=given.get("body", "").strip(), user_id=user.id, now=now,
-            contact_id=contact.id if contact else None,
+            contact_id=contact.id if contact else None, files=files,
         )  # fmt: skip
         return begun.conversation.id
 
@@ -236,6 +242,6 @@ async def _again(request: web.Request, given: Mapping[str, str], **faults: Any) 
 
 routes = [
     Route("GET", "/desk/messages/new", show, roles=WORKERS),
-    Route("POST", "/desk/messages/form", look, roles=WORKERS),
-    Route("POST", "/desk/messages/new", send, roles=WORKERS),
+    Route("POST", "/desk/messages/form", look, roles=WORKERS, body_limit=pictures.FORM_LIMIT),
+    Route("POST", "/desk/messages/new", send, roles=WORKERS, body_limit=pictures.FORM_LIMIT),
 ]
