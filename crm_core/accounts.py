@@ -107,3 +107,10 @@ async def list_channel(tx: Tx, channel: str, *, deleted: bool = False) -> list[C
         ChannelAccount.channel == channel, gone.is_not(None) if deleted else gone.is_(None)
     )
     return await tx.all(statement.order_by(col(ChannelAccount.name), col(ChannelAccount.id)))
+
+
+def mail_addresses(account: ChannelAccount) -> tuple[str, ...]:
+    """The addresses of a mailbox that may be written from: its own, then its aliases. Lower case."""
+    aliases = account.settings.get("aliases") or ()
+    listed = aliases.replace(",", " ").split() if isinstance(aliases, str) else [str(one) for one in aliases]
+    return tuple(dict.fromkeys(one.strip().lower() for one in (account.address, *listed) if one.strip()))

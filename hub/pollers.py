@@ -13,6 +13,7 @@ import secrets
 import signal
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
+from functools import partial
 
 from campaigns import checks as campaign_checks
 from crm_core import audit, leases, users
@@ -236,7 +237,10 @@ class Background:
         """One lease and task per mailbox: those switched on meanwhile are added, those switched off end."""
         wanted = {f"mailbox:{account.id}": account.id for account in await mailboxes.list_mailboxes(self.runtime)}
         for name, account_id in wanted.items():
-            self.singletons.add(name, lambda _, account_id=account_id: mailbox_watch.poll_as_set(self.runtime, account_id))  # type: ignore[misc]
+            self.singletons.add(name, partial(self._mailbox, account_id))
+
+    async def _mailbox(self, account_id: str, token: int) -> None:
+        await mailbox_watch.poll_as_set(self.runtime, account_id)
 
 
 def every(seconds: float, work: Callable[[], Awaitable[None]]) -> Work:

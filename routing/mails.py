@@ -15,12 +15,24 @@ from typing import Any
 from sqlmodel import col, or_, select
 
 from channels.contract import MailArrived
-from crm_core import addresses, consent, contacts, conversations, interactions, mail_tokens, outbox, touches
+from crm_core import (
+    accounts,
+    addresses,
+    consent,
+    contacts,
+    conversations,
+    interactions,
+    mail_tokens,
+    outbox,
+    signatures,
+    touches,
+)
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
 from crm_core.consent import Purpose, SuppressionReason
 from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
+from crm_core.errors import Invalid
 from crm_core.ids import new_id
 from crm_core.interactions import Attachment, Interaction, InteractionState, Outcome
 from crm_core.touches import Direction
@@ -28,6 +40,8 @@ from routing import gate, threads
 from routing.matching import match
 
 MAIL = "email"
+LONGEST_QUOTE = 20_000
+MOST_COPIES = 20
 TOKEN = re.compile(r"[A-Za-z0-9_-]{20,64}")
 
 
@@ -187,12 +201,14 @@ async def _takes_part(tx: Tx, conversation: Conversation, address: str) -> bool:
 async def send(
     tx: Tx, conversation: Conversation, account: ChannelAccount, to: Address, *, subject: str, body: str, html: str,
     files: Sequence[StoredFile], purpose: Purpose, user_id: str, contact_id: str | None, now: datetime,
-    cc: Sequence[Address] = (), bcc: Sequence[Address] = (), quote: str = "",
+    cc: Sequence[Address] = (), bcc: Sequence[Address] = (), quote: str = "", sender: str = "",
 ) -> Interaction:  # fmt: skip
     """Put one mail on its way. Its Message-ID is ours, stable over attempts, and known before it goes; `data` has what the
     executor needs: in_reply_to, references, reply_to, html, cc, bcc, quote. Everybody it goes to passes the gate and is touched;
-    Refused by the first rule that says no to one of them.
+    Refused by the first rule that says no to one of them. `sender`: one of the mailbox's aliases, else its own address.
     """
+    if sender and sender not in accounts.mail_addresses(account):
+        raise Invalid("This mailbox cannot write from that address.", fields={"sender": "Choose another address."})
     copies = {one.value: one for one in (*cc, *bcc) if one.value != to.value}
     verdicts = {
         one.value: await gate.ask(
@@ -207,6 +223,7 @@ async def send(
     data: dict[str, Any] = {
         "purpose": str(purpose), "in_reply_to": references[-1] if references else "", "references": references, "html": html,
         "reply_to": thread_address(account.address, conversation.thread_token), "quote": quote,
+        "signature": await signatures.under(tx, user_id=user_id, account_id=account.id),
         "cc": [one.value for one in cc if one.value in copies],
         "bcc": [one.value for one in bcc if one.value in copies and one.value not in {other.value for other in cc}],
     }  # fmt: skip
@@ -214,7 +231,7 @@ async def send(
         id=interaction_id, conversation_id=conversation.id, contact_id=contact_id, channel=MAIL,
         direction=Direction.OUTBOUND, account_id=account.id,
         external_id=mail_tokens.message_id(interaction_id, proof, mail_tokens.MESSAGE, address=account.address),
-        from_address=account.address, to_address=to.value, state=InteractionState.ENDED, outcome=Outcome.SENT,
+        from_address=sender or account.address, to_address=to.value, state=InteractionState.ENDED, outcome=Outcome.SENT,
         ended_at=now, subject=subject, body=body, agent_id=user_id or None, queue_id=conversation.queue_id,
         delivery="queued", delivery_rank=interactions.DELIVERY_RANK["queued"], first_arrival_at=now, created_at=now,
         data={name: value for name, value in data.items() if value},
@@ -232,6 +249,48 @@ async def send(
     )  # fmt: skip
     await conversations.touch(tx, conversation.id, now=now)
     return interaction
+
+
+def text_of(mail: Interaction) -> str:
+    """The whole text of a mail of ours as it goes out: what was written, the signature, what is quoted."""
+    signature, quote = str(mail.data.get("signature", "")), str(mail.data.get("quote", ""))
+    parts = [mail.body.rstrip(), f"-- \n{signature}" if signature else "", quote]
+    return "\n\n".join(part for part in parts if part)
+
+
+def quoted(mail: Interaction) -> str:
+    """A mail of theirs as it stands below an answer, each line marked; at most 20,000 characters of it."""
+    who = str(mail.data.get("from_name") or "").strip()
+    author = f"{who} <{mail.from_address}>" if who else mail.from_address
+    lines = mail.body[:LONGEST_QUOTE].rstrip().splitlines()
+    marked = "\n".join(f">{line}" if line.startswith(">") else f"> {line}".rstrip() for line in lines)
+    return f"On {mail.first_arrival_at:%a, %d %b %Y at %H:%M} UTC, {author} wrote:\n{marked}" if lines else ""
+
+
+def forwarded(mail: Interaction) -> str:
+    """A mail as it stands in one that sends it on: its head, then its words."""
+    head = [
+        "---------- Forwarded message ----------",
+        f"From: {mail.data.get('from_name') or ''} <{mail.from_address}>".replace("  ", " "),
+        f"Date: {mail.first_arrival_at:%a, %d %b %Y %H:%M} UTC",
+        f"Subject: {mail.subject}",
+        f"To: {', '.join(map(str, mail.data.get('to', ()))) or mail.to_address}",
+    ]
+    return "\n".join(head) + "\n\n" + mail.body[: LONGEST_QUOTE * 5].strip()
+
+
+def copies_in(typed: str) -> list[Address]:
+    """The addresses typed into a copy field, separated by commas, semicolons or lines. Invalid names the wrong one."""
+    found: dict[str, Address] = {}
+    for one in re.split(r"[,;\n]", typed):
+        given = one.strip()
+        if given:
+            inner = re.search(r"<([^<>]*)>\s*$", given)
+            address = addresses.email(inner[1] if inner else given)
+            found.setdefault(address.value, address)
+    if len(found) > MOST_COPIES:
+        raise Invalid("At most %(count)s people get a copy.", fields={"cc": "Too many."}, count=MOST_COPIES)
+    return list(found.values())
 
 
 async def _references(tx: Tx, conversation: Conversation) -> list[str]:

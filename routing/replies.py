@@ -8,13 +8,14 @@ from datetime import datetime
 from sqlmodel import col, select
 
 from crm_core import accounts, addresses, conversations, events, interactions
+from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
 from crm_core.consent import Purpose
 from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
 from crm_core.ids import new_id
-from crm_core.interactions import Interaction, Note, Outcome
+from crm_core.interactions import Attachment, Interaction, Note, Outcome
 from crm_core.touches import Direction
 from routing import agents, entries, mails, messages
 from routing.mails import StoredFile
@@ -31,8 +32,14 @@ async def reply(
     subject: str = "",
     html: str = "",
     files: Sequence[StoredFile] = (),
+    cc: Sequence[Address] = (),
+    bcc: Sequence[Address] = (),
+    sender: str = "",
 ) -> Interaction:
     """Answer in a conversation, on its own channel. Work that still waits for an agent is taken by this one.
+
+    By mail: their latest mail is quoted below, `cc` and `bcc` get copies, and `sender` is one of the mailbox's aliases (the one
+    they wrote to when none is named).
 
     Refused with its rule when the gate says no (a STOP); Invalid for an empty text; Conflict when it is offered to somebody else.
     """
@@ -45,7 +52,7 @@ async def reply(
         messages.check_length(body)
         to: Address | None = addresses.find_phone(conversation.peer)
     elif account.channel == mails.MAIL:
-        to = addresses.find_email(await _answer_to(tx, conversation))
+        to = addresses.find_email(await answer_to(tx, conversation))
     else:
         raise Invalid("This conversation cannot be answered in writing.")
     if to is None:
@@ -58,9 +65,48 @@ async def reply(
     if not subject:
         plain = conversation.subject or "(no subject)"
         subject = plain if plain.lower().startswith("re:") else f"Re: {plain}"
+    latest = await latest_written(tx, conversation.id)
     return await mails.send(
         tx, conversation, account, to, subject=" ".join(subject.split())[:500], body=body, html=html, files=files,
-        purpose=Purpose.REPLY, user_id=agent_id, contact_id=conversation.contact_id, now=now,
+        purpose=Purpose.REPLY, user_id=agent_id, contact_id=conversation.contact_id, now=now, cc=cc, bcc=bcc,
+        quote=mails.quoted(latest) if latest is not None else "", sender=sender or reply_as(account, latest),
+    )  # fmt: skip
+
+
+def reply_as(account: ChannelAccount, latest: Interaction | None) -> str:
+    """The address of ours that their latest mail was written to, so that the answer comes from there."""
+    written_to = (
+        [] if latest is None else [str(one).lower() for one in (*latest.data.get("to", ()), *latest.data.get("cc", ()))]
+    )
+    return next((one for one in written_to if one in accounts.mail_addresses(account)), account.address)
+
+
+def others_in(account: ChannelAccount, latest: Interaction | None, to: str) -> list[str]:
+    """Who else got their latest mail, for an answer to all: without ourselves and without who is answered anyway."""
+    if latest is None:
+        return []
+    ours = set(accounts.mail_addresses(account))
+    named = [str(one).lower() for one in (latest.from_address, *latest.data.get("to", ()), *latest.data.get("cc", ()))]
+    return [one for one in dict.fromkeys(named) if one != to and one not in ours and not mails.token_in(one)][:20]
+
+
+async def forward(tx: Tx, interaction_id: str, *, agent_id: str, to: Address, body: str, now: datetime) -> Interaction:
+    """Send a mail of a conversation on to somebody else, with its files; their answer joins the conversation.
+
+    Invalid for what is no mail; Refused with its rule.
+    """
+    original = await interactions.get(tx, interaction_id)
+    if original.channel != mails.MAIL:
+        raise Invalid("Only mails can be forwarded.")
+    conversation = await conversations.get(tx, original.conversation_id)
+    account = await accounts.get(tx, conversation.account_id)
+    rows = await tx.all(select(Attachment).where(Attachment.interaction_id == original.id).order_by(col(Attachment.id)))
+    files = [StoredFile(row.name, row.content_type, row.size, row.file_key) for row in rows]
+    subject = original.subject or conversation.subject or "(no subject)"
+    return await mails.send(
+        tx, conversation, account, to, body=body.strip(), html="", files=files, quote=mails.forwarded(original),
+        subject=(subject if subject.lower().startswith("fwd:") else f"Fwd: {subject}")[:500],
+        purpose=Purpose.TRANSACTIONAL, user_id=agent_id, contact_id=None, now=now,
     )  # fmt: skip
 
 
@@ -77,7 +123,7 @@ async def take_over(tx: Tx, conversation: Conversation, agent_id: str, *, now: d
         conversation.__dict__.update((await conversations.get(tx, conversation.id)).__dict__)
 
 
-async def _answer_to(tx: Tx, conversation: Conversation) -> str:
+async def answer_to(tx: Tx, conversation: Conversation) -> str:
     """Where the latest mail of a person wants its answer: Reply-To, else who wrote it. Never to a robot: not to a bounce."""
     latest = await latest_written(tx, conversation.id)
     return conversation.peer if latest is None else str(latest.data.get("reply_to") or latest.from_address)

@@ -171,8 +171,8 @@ async def _ours(tx: Tx, address: str) -> bool:
 
 def addresses_of(account: ChannelAccount) -> set[str]:
     """Every address a mailbox is known under: its own, its aliases, and what else its settings name as ours."""
-    more = [*account.settings.get("aliases", ()), *account.settings.get("own_addresses", ())]
-    return {str(one).lower() for one in (account.address, *more)}
+    own = account.settings.get("own_addresses") or ()
+    return {*accounts.mail_addresses(account), *(str(one).lower() for one in own)}
 
 
 async def retry(
