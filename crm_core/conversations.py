@@ -103,13 +103,33 @@ async def open_thread(
     known = await find_open(tx, account_id, thread_key)
     if known is not None:
         return known, False
+    fresh = await start(
+        tx, channel=channel, account_id=account_id, thread_key=thread_key, peer=peer, now=now, contact_id=contact_id,
+        subject=subject, queue_id=queue_id,
+    )  # fmt: skip
+    return fresh, True
+
+
+async def start(
+    tx: Tx,
+    *,
+    channel: str,
+    account_id: str,
+    thread_key: str,
+    peer: str,
+    now: datetime,
+    contact_id: str | None = None,
+    subject: str = "",
+    queue_id: str | None = None,
+) -> Conversation:
+    """A new conversation where none is open; Conflict, by the end of the unit at the latest, when there is one after all."""
     fresh = Conversation(
         id=new_id(now), channel=channel, account_id=account_id, thread_key=thread_key, thread_token=new_secret(128),
         contact_id=contact_id, peer=peer, subject=subject[:500], queue_id=queue_id, created_at=now, last_at=now,
     )  # fmt: skip
     tx.later(fresh)
     await events.emit(tx, "conversation.opened", fresh.id, now=now, version=1)
-    return fresh, True
+    return fresh
 
 
 async def change(tx: Tx, conversation: Conversation, *, now: datetime, event: str, **changes: object) -> None:

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam
-from sqlmodel import col, select
-
 from channels.contract import CallArrived
 from channels.steps import DialConference, DialNumber, Enqueue, Gather, Hangup, Leave, Play, Redirect, Reject, Step
-from crm_core import accounts, addresses, calls, contacts, conversations, events, interactions, touches
+from crm_core import accounts, addresses, calls, conversations, events, interactions, touches
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
 from crm_core.calls import CallLeg, LegRole
@@ -22,9 +19,8 @@ from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState, Outcome
-from crm_core.statements import fixed
 from crm_core.touches import Direction
-from routing import callbacks, entries, flows, hours, offers, prompts, queues, rooms, talks, transfers
+from routing import callbacks, callers, entries, flows, hours, offers, prompts, queues, rooms, talks, transfers
 from routing.matching import match
 from routing.offers import OfferState
 from routing.queues import EntryState, Queue, QueueEntry
@@ -37,30 +33,18 @@ CALLBACK_LEAD = timedelta(
 )  # a callback asked for in the queue is not offered while its number is being read out
 
 
-_LOOK_UP = fixed(
-    select(ChannelAccount, CallLeg, Queue)
-    .select_from(ChannelAccount)
-    .outerjoin(CallLeg, col(CallLeg.id) == bindparam("call_id"))
-    .outerjoin(Queue, col(Queue.id) == col(ChannelAccount.queue_id))
-    .where(col(ChannelAccount.channel) == VOICE, col(ChannelAccount.address) == bindparam("address"))
-)
-
-
 async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Step]:
     """Somebody phones one of our numbers: who it is, the flow, and into the queue. Twice for one call: the same answer."""
-    found: tuple[ChannelAccount, CallLeg | None, Queue | None] | None = await tx.one(
-        _LOOK_UP, address=event.to_raw, call_id=event.call_id
-    )
-    if found is None or not found[0].enabled:
+    found = await callers.look_up(tx, event)
+    if found is None or not found.account.enabled:
         return [Reject()]
-    account, known, queue = found
-    if known is not None:
-        return await _again(tx, known.interaction_id, now=now)
-    caller = addresses.find_phone(event.from_raw, country=account.country)
-    matched = match(caller, await contacts.list_owners(tx, caller) if caller else [])
-    conversation, _ = await conversations.open_thread(
-        tx, channel=VOICE, account_id=account.id, thread_key=caller.value if caller else f"withheld:{event.call_id}",
-        peer=caller.value if caller else "", now=now, contact_id=matched.contact_id, queue_id=account.queue_id,
+    account, queue, caller = found.account, found.queue, found.caller
+    if found.known is not None:
+        return await _again(tx, found.known.interaction_id, now=now)
+    matched = match(caller, found.owners)
+    conversation = found.conversation or await conversations.start(
+        tx, channel=VOICE, account_id=account.id, thread_key=found.thread_key, peer=caller.value if caller else "",
+        now=now, contact_id=matched.contact_id, queue_id=account.queue_id,
     )  # fmt: skip
     steps, version, language = await flows.load(tx, account.flow_id)
     interaction = Interaction(
