@@ -104,6 +104,17 @@ async def list_targets(tx: Tx, *, user_id: str, now: datetime, query: str = "") 
     return Targets(people[:SHOWN], found[:SHOWN])
 
 
+async def find_mine(tx: Tx, user_id: str) -> Interaction | None:
+    """The talk that this agent is in, or None."""
+    for entry in await entries.list_held(tx, user_id):
+        if entry.lane != Lane.LIVE or entry.state != EntryState.CONNECTED:
+            continue
+        for interaction in reversed(await interactions.list_entry(tx, entry.id)):
+            if "room" in interaction.data and interaction.state == InteractionState.CONNECTED:
+                return interaction
+    return None
+
+
 # --- the three ways ---------------------------------------------------------------------------------------------------
 
 

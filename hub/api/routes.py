@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from hub.api import admin, campaigns, contacts, conversations, lists, promises, work
+from hub.api import admin, calls, campaigns, contacts, conversations, lists, promises, work
 from hub.api.operation import Operation, openapi, problems
 from hub.desktop import stream
 from hub.web import PUBLIC, STAFF, Route, runtime_of
@@ -14,6 +14,7 @@ from hub.web import PUBLIC, STAFF, Route, runtime_of
 OPERATIONS: list[Operation] = [
     *contacts.OPERATIONS,
     *work.OPERATIONS,
+    *calls.OPERATIONS,
     *conversations.OPERATIONS,
     *promises.OPERATIONS,
     *campaigns.OPERATIONS,

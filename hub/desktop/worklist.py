@@ -16,6 +16,8 @@ from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
 from crm_core.interactions import Interaction
 from crm_core.leads import Lead, LeadStage
+from crm_core.users import User
+from routing import transfers
 from routing.callbacks import Callback, CallbackState
 from routing.entries import LANES
 from routing.offers import LIVE, Offer
@@ -51,6 +53,7 @@ class OfferCard:
     vip: bool
     conversation_id: str
     trace: dict[str, Any]
+    transferred: bool = False  # a colleague gives it away; `why_called` says who, and what they noted
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +146,10 @@ async def _card(tx: Tx, offer: Offer, entry: QueueEntry) -> OfferCard:
     promised = await open_callbacks(tx, contact_id=contact.id if contact else "", numbers=[number] if number else [])
     match = interaction.match if interaction else {}
     said = (interaction.subject or interaction.body.split("\n", 1)[0]) if interaction else ""
+    given = transfers.last_of(interaction) if interaction else None
+    if given is not None:
+        giver = await tx.one(select(User.name).where(User.id == given["by"])) or ""
+        said = f"{giver}: {given['note']}" if given["note"] else giver
     return OfferCard(
         id=offer.id, state=str(offer.state), live=entry.kind == "voice", channel=entry.kind,
         deadline_at=offer.deadline_at, name=contact.name if contact else "", number=number,
@@ -151,7 +158,7 @@ async def _card(tx: Tx, offer: Offer, entry: QueueEntry) -> OfferCard:
         waiting_since=entry.first_arrival_at, last_contact_at=last.first_arrival_at if last else None,
         last_contact=last.channel if last else "", promises=len([p for p in promised if p.id != entry.callback_id]),
         leads=len(open_leads), vip=bool(contact and contact.vip), conversation_id=entry.conversation_id,
-        trace=offer.trace,
+        trace=offer.trace, transferred=given is not None,
     )  # fmt: skip
 
 

@@ -95,6 +95,10 @@ export function bindBar(desk, root = document.documentElement) {
     error = latest;
     render();
   });
+  // A dialog that the server's answer closes: <dialog data-closed-by="transferred">.
+  document.querySelectorAll("dialog[data-closed-by]").forEach((dialog) => {
+    document.addEventListener(dialog.dataset.closedBy, () => dialog.close());
+  });
   // A part of the page that htmx swapped in may carry attributes of ours.
   document.addEventListener("htmx:after:swap", render);
   render();
