@@ -11,7 +11,7 @@ from campaigns import unsubscribe
 from crm_core.accounts import Form
 from hub.desktop.templating import html, reader_of, respond
 from hub.web import PUBLIC, Route, now_of, remote_of, runtime_of
-from webhooks.forms import HONEYPOT, KEY_FIELD
+from webhooks.forms import HONEYPOT, KEY_FIELD, VERSION_FIELD
 
 HEADERS = {"Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex"}
 
@@ -28,6 +28,7 @@ class FormPage:
     sentence: str
     honeypot: str
     key_field: str
+    version_field: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,7 @@ async def form_page(
     page = FormPage(
         form=form, values=values, errors={name: reader.tell(told) for name, told in errors.items()}, key=key, done=done,
         sentence=reader.tell(sentence) if sentence else "", honeypot=HONEYPOT, key_field=KEY_FIELD,
+        version_field=VERSION_FIELD,
     )  # fmt: skip
     body = html(request, "public/form.html", page, layout="bare.html", frame=None)
     return respond(body, status=status, headers=HEADERS)
