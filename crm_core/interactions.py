@@ -290,15 +290,20 @@ DELIVERY_RANK = {"": 0, "queued": 1, "unknown": 2, "sent": 3, "undelivered": 5, 
 async def note_delivery(
     tx: Tx, interaction_id: str, status: str, *, now: datetime, error: str = "", external_id: str = ""
 ) -> bool:
-    """Move an outbound message's delivery status forward; a late or lower one changes nothing (False)."""
+    """Move an outbound message's delivery status forward; a late or lower one does not (False).
+
+    The provider's id is noted either way, once: its first answer is often no more than `queued`, which we knew.
+    """
     rank = DELIVERY_RANK[status]
     values: dict[str, Any] = {"delivery": status, "delivery_rank": rank, "version": Interaction.version + 1}
     if error:
         values["delivery_error"] = error
     if external_id:
         values["external_id"] = external_id
-    guard = update(Interaction).where(col(Interaction.id) == interaction_id, col(Interaction.delivery_rank) < rank)
-    if await tx.run(guard.values(**values)) == 0:
+    this = update(Interaction).where(col(Interaction.id) == interaction_id)
+    if await tx.run(this.where(col(Interaction.delivery_rank) < rank).values(**values)) == 0:
+        if external_id:
+            await tx.run(this.where(col(Interaction.external_id) == "").values(external_id=external_id))
         return False
     found = await get(tx, interaction_id)
     await events.emit(
