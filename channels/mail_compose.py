@@ -131,7 +131,7 @@ def _ids(values: Iterable[str]) -> Iterable[str]:
 
 def _fill(message: EmailMessage, mail: OutboundMail) -> None:
     text, html = _body(mail.text), _body(mail.html)
-    if not text.strip() and not html.strip():
+    if not text.strip() and not html.strip() and not mail.files:
         raise ContentRejected("The mail is empty.", code="empty")
     inline = [file for file in mail.files if file.content_id and html]
     if text.strip() or not html:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import Any
 
 from sqlmodel import col, select
 
+from channels.twilio_codes import explained
 from crm_core import interactions
 from crm_core.calls import CallRecord
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
 from crm_core.interactions import Attachment, Disposition, Interaction, Note
 from crm_core.users import User
+from routing import mails
 from routing.offers import Offer, OfferState
 from routing.queues import QueueEntry
 
 SHOWN = 60
+
+_CODE = re.compile(r"(?:[A-Z][A-Za-z]+ )?([1-9][0-9]{4})(?::|$)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,9 @@ class TimelineItem:
     awaited: Sequence[str] = ()  # files of a text that are still at the provider: awaited, failed, or empty
     why: Mapping[str, Any] = field(default_factory=dict)
     new_day: date | None = None
+    people: Sequence[tuple[str, str]] = ()  # a mail's heads: (from, to, cc or bcc; addresses)
+    quoted: str = ""  # what follows the new part of a mail: folded
+    robot: str = ""  # why nobody needs to answer it: bounce, auto-submitted …
 
 
 KINDS = {"voice": "call", "email": "mail", "webform": "form"}
@@ -134,14 +142,38 @@ def _touch(
     files: Sequence[File],
 ) -> TimelineItem:
     form = touch.data.get("fields", {}) if isinstance(touch.data.get("fields"), dict) else {}
-    return TimelineItem(
+    item = TimelineItem(
         kind=KINDS.get(touch.channel, "text"), id=touch.id, when=touch.first_arrival_at,
         mine=touch.direction == "outbound", who=people.get(touch.agent_id or "", ""), subject=touch.subject,
-        body=touch.body, html=bool(touch.html_key), delivery=touch.delivery, delivery_error=touch.delivery_error,
+        body=touch.body, html=bool(touch.html_key), delivery=touch.delivery, delivery_error=told_error(touch.delivery_error),
         outcome=touch.outcome, state=str(touch.state),
         disposition=labels.get(touch.disposition, touch.disposition), notes=touch.notes, record=record,
         fields={str(name): str(value) for name, value in form.items()}, files=files, awaited=_awaited(touch),
     )  # fmt: skip
+    return _mail(item, touch) if item.kind == "mail" else item
+
+
+def _mail(item: TimelineItem, touch: Interaction) -> TimelineItem:
+    """A mail with who got it, and its quoted part apart."""
+    data = touch.data
+    body, quoted, new = touch.body, "", int(data.get("new_chars") or 0)
+    if item.mine:
+        quoted = mails.text_of(touch)[len(touch.body.rstrip()) :].strip()
+    elif 0 < new < len(body):
+        body, quoted = body[:new].strip(), body[new:].strip("\n")
+    to = [touch.to_address] if item.mine else [str(one) for one in data.get("to", ())] or [touch.to_address]
+    named = {"from": [touch.from_address], "to": to}
+    named |= {name: [str(one) for one in data.get(name, ())] for name in ("cc", "bcc")}
+    return replace(
+        item, body=body, quoted=quoted, robot=str(data.get("report") or data.get("automatic") or ""),
+        people=[(name, ", ".join(listed[:20])) for name, listed in named.items() if listed],
+    )  # fmt: skip
+
+
+def told_error(stored: str) -> str:
+    """Why a message did not go, as a sentence: reports keep the provider's bare code, refusals name it after their kind."""
+    found = _CODE.match(stored)
+    return explained(found[1]) if found else stored
 
 
 def _awaited(touch: Interaction) -> list[str]:
@@ -163,6 +195,4 @@ def with_days(items: list[TimelineItem]) -> list[TimelineItem]:
 
 
 def _on(item: TimelineItem, day: date) -> TimelineItem:
-    from dataclasses import replace
-
     return replace(item, new_day=day)

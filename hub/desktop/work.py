@@ -15,7 +15,8 @@ from crm_core.errors import NotFound
 from crm_core.interactions import Disposition
 from crm_core.users import Role
 from hub import rights
-from hub.desktop import people, timeline, worklist
+from hub.desktop import mail_parts, people, timeline, worklist
+from hub.desktop.mail_parts import MailParts
 from hub.desktop.people import PersonPane
 from hub.desktop.render import render
 from hub.desktop.templating import part
@@ -67,6 +68,7 @@ class Composer:
     quoted: str
     counter: str
     note_open: bool
+    mail: MailParts | None  # what only a mail has
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,15 +213,14 @@ async def composer_of(tx: Tx, conversation: Conversation, user_id: str, *, error
     kind = conversation.channel if conversation.channel in ("sms", "email") else "note"
     quoted = ""
     subject = draft.subject if draft else ""
+    mail: MailParts | None = None
     if kind == "email":
-        latest = await interactions.list_timeline(tx, conversation_id=conversation.id, limit=10)
-        received = next((touch for touch in latest if touch.direction == "inbound"), None)
-        quoted = received.body[:4000] if received else ""
+        mail, quoted = await mail_parts.read(tx, conversation, user_id, draft)
         bare = conversation.subject
         subject = subject or (bare if bare.lower().startswith("re:") else f"Re: {bare}" if bare else "")
     return Composer(
         conversation=conversation, kind=kind, subject=subject, body=draft.body if draft else "", error=error,
-        quoted=quoted, counter="", note_open=kind == "note",
+        quoted=quoted, counter="", note_open=kind == "note", mail=mail,
     )  # fmt: skip
 
 
