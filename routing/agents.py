@@ -55,7 +55,8 @@ class Agent(Table, table=True):
     text_capacity: int = 100
     ringing: int = 0  # of live_load: offered, not yet together with the customer
     wrapups: int = 0  # pieces of live work in wrap-up: no new live work meanwhile
-    voice_ready: bool = False  # the browser phone is registered
+    voice_ready: bool = False  # the browser phone is registered, or they are rung on `phone_e164`
+    phone_e164: str = text()  # calls are taken on this phone instead of the browser; empty: in the browser
     seen_at: datetime | None = at(nullable=True)  # last heartbeat
     idle_since: datetime = at()  # longest idle is asked first
     misses: int = 0  # offers expired in a row

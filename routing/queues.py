@@ -58,6 +58,8 @@ class Queue(Table, table=True):
     callback_retry_s: int = 900
     hours_id: str | None = text(default=None)
     max_wait_s: int = 1800  # then the overflow step
+    # How calls are treated: see routing/call_rules.py. Empty: not recorded, no voicemail, the hub's own music.
+    voice: dict[str, Any] = doc()
     retired: bool = False
     version: int = 1
 
