@@ -60,6 +60,11 @@ class EmailChannel:
         self._clock = clock or SystemClock()
         self._tls = tls
         self._pool = pool
+        self._shared = False
+
+    def share(self, pool: MailPool) -> None:
+        """Parse in a pool that others use too; closing it is then its maker's."""
+        self._pool, self._shared = pool, True
 
     @property
     def secrets(self) -> Sequence[str]:
@@ -70,7 +75,7 @@ class EmailChannel:
     async def close(self) -> None:
         """End the parsing children."""
         pool, self._pool = self._pool, None
-        if pool is not None:
+        if pool is not None and not self._shared:
             await pool.close()
 
     # --- out ---

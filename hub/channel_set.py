@@ -13,6 +13,7 @@ from typing import Any
 from channels import registry
 from channels.contract import AccountConfig
 from channels.errors import Misconfigured
+from channels.mail_pool import MailPool
 from crm_core.accounts import ChannelAccount
 from hub.log import get_logger
 from hub.outgoing_hosts import peer_rule
@@ -33,6 +34,7 @@ class ChannelSet:
         self._settings = settings
         self._sealer = sealer
         self._built: dict[str, Any] = {}
+        self._mail_pool: MailPool | None = None
         self._old: list[
             Any
         ] = []  # adapters of a provider account that has changed: calls in progress may still use them
@@ -109,7 +111,15 @@ class ChannelSet:
                     peer_allowed=self._peer_allowed,
                 )
             )  # fmt: skip
+            self._built[name].share(self.mail_pool)
         return self._built[name]
+
+    @property
+    def mail_pool(self) -> MailPool:
+        """The child processes that look into mails: one pool for all mailboxes of this process, started when first needed."""
+        if self._mail_pool is None:
+            self._mail_pool = MailPool()
+        return self._mail_pool
 
     def _peer_allowed(self, host: str, address: str) -> bool:
         rule = peer_rule(self._settings, host)
@@ -163,3 +173,6 @@ class ChannelSet:
             close = getattr(adapter, "close", None)
             if close is not None:
                 await close()
+        pool, self._mail_pool = self._mail_pool, None
+        if pool is not None:
+            await pool.close()

@@ -79,12 +79,8 @@ async def sweep_failed(runtime: Runtime) -> int:
     mails = [receipt for receipt in owed if receipt.kind == mail.KIND]
     if not mails:
         return 0
-    pool = MailPool()
-    try:
-        for receipt in mails:
-            await _again(runtime, pool, receipt)
-    finally:
-        await pool.close()
+    for receipt in mails:
+        await _again(runtime, runtime.channels.mail_pool, receipt)
     return len(mails)
 
 
