@@ -50,10 +50,10 @@ class FormInput:
 
 
 FIRST_FIELDS: list[dict[str, Any]] = [
-    {"name": "name", "label": "Name", "kind": "text", "required": True, "maps": "contact.name"},
-    {"name": "email", "label": "E-mail", "kind": "email", "required": True},
-    {"name": "phone", "label": "Phone", "kind": "phone"},
-    {"name": "message", "label": "Message", "kind": "textarea"},
+    {"name": "name", "label": Text("Name"), "kind": "text", "required": True, "maps": "contact.name"},
+    {"name": "email", "label": Text("E-mail"), "kind": "email", "required": True},
+    {"name": "phone", "label": Text("Phone"), "kind": "phone"},
+    {"name": "message", "label": Text("Message"), "kind": "textarea"},
 ]
 
 

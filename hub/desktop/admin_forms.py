@@ -16,6 +16,7 @@ from crm_core.errors import HubError
 from hub import channel_admin, form_admin
 from hub.desktop.admin_channels import ID, fields_of, told_of
 from hub.desktop.render import render
+from hub.desktop.templating import reader_of
 from hub.form_admin import FIRST_FIELDS, FormInput
 from hub.intake_deps import intake_deps
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
@@ -46,7 +47,7 @@ class FormPage:
     endings: dict[str, str]
     secret: str
     snippet: str
-    frame: str
+    in_frame: str
     origin: str
     errors: dict[str, str]
     error: str
@@ -122,7 +123,7 @@ async def _page(
             form, account = await form_admin.get_form(tx, form_id)
             versions = await form_admin.list_versions(tx, form_id)
     if given is None:
-        given = input_of(form, account) if form is not None and account is not None else FormInput("", FIRST_FIELDS)
+        given = input_of(form, account) if form is not None and account is not None else _first(request)
     origin = runtime.settings.public_url
     page = FormPage(
         form, account, given, version if version is not None else form.version if form is not None else 0, served,
@@ -134,6 +135,12 @@ async def _page(
         told_of(error), saved,
     )  # fmt: skip
     return await render(request, "admin/form.html", page, status=422 if error else 200)
+
+
+def _first(request: web.Request) -> FormInput:
+    """What a new form begins with, labelled in the administrator's language."""
+    tell = reader_of(request).gettext
+    return FormInput("", [{**one, "label": tell(one["label"])} for one in FIRST_FIELDS])
 
 
 async def show(request: web.Request) -> web.StreamResponse:

@@ -10,7 +10,7 @@ import pytest
 from sqlmodel import select
 
 from campaigns import call_lists, campaigns
-from crm_core.accounts import ChannelAccount
+from crm_core.accounts import ChannelAccount, Form
 from crm_core.consent import Purpose
 from crm_core.contacts import Contact
 from crm_core.conversations import Conversation
@@ -66,8 +66,9 @@ async def company(runtime: Runtime) -> dict[str, str]:
             audience={"tag": "newsletter"},
         )  # fmt: skip
         row = await call_lists.create(tx, name="Autumn calls", account_id=accounts["voice"], user_id=ada.id, now=now)
-        found = {"campaign": campaign.id, "list": row.id, "user": ada.id}
-        for name, table in (("contact", Contact), ("conversation", Conversation), ("lead", Lead), ("queue", Queue)):
+        found = {"campaign": campaign.id, "list": row.id, "user": ada.id, "account": accounts["email"]}
+        for name, table in (("contact", Contact), ("conversation", Conversation), ("lead", Lead), ("queue", Queue),
+                            ("form", Form), ("account", ChannelAccount)):  # fmt: skip
             found[name] = str(await tx.one(select(table.id).limit(1)))
         return found
 
@@ -83,7 +84,17 @@ def pages(ids: dict[str, str]) -> list[str]:
             continue
         if any(
             word in path
-            for word in ("/phone/", "/why/", "/mail/", "/files/", "/work/call", "/who", "{interaction", "/call")
+            for word in (
+                "/phone/",
+                "/why/",
+                "/mail/",
+                "/files/",
+                "/pictures/",
+                "/work/call",
+                "/who",
+                "{interaction",
+                "/call",
+            )
         ):
             continue
         path = path.replace("{field:[a-z_]+}", "name")
