@@ -62,10 +62,9 @@ async def apply_report(tx: Tx, event: DeliveryReport, *, now: datetime) -> bool:
     if event.error_code:
         changes |= {"error_code": event.error_code, "error": event.error_class.replace("_", " ")}
     await raise_to(tx, row, to, now=now, **changes)
-    reason = {
-        "recipient_invalid": SuppressionReason.DEAD,
-        "recipient_opted_out": SuppressionReason.SENDER_STOP,
-    }.get(event.error_class)
+    reason = SuppressionReason.DEAD if event.dead else None
+    if event.error_class == "recipient_opted_out":
+        reason = SuppressionReason.SENDER_STOP
     if reason is not None:
         await _suppress(tx, row, reason, code=event.error_code, text=event.error_class, now=now)
     if event.error_class == "content_rejected":

@@ -380,7 +380,8 @@ def outcome_of(error: ChannelError, *, attempt: int) -> Outcome:
     told: dict[str, Any] = {"code": error.code, "error": error.message}
     match error:
         case RecipientInvalid():
-            return Outcome(DeliveryState.BOUNCED, suppress=SuppressionReason.DEAD, **told)
+            # No way from this sender to them, say, ends this delivery; only a dead address is never used again.
+            return Outcome(DeliveryState.BOUNCED, suppress=SuppressionReason.DEAD if error.dead else None, **told)
         case RecipientOptedOut():
             return Outcome(DeliveryState.SUPPRESSED, rule="sender_stop", suppress=SuppressionReason.SENDER_STOP, **told)
         case ContentRejected():

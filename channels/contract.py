@@ -120,6 +120,7 @@ class DeliveryReport:
     our_key: str  # the attempt key we put into the callback URL, or empty
     event_key: str
     raw: Mapping[str, str]
+    dead: bool = False  # the code proves that this address gets no messages, from nobody
 
 
 @dataclass(frozen=True, slots=True)

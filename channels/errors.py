@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from crm_core.errors import HubError
 
 
@@ -10,8 +12,11 @@ class ChannelError(HubError):
 
     retryable = False
 
-    def __init__(self, message: str = "", *, code: str = "", retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, message: str = "", *, code: str = "", retry_after_s: float | None = None, dead: bool = False
+    ) -> None:
         self.code = code
+        self.dead = dead  # the address itself is proven not to work, for whoever writes
         self.retry_after_s = retry_after_s
         super().__init__(message, code=code, retry_after_s=retry_after_s)
 
@@ -38,6 +43,9 @@ class OutcomeUnknown(ChannelError):
 
 class RecipientInvalid(ChannelError):
     """This address cannot be reached, now or ever."""
+
+    def __init__(self, message: str = "", *, dead: bool = True, **more: Any) -> None:
+        super().__init__(message, dead=dead, **more)
 
 
 class RecipientOptedOut(ChannelError):

@@ -26,6 +26,7 @@ from channels.contract import (
 from channels.errors import AnswerUnreadable, ContentRejected, Misconfigured, OutcomeUnknown, RecipientInvalid
 from channels.segments import Segments, segments
 from channels.twilio_api import TwilioApi, TwilioSettings, is_signed, needed, read_form, settings_from
+from channels.twilio_codes import is_dead
 from channels.twilio_errors import error_class
 from crm_core.texts import Text
 
@@ -214,6 +215,7 @@ def delivery_report(fields: Mapping[str, str], word: str, *, our_key: str) -> De
         our_key=our_key,
         event_key=f"{message_id}:{word}",
         raw=fields,
+        dead=is_dead(code),
     )
 
 

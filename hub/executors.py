@@ -19,6 +19,7 @@ from crm_core.consent import Purpose, SuppressionReason
 from crm_core.db import Tx
 from crm_core.interactions import Attachment, Interaction
 from crm_core.outbox import OutboxState, OutboxTask
+from hub import user_mail
 from hub.channel_set import ChannelSet
 from hub.files import FileMissing, Files, FilesUnavailable
 from hub.media import Media
@@ -53,6 +54,7 @@ def executors(channels: ChannelSet, clock: Clock, media: Media, files: Files) ->
         "text.send": Executor("sms", made.send_text, repeatable=False, prepare=made.text, record=made.sent),
         EXAMINE: Executor("sms", made.examine, repeatable=True, prepare=made.text_again, record=made.examined),
         "mail.send": Executor("email", made.send_mail, repeatable=False, prepare=made.mail, record=made.sent),
+        **user_mail.executors(channels, clock),
     }
 
 
@@ -205,14 +207,21 @@ class _Executors:
         else:
             await interactions.note_delivery(tx, task.subject_id, "failed", now=now, error=done.error)
             if isinstance(done.value, RecipientOptedOut) and prepared is not None:
-                await self._suppress(tx, prepared)
+                await self._suppress(tx, prepared, SuppressionReason.SENDER_STOP)
+            elif (
+                task.kind == "text.send"
+                and isinstance(done.value, ChannelError)
+                and done.value.dead
+                and prepared is not None
+            ):
+                await self._suppress(tx, prepared, SuppressionReason.DEAD)
 
-    async def _suppress(self, tx: Tx, prepared: Prepared) -> None:
+    async def _suppress(self, tx: Tx, prepared: Prepared, reason: SuppressionReason) -> None:
         address = find_phone(prepared.interaction.to_address) or find_email(prepared.interaction.to_address)
         if address is not None:
             await consent.opt_out(
-                tx, address, channel=prepared.interaction.channel, sender=prepared.account.id,
-                reason=SuppressionReason.SENDER_STOP, source="provider",
+                tx, address, channel=prepared.interaction.channel,
+                sender=prepared.account.id if reason is SuppressionReason.SENDER_STOP else "", reason=reason, source="provider",
                 evidence={"interaction": prepared.interaction.id}, actor="system", now=self._clock.now(),
             )  # fmt: skip
 

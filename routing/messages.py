@@ -179,7 +179,7 @@ async def delivery_reported(tx: Tx, event: DeliveryReport, *, now: datetime) -> 
             tx, number, channel=found.channel, sender=found.account_id, reason=SuppressionReason.SENDER_STOP,
             source="provider", evidence={"error": event.error_code}, actor="provider", now=now,
         )  # fmt: skip
-    elif number is not None and event.error_class == "recipient_invalid":
+    elif number is not None and event.dead:
         await consent.opt_out(
             tx, number, channel=found.channel, reason=SuppressionReason.DEAD, source="provider",
             evidence={"error": event.error_code}, actor="provider", now=now,

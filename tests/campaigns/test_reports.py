@@ -26,7 +26,9 @@ from tests.campaigns.cast import Line, mailbox, mobile
 
 
 def report(status: str, *, key: str = "", external: str = "SM1", error: str = "", code: str = "") -> DeliveryReport:
-    return DeliveryReport(external, status, code, error, key, f"{external}:{status}", {})
+    return DeliveryReport(
+        external, status, code, error, key, f"{external}:{status}", {}, dead=error == "recipient_invalid"
+    )
 
 
 @pytest.fixture

@@ -239,7 +239,7 @@ FAULTS = [
     Fault("opted out", wire.refuses(400, 21610), RecipientOptedOut, RecipientOptedOut),
     Fault("invalid number", wire.refuses(400, 21211), RecipientInvalid, RecipientInvalid),
     Fault("landline", wire.refuses(400, 21614), RecipientInvalid, RecipientInvalid),
-    Fault("unreachable", wire.refuses(400, 30003), RecipientInvalid, RecipientInvalid),
+    Fault("unreachable", wire.refuses(400, 30003), Unavailable, Unavailable),
     Fault("filtered", wire.refuses(400, 30007), ContentRejected, ContentRejected),
     Fault("region off", wire.refuses(403, 21408), Misconfigured, Misconfigured),
     Fault("unlisted code", wire.refuses(400, 99999), Misconfigured, Misconfigured),

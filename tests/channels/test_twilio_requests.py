@@ -105,7 +105,7 @@ async def test_finding_an_attempt_whose_outcome_is_unknown(server, texts):
     assert server.asked[0].field("To") == "+12025550101"
     server.answers = [wire.says(200, {**wire.message_json("undelivered"), "error_code": 30003})]
     report = await texts.report(MESSAGE, our_key="d-1")
-    assert (report.status, report.error_class, report.our_key) == ("undelivered", "recipient_invalid", "d-1")
+    assert (report.status, report.error_class, report.our_key) == ("undelivered", "unavailable", "d-1")
 
 
 async def test_placing_a_call(server, calls):
