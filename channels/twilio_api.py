@@ -24,6 +24,7 @@ from channels.contract import AccountConfig, RawRequest
 from channels.errors import AnswerUnreadable, Misconfigured, OutcomeUnknown
 from channels.form_body import MAX_FIELDS, Pairs, split_form
 from channels.twilio_errors import API_ORIGIN, HttpFailed, meaning
+from crm_core.texts import Text
 
 TIMEOUT_S = 10.0
 REST = "twilio.rest"
@@ -58,7 +59,7 @@ def settings_from(config: AccountConfig) -> TwilioSettings:
 
     missing = [name for name in ("account_sid", "auth_token") if not given(name)]
     if missing:
-        raise Misconfigured(f"The Twilio account lacks its {' and '.join(missing)}.", code="incomplete")
+        raise Misconfigured(Text("The Twilio account lacks its %(missing)s.", missing=missing), code="incomplete")
     return TwilioSettings(
         account_sid=given("account_sid"),
         auth_token=given("auth_token"),

@@ -125,6 +125,11 @@ class Reader:
             return self.number(value)
         return self.tell(value if isinstance(value, Text) else str(value)) if name.endswith("_text") else plain(value)
 
+    def language(self, tag: str) -> str:
+        """A language by its name in the reader's own; what is no language stays as it is."""
+        known = self.babel.languages.get(tag.partition("-")[0].lower())
+        return str(known) if known else tag
+
     def local(self, instant: datetime) -> datetime:
         """The instant in the reader's zone."""
         return instant.astimezone(_zone(self.zone))

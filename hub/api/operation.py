@@ -16,9 +16,10 @@ from typing import Annotated, Any, Generic, TypeVar, cast
 from aiohttp import web
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from crm_core.errors import Conflict, Invalid, NotFound, Refused
+from crm_core.errors import Conflict, HubError, Invalid, NotFound, Refused
 from crm_core.users import Role, User
 from hub.api import replays
+from hub.api.problems import problem
 from hub.api.replays import ApiReplay
 from hub.runtime import Runtime
 from hub.web import Route, now_of, runtime_of, user_of
@@ -84,14 +85,18 @@ class Operation:
     status: int
     run: Callable[[Any], Awaitable[Any]]
     tags: list[str] = field(default_factory=list)
+    body_limit: int = BODY_LIMIT
 
     def route(self) -> Route:
         """The route of this operation."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            return await _answer(self, request)
+            try:
+                return await _answer(self, request)
+            except HubError as error:
+                return problem(request, error)
 
-        return Route(self.method, self.path, handle, roles=self.roles, scope=self.scope, body_limit=BODY_LIMIT)
+        return Route(self.method, self.path, handle, roles=self.roles, scope=self.scope, body_limit=self.body_limit)
 
 
 def operation(
@@ -105,34 +110,35 @@ def operation(
     body: type[BaseModel] = Nothing,
     answer: type[BaseModel] | None,
     status: int = 200,
+    body_limit: int = BODY_LIMIT,
 ) -> Callable[[Callable[[Any], Awaitable[Any]]], Operation]:
     """Declare an operation; the function gets a `Call` and returns the answer's model, or None for 204."""
 
     def declare(run: Callable[[Any], Awaitable[Any]]) -> Operation:
         tag = path.removeprefix("/api/v1/").split("/")[0]
         code = status if answer is not None else 204
-        return Operation(method, path, summary, scope, roles, query, body, answer, code, run, [tag])
+        return Operation(method, path, summary, scope, roles, query, body, answer, code, run, [tag], body_limit)
 
     return declare
 
 
-async def _read(request: web.Request) -> bytes:
-    """The body, of at most BODY_LIMIT bytes."""
+async def _read(request: web.Request, limit: int) -> bytes:
+    """The body, of at most `limit` bytes."""
     raw = bytearray()
-    if (request.content_length or 0) <= BODY_LIMIT:
+    if (request.content_length or 0) <= limit:
         async for chunk in request.content.iter_any():
             raw += chunk
-            if len(raw) > BODY_LIMIT:
+            if len(raw) > limit:
                 break
         else:
             return bytes(raw)
-    raise web.HTTPRequestEntityTooLarge(BODY_LIMIT, request.content_length or len(raw))
+    raise web.HTTPRequestEntityTooLarge(limit, request.content_length or len(raw))
 
 
 async def _answer(op: Operation, request: web.Request) -> web.StreamResponse:
     if any("\0" in value for value in request.match_info.values()):
         raise NotFound("There is no such record.")
-    raw = await _read(request)
+    raw = await _read(request, op.body_limit)
     call: Call[Any, Any] = Call(
         request=request,
         runtime=runtime_of(request),

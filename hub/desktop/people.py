@@ -29,7 +29,7 @@ class PointLine:
     label: str
     verified: bool
     stops: list[str]  # reasons of active suppressions
-    grants: list[str]  # purposes and channels with consent
+    grants: list[tuple[str, str]]  # purpose and channel with consent, "*" for all
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ async def point_lines(tx: Tx, rows: Sequence[tuple[ContactPoint, ContactLink]]) 
             PointLine(
                 kind=str(point.kind), value=point.value, label=link.label, verified=link.verified_at is not None,
                 stops=sorted({str(stop.reason) for stop in stops}),
-                grants=sorted(f"{purpose} · {channel}" for (purpose, channel), word in latest.items() if word == "granted"),
+                grants=sorted(key for key, word in latest.items() if word == "granted"),
             )
         )  # fmt: skip
     return lines
