@@ -16,29 +16,21 @@ from crm_core.errors import Invalid, NotFound, Refused
 from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.touches import Direction
-from routing import gate, media, prompts, queues, threads
+from routing import gate, keywords, media, prompts, queues, threads
+from routing.keywords import Keyword
 from routing.mails import StoredFile, keep_files
 from routing.matching import match
 
 TEXT = "sms"
 LONGEST = 1600  # characters; Twilio refuses longer ones (error 21617)
-# The words that Twilio's default handling knows (Support, "opt-out keywords", as of the knowledge notes; unconfirmed), and
-# those of our four languages.
-STOP = {"stop", "stopall", "unsubscribe", "cancel", "end", "quit", "revoke", "optout", "stopp", "baja", "退订"}
-START = {"start", "unstop", "yes", "alta"}
-HELP = {"help", "info", "hilfe", "ayuda"}
 
 
-def keyword(event: MessageArrived) -> str:
-    """STOP, START, HELP or empty: the provider's word for it, else the message's only word."""
+def keyword(event: MessageArrived) -> Keyword | None:
+    """STOP, START or HELP: the provider's word for it, else what the message says."""
+    said = keywords.find(event.body)
     if event.opt_out:
-        return event.opt_out.upper()
-    said = event.body.strip().strip(".!¡\"'").casefold()
-    if said in STOP:
-        return "STOP"
-    if said in START:
-        return "START"
-    return "HELP" if said in HELP else ""
+        return Keyword(event.opt_out.upper(), said.language if said else "")
+    return said
 
 
 async def message_arrived(tx: Tx, event: MessageArrived, *, now: datetime) -> None:
@@ -56,8 +48,8 @@ async def message_arrived(tx: Tx, event: MessageArrived, *, now: datetime) -> No
         queue_id=account.queue_id,
     )  # fmt: skip
     word = keyword(event)
-    if word == "START" and not event.opt_out and not await _is_stopped(tx, sender, account):
-        word = ""  # an everyday “yes” of somebody who never stopped is a message like any other
+    if word and word.word == "START" and not event.opt_out and not await _is_stopped(tx, sender, account):
+        word = None  # an everyday “yes” of somebody who never stopped is a message like any other
     interaction = Interaction(
         id=new_id(now), conversation_id=conversation.id, contact_id=matched.contact_id or conversation.contact_id,
         channel=TEXT, direction=Direction.INBOUND, account_id=account.id, external_id=event.external_id,
@@ -75,7 +67,7 @@ async def message_arrived(tx: Tx, event: MessageArrived, *, now: datetime) -> No
     if word and sender is not None:
         interaction.__dict__.update(
             state=InteractionState.ENDED, outcome=Outcome.AUTOMATED, ended_at=now, queue_id=account.queue_id,
-            data={**interaction.data, "keyword": word},
+            data={**interaction.data, "keyword": word.word},
         )  # fmt: skip
         await interactions.create(tx, interaction, now=now)
         await conversations.touch(tx, conversation.id, now=now)
@@ -92,13 +84,14 @@ async def _is_stopped(tx: Tx, sender: Address | None, account: ChannelAccount) -
 
 
 async def _obey(
-    tx: Tx, word: str, sender: Address, interaction: Interaction, conversation: Conversation, account: ChannelAccount, *,
+    tx: Tx, said: Keyword, sender: Address, interaction: Interaction, conversation: Conversation, account: ChannelAccount, *,
     answered: bool, now: datetime,
 ) -> None:  # fmt: skip
     """STOP ends messages of this number at once and marketing on every road; START undoes exactly what that STOP did.
 
     One confirmation each, unless the provider answers these words itself (`answered`).
     """
+    word = said.word
     evidence = {"text": interaction.body[:200], "interaction": interaction.id}
     if word == "STOP":
         await consent.opt_out(
@@ -114,7 +107,7 @@ async def _obey(
         await consent.lift(tx, sender, reason=SuppressionReason.SENDER_STOP, channel=TEXT, sender=account.id, now=now)
     if answered:
         return
-    language = (await queues.get(tx, account.queue_id)).language if account.queue_id else "en-GB"
+    language = await _language(tx, said, interaction, account)
     key = {"STOP": "stopped", "START": "started", "HELP": "help"}[word]
     body = prompts.text(key, language, name=account.settings.get("display_name") or account.name)
     try:
@@ -130,6 +123,14 @@ def check_length(body: str) -> None:
     """Invalid when no provider takes a text this long."""
     if len(body) > LONGEST:
         raise Invalid("A text message has at most 1,600 characters.", fields={"body": "Too long."})
+
+
+async def _language(tx: Tx, said: Keyword, interaction: Interaction, account: ChannelAccount) -> str:
+    """In which language we answer: that of the word, else the person's own, else the queue's."""
+    contact = await contacts.find(tx, interaction.contact_id) if interaction.contact_id else None
+    queue = (await queues.get(tx, account.queue_id)).language if account.queue_id else ""
+    wanted = (said.language, contact.language if contact else "", queue)
+    return next((one for one in wanted if one.partition("-")[0].lower() in prompts.TEXTS), "en-GB")
 
 
 async def send(
