@@ -10,6 +10,7 @@ from crm_core import audit, users
 from crm_core.db import Tx
 from crm_core.ids import new_secret
 from crm_core.users import User
+from hub import access
 from hub.desktop.render import render
 from hub.middleware import SESSION_LIFETIME, cookie_name, refuse_other_origin, retry_sentence
 from hub.passwords import right_password
@@ -68,8 +69,14 @@ async def log_in(request: web.Request) -> web.StreamResponse:
         await runtime.db.write(lambda tx: users.note_login_failure(tx, subjects, now=now))
         error = "The login or the password is wrong."
         return await _page(request, next_page=next_page, login=login, error=error, status=422)
-    secret = new_secret()
-    user: User = found
+    if found.totp_sealed is not None:
+        return await access.ask_code(request, found, next_page=safe_next(next_page))
+    return await let_in(request, found, subjects, next_page=next_page)
+
+
+async def let_in(request: web.Request, user: User, subjects: list[str], *, next_page: str) -> web.StreamResponse:
+    """Open a session under a new id, whatever the browser held before, and go on to the page that was wanted."""
+    runtime, now, secret = runtime_of(request), now_of(request), new_secret()
 
     async def open_session(tx: Tx) -> None:
         await users.forget_login_failures(tx, subjects)
@@ -123,4 +130,5 @@ routes = [
     Route("GET", "/login", show_login, access=PUBLIC),
     Route("POST", "/login", log_in, access=PUBLIC, body_limit=16 * 1024),
     Route("POST", "/logout", log_out, access=LOGGED_IN),
+    *access.routes,
 ]

@@ -32,7 +32,7 @@ class ChannelSet:
 
     def __init__(self, settings: Settings, sealer: Sealer) -> None:
         self._settings = settings
-        self._sealer = sealer
+        self.sealer = sealer
         self._built: dict[str, Any] = {}
         self._mail_pool: MailPool | None = None
         self._old: list[
@@ -41,6 +41,11 @@ class ChannelSet:
         self._provider_row: tuple[str, int] | None = None
         self._previous_token = ""
         self.twilio: TwilioAccount | None = settings.twilio
+
+    @property
+    def public_url(self) -> str:
+        """The hub's outside address."""
+        return self._settings.public_url
 
     @property
     def provider_from_row(self) -> bool:
@@ -125,16 +130,23 @@ class ChannelSet:
         rule = peer_rule(self._settings, host)
         return rule is None or rule(address)
 
+    def can_send(self, account: ChannelAccount) -> bool:
+        """True when the mailbox has a server to send by."""
+        own = self.secrets(account) or {
+            name: str(account.settings.get(name) or "") for name in ("imap_url", "smtp_url")
+        }
+        return bool(own.get("smtp_url") if any(own.values()) else self._settings.smtp_url)
+
     def secrets(self, account: ChannelAccount) -> dict[str, str]:
         """What is sealed in an account's row; Unsealable under another key."""
         if account.sealed is None:
             return {}
-        opened: dict[str, str] = json.loads(self._sealer.unseal(account.sealed, purpose=ACCOUNT_SECRETS))
+        opened: dict[str, str] = json.loads(self.sealer.unseal(account.sealed, purpose=ACCOUNT_SECRETS))
         return opened
 
     def seal(self, secrets: Mapping[str, str]) -> str:
         """For an account's row."""
-        return self._sealer.seal(json.dumps(dict(secrets)), purpose=ACCOUNT_SECRETS)
+        return self.sealer.seal(json.dumps(dict(secrets)), purpose=ACCOUNT_SECRETS)
 
     def _shared(self, kind: str) -> Any:
         if kind not in self._built:

@@ -8,11 +8,14 @@ from datetime import datetime
 from aiohttp import web
 from sqlmodel import col, select
 
-from crm_core import users
+from crm_core import user_access, users
+from crm_core.addresses import find_email
 from crm_core.db import Tx
 from crm_core.errors import Conflict, HubError, Invalid, NotFound
+from crm_core.texts import Text
+from crm_core.user_access import INVITE, RESET
 from crm_core.users import Role, User
-from hub import doctor
+from hub import doctor, user_mail
 from hub.desktop.render import render
 from hub.desktop.templating import told
 from hub.doctor import Finding
@@ -76,6 +79,9 @@ class UserPage:
     errors: dict[str, str]
     error: str
     saved: bool
+    sent: bool
+    can_send: bool
+    link: str  # the invitation or reset that still works, to be handed over where no mailbox can send it
 
 
 async def health(request: web.Request) -> web.StreamResponse:
@@ -186,9 +192,13 @@ async def _user(
     saved: bool = False,
 ) -> web.Response:
     user_id = request.match_info.get("user", "")
-    found, skills = None, {}
-    if user_id:
-        async with runtime_of(request).db.reading() as tx:
+    found, skills, link = None, {}, ""
+    runtime = runtime_of(request)
+    async with runtime.db.reading() as tx:
+        can_send = await user_mail.sender(tx, runtime.channels) is not None
+        if user_id:
+            open_link = await user_access.newest_link(tx, user_id, now=now_of(request))
+            link = user_mail.url_of(runtime.channels, open_link.id) if open_link is not None and not can_send else ""
             found = await users.get(tx, user_id)
             rows = await tx.all(select(AgentSkill).where(AgentSkill.user_id == user_id).order_by(col(AgentSkill.skill)))
             skills = {row.skill: row.level for row in rows if row.level > 0}
@@ -196,6 +206,7 @@ async def _user(
         user=found, roles=[str(role) for role in Role], skills=skills, locales=LOCALES, values=values or {},
         chosen=chosen if chosen is not None else list(found.roles) if found else [],
         errors=error.fields if isinstance(error, Invalid) else {}, error=told(request, error) if error else "", saved=saved,
+        sent="sent" in request.query, can_send=can_send, link=link,
     )  # fmt: skip
     return await render(request, "admin/user.html", page, status=422 if error else 200)
 
@@ -210,18 +221,24 @@ async def save_user(request: web.Request) -> web.StreamResponse:
     try:
         if not set(roles) <= {str(role) for role in Role} or not roles:
             raise Invalid("A user needs at least one role.", fields={"roles": "Choose a role."})
-        if (password or not user_id) and len(password) < LEAST_PASSWORD:
+        invited = not user_id and not password and bool(given.get("email"))
+        if (password or not (user_id or invited)) and len(password) < LEAST_PASSWORD:
             raise Invalid("A password has at least ten characters.", fields={"password": "At least ten characters."})
         secret = await hash_password(password) if password else ""
         if not user_id:
-            made = await db.write(
-                lambda tx: users.create(
+            address = user_address(given.get("email", ""))
+
+            async def fresh(tx: Tx) -> User:
+                made = await users.create(
                     tx, login=given.get("login", ""), name=given.get("name", ""), roles=[Role(word) for word in roles],
-                    password_hash=secret, now=now, actor=actor.id, email=given.get("email", ""),
-                    locale=given.get("locale", "en"),
-                )
-            )  # fmt: skip
-            raise web.HTTPSeeOther(f"/desk/admin/users/{made.id}")
+                    password_hash=secret, now=now, actor=actor.id, email=address, locale=given.get("locale", "en"),
+                )  # fmt: skip
+                if invited:
+                    await user_access.send_link(tx, made, INVITE, actor=actor.id, now=now)
+                return made
+
+            made = await db.write(fresh)
+            raise web.HTTPSeeOther(f"/desk/admin/users/{made.id}" + ("?sent=1" if invited else ""))
 
         async def unit(tx: Tx) -> None:
             user = await users.get(tx, user_id)
@@ -229,7 +246,7 @@ async def save_user(request: web.Request) -> web.StreamResponse:
             if user.id == actor.id and (ended is not None or "admin" not in roles):
                 raise Conflict("You cannot take your own access away.")
             changes = {
-                "name": given.get("name") or user.name, "email": given.get("email", ""), "roles": sorted(roles),
+                "name": given.get("name") or user.name, "email": user_address(given.get("email", "")), "roles": sorted(roles),
                 "locale": given.get("locale", user.locale), "disabled_at": ended,
             }  # fmt: skip
             changed = {name: value for name, value in changes.items() if getattr(user, name) != value}
@@ -243,6 +260,39 @@ async def save_user(request: web.Request) -> web.StreamResponse:
     except (Invalid, Conflict) as error:
         return await _user(request, values=given, chosen=roles, error=error)
     return await _user(request, saved=True)
+
+
+def user_address(text: str) -> str:
+    """A user's mail address, normalised; empty is none. Invalid at `email`."""
+    found = find_email(text) if text else None
+    if text and found is None:
+        raise Invalid("This is not a mail address.", fields={"email": Text("Write it as name@example.com.")})
+    return found.value if found is not None else ""
+
+
+async def let_in(request: web.Request) -> web.StreamResponse:
+    """Send an invitation or a reset link, or take a lost second factor away."""
+    act, actor, now, user_id = (
+        str((await request.post()).get("act", "")),
+        user_of(request),
+        now_of(request),
+        request.match_info["user"],
+    )
+
+    async def unit(tx: Tx) -> None:
+        user = await users.get(tx, user_id)
+        if act in (INVITE, RESET):
+            await user_access.send_link(tx, user, act, actor=actor.id, now=now)
+        elif act == "factor":
+            await user_access.drop_factor(tx, user, actor=actor.id, now=now)
+        else:
+            raise Invalid("There is nothing of this name to do.")
+
+    try:
+        await runtime_of(request).db.write(unit)
+    except HubError as error:
+        return await _user(request, error=error)
+    raise web.HTTPSeeOther(f"/desk/admin/users/{user_id}" + ("?sent=1" if act != "factor" else ""))
 
 
 async def _skills(tx: Tx, user_id: str, given: dict[str, str]) -> None:
@@ -283,4 +333,5 @@ routes = [
     Route("POST", f"{A}/users/new", save_user, roles=ADMINS),
     Route("GET", f"{A}/users/{{user:{ID}}}", show_user, roles=ADMINS),
     Route("POST", f"{A}/users/{{user:{ID}}}", save_user, roles=ADMINS),
+    Route("POST", f"{A}/users/{{user:{ID}}}/access", let_in, roles=ADMINS),
 ]

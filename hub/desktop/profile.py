@@ -10,6 +10,7 @@ from aiohttp import web
 
 from crm_core import users
 from crm_core.users import User
+from hub.desktop import second_factor
 from hub.desktop.render import render
 from hub.i18n import LOCALES
 from hub.keys import USER
@@ -60,4 +61,5 @@ async def save(request: web.Request) -> web.StreamResponse:
 routes = [
     Route("GET", "/desk/profile", show, access=LOGGED_IN),
     Route("POST", "/desk/profile", save, access=LOGGED_IN),
+    *second_factor.routes,
 ]
