@@ -14,8 +14,7 @@ from crm_core import mail_tokens
 from crm_core.db import Tx
 from crm_core.interactions import Interaction
 from crm_core.mail_tokens import MailMark
-from routing import bounces
-from routing.messages import STOP
+from routing import bounces, keywords
 
 MAX_MARKS = 10
 
@@ -55,7 +54,8 @@ async def _campaign(tx: Tx, delivery_id: str, report: MailReport, *, now: dateti
 async def stopped(tx: Tx, mail: MailArrived, *, secret: str, now: datetime) -> bool:
     """Somebody answered a campaign's mail with nothing but a word such as “unsubscribe”: done at once, and counted for it."""
     said = (mail.new_text or mail.text).strip().strip(".!¡\"'").casefold()
-    if said not in STOP | {"abmelden", "remove me", "unsubscribe me", "darme de baja"}:
+    found = keywords.find(said)
+    if (found is None or found.word != "STOP") and said not in {"remove me", "darme de baja"}:
         return False
     for cited in (mail.in_reply_to, *reversed(mail.references[-10:])):
         mark = mail_tokens.read(cited)
