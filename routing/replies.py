@@ -49,6 +49,8 @@ async def reply(
     account = await accounts.get(tx, conversation.account_id)
     await take_over(tx, conversation, agent_id, now=now)
     if account.channel == messages.TEXT:
+        if cc or bcc:
+            raise Invalid("A text message has no copies.", fields={"cc": "Not for texts."})
         messages.check_length(body)
         to: Address | None = addresses.find_phone(conversation.peer)
     elif account.channel == mails.MAIL:

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from pydantic import Field
 
-from crm_core import addresses, contacts, conversations, interactions
+from crm_core import addresses, contacts, conversations, drafts, interactions
 from crm_core.consent import Purpose
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
@@ -16,6 +16,7 @@ from hub.api.contacts import InteractionPage, InteractionShown, Paging, shown_in
 from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
 from hub.api.work import AGENTS, READERS
 from routing import replies, starts
+from routing.mails import StoredFile
 
 STARTERS = AGENTS | {Role.SUPERVISOR}
 
@@ -42,10 +43,14 @@ class ConversationList(Shown):
 
 
 class ReplyIn(Strict):
-    """An answer in a conversation, on its own channel."""
+    """An answer in a conversation, on its own channel. Copies, files and the sender's address are for mails."""
 
-    body: str = Field(min_length=1, max_length=100_000)
+    body: str = Field("", max_length=100_000, description="may be empty when files go along")
     subject: str = Field("", max_length=500)
+    cc: list[str] = Field(default_factory=list, max_length=20)
+    bcc: list[str] = Field(default_factory=list, max_length=20)
+    file_ids: list[str] = Field(default_factory=list, max_length=20, description="of files put to your draft before")
+    sender: str = Field("", max_length=254, description="one of the mailbox's addresses; else the one they wrote to")
 
 
 class StartIn(Strict):
@@ -238,9 +243,15 @@ async def reply(call: Call[Nothing, ReplyIn]) -> InteractionShown:
 
     async def unit(tx: Tx) -> InteractionShown:
         found = await rights.conversation(tx, call.user, call.path["id"])
+        asked, mine = call.body, {"user_id": call.user.id, "conversation_id": found.id}
+        files = await drafts.take_files(tx, asked.file_ids, **mine)
         sent = await replies.reply(
-            tx, found.id, agent_id=call.user.id, body=call.body.body, subject=call.body.subject, now=call.now
-        )
+            tx, found.id, agent_id=call.user.id, body=asked.body, subject=asked.subject, now=call.now,
+            cc=[addresses.email(one) for one in asked.cc], bcc=[addresses.email(one) for one in asked.bcc], sender=asked.sender,
+            files=[StoredFile(one.name, one.content_type, one.size, one.file_key) for one in files],
+        )  # fmt: skip
+        for one in files:
+            await drafts.remove_file(tx, one.id, **mine)
         return shown_interaction(sent)
 
     return await call.runtime.db.write(unit)
