@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import delete, update
 from sqlmodel import col, select
@@ -12,7 +14,7 @@ from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
 from crm_core.ids import new_id
 from crm_core.texts import Text
-from routing import queues
+from routing import hours, queues
 from routing.queues import Queue, QueueMember
 
 # Field → least and greatest value, in seconds or times.
@@ -43,6 +45,93 @@ def check(values: dict[str, int]) -> None:
         wrong["callback_offer_after_s"] = "The callback would be offered after the longest wait."
     if wrong:
         raise Invalid("This queue cannot be set so.", fields=wrong)
+
+
+MOST_RINGS, MOST_SKILLS = 10, 20
+SKILL = re.compile(r"[^\W_][\w .+-]{0,39}")
+
+
+def read_skills(text: str) -> dict[str, int]:
+    """`spanish 3, chinese` as skill → least level from 1 to 5 (3 when none is given). Invalid at `skills`."""
+    found: dict[str, int] = {}
+    for part in filter(None, (part.strip().lower() for part in text.split(","))):
+        name, level = _skill(part)
+        if name is None or not 1 <= level <= 5:
+            raise Invalid(
+                "A skill has a level from 1 to 5.", fields={"skills": Text("Write it as spanish 4, chinese 2.")}
+            )
+        found[name] = level
+    if len(found) > MOST_SKILLS:
+        raise Invalid("There are too many skills.", fields={"skills": Text("At most %(number)s.", number=MOST_SKILLS)})
+    return found
+
+
+def _skill(part: str) -> tuple[str | None, int]:
+    head, _, last = part.rpartition(" ")
+    name, level = (
+        (head.strip(), int(last)) if head and last.isascii() and last.isdigit() and len(last) < 4 else (part, 3)
+    )
+    return (name if SKILL.fullmatch(name) else None), level
+
+
+def write_skills(skills: dict[str, int]) -> str:
+    """As `read_skills` reads it."""
+    return ", ".join(f"{name} {level}" for name, level in skills.items())
+
+
+def read_relax(text: str, skills: dict[str, int]) -> dict[str, Any]:
+    """What is asked of agents less and less as work waits: `60: spanish 2` lowers, `120: spanish 0` drops. One line per
+    instant, in seconds of waiting. Invalid at `relax`."""
+    rings: dict[int, dict[str, Any]] = {}
+    for line in filter(None, (line.strip().lower() for line in text.splitlines())):
+        seconds, colon, rest = line.partition(":")
+        if not (colon and seconds.strip().isascii() and seconds.strip().isdigit() and len(seconds) < 7):
+            raise Invalid(RELAX, fields={"relax": Text("Write each line as 60: spanish 2.")})
+        ring = rings.setdefault(int(seconds), {"after_s": int(seconds)})
+        for part in filter(None, (part.strip() for part in rest.split(","))):
+            name, level = _skill(part)
+            if name is None or name not in skills or not 0 <= level < skills[name]:
+                told = Text("Line %(line)s: name a skill of this queue with a lower level, or 0.", line=line[:40])
+                raise Invalid(RELAX, fields={"relax": told})
+            if level:
+                ring.setdefault("lower", {})[name] = level
+            else:
+                ring.setdefault("drop", []).append(name)
+    if len(rings) > MOST_RINGS:
+        raise Invalid(RELAX, fields={"relax": Text("At most %(number)s.", number=MOST_RINGS)})
+    return {"rings": [rings[after] for after in sorted(rings)]} if rings else {}
+
+
+RELAX = "What is relaxed cannot be read."
+
+
+def write_relax(relax: dict[str, Any]) -> str:
+    """As `read_relax` reads it."""
+    lines = []
+    for ring in relax.get("rings", ()):
+        parts = [f"{name} {level}" for name, level in ring.get("lower", {}).items()]
+        parts += [f"{name} 0" for name in ring.get("drop", ())]
+        lines.append(f"{ring['after_s']}: {', '.join(parts)}")
+    return "\n".join(lines)
+
+
+async def set_rules(
+    tx: Tx, queue_id: str, *, language: str, hours_id: str, skills: dict[str, int], relax: dict[str, Any], actor: str,
+    now: datetime,
+) -> None:  # fmt: skip
+    """Language of announcements, opening hours (empty: always open), skills asked for and how they are relaxed."""
+    queue = await queues.get(tx, queue_id)
+    if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,2}", language):
+        raise Invalid("This is not a language.", fields={"language": Text("Write it as en-GB.")})
+    if hours_id and await hours.find(tx, hours_id) is None:
+        raise Invalid("There are no such hours.", fields={"hours_id": Text("Choose one of the list.")})
+    fresh = {"language": language, "hours_id": hours_id or None, "skills": skills, "relax": relax}
+    changed = {name: value for name, value in fresh.items() if getattr(queue, name) != value}
+    if not changed:
+        return
+    await tx.run(update(Queue).where(col(Queue.id) == queue_id).values(**changed, version=queue.version + 1))
+    await audit.record(tx, actor=actor, action="queue.changed", subject=f"queue:{queue_id}", now=now, changed=changed)
+    tx.wake("router")
 
 
 async def create(tx: Tx, *, name: str, actor: str, now: datetime) -> Queue:

@@ -16,14 +16,16 @@ from crm_core.texts import Text
 from crm_core.user_access import INVITE, RESET
 from crm_core.users import Role, User
 from hub import doctor, user_mail
+from hub.desktop.admin_channels import version_of
 from hub.desktop.render import render
 from hub.desktop.templating import told
 from hub.doctor import Finding
 from hub.i18n import LOCALES
 from hub.passwords import hash_password
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
-from routing import agents, queue_settings, queues
+from routing import agents, hour_settings, queue_settings, queues
 from routing.agents import AgentSkill
+from routing.hours import Hours
 from routing.queues import Queue, QueueMember
 
 ID = "[0-9a-z]{26}"
@@ -53,6 +55,9 @@ class QueuePage:
     queue: Queue
     bounds: dict[str, tuple[int, int]]
     staff: list[tuple[User, bool]]
+    hours: list[Hours]
+    skills: str  # as they are written
+    relax: str
     values: dict[str, str]
     errors: dict[str, str]
     error: str
@@ -131,6 +136,7 @@ async def _queue(
 ) -> web.Response:
     async with runtime_of(request).db.reading() as tx:
         queue = await queues.get(tx, request.match_info["queue"])
+        plans = await hour_settings.list_all(tx)
         members = set(await tx.all(select(QueueMember.user_id).where(QueueMember.queue_id == queue.id)))
         staff = [
             (user, user.id in members)
@@ -138,7 +144,8 @@ async def _queue(
             if user.disabled_at is None and set(user.roles) & {"agent", "telemarketer", "supervisor"}
         ]
     page = QueuePage(
-        queue=queue, bounds=queue_settings.BOUNDS, staff=staff, values=values or {},
+        queue=queue, bounds=queue_settings.BOUNDS, staff=staff, hours=plans, values=values or {},
+        skills=queue_settings.write_skills(queue.skills), relax=queue_settings.write_relax(queue.relax),
         errors=error.fields if isinstance(error, Invalid) else {}, error=told(request, error) if error else "", saved=saved,
     )  # fmt: skip
     return await render(request, "admin/queue.html", page, status=422 if error else 200)
@@ -159,9 +166,15 @@ async def save_queue(request: web.Request) -> web.StreamResponse:
             except ValueError as error:
                 raise Invalid("A whole number is wanted.", fields={name: "Give a whole number."}) from error
         await queue_settings.edit(
-            tx, queue_id, version=int(given.get("version") or 0), actor=user.id, now=now, name=given.get("name", ""),
+            tx, queue_id, version=version_of(given), actor=user.id, now=now, name=given.get("name", ""),
             values=values,
         )  # fmt: skip
+        if "language" in given:
+            skills = queue_settings.read_skills(given.get("skills", ""))
+            await queue_settings.set_rules(
+                tx, queue_id, language=given["language"], hours_id=given.get("hours_id", ""), skills=skills,
+                relax=queue_settings.read_relax(given.get("relax", ""), skills), actor=user.id, now=now,
+            )  # fmt: skip
         await queue_settings.set_members(tx, queue_id, members, actor=user.id, now=now)
 
     try:

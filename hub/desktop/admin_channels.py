@@ -196,7 +196,7 @@ async def _save_number(request: web.Request, account: ChannelAccount) -> web.Str
     async def unit(tx: Tx) -> None:
         await channel_admin.check_targets(tx, form.get("queue_id", ""), form.get("flow_id", ""))
         await settings_rows.edit_account(
-            tx, account.id, version=_version(form), actor=user.id, now=now, name=form.get("name") or account.name,
+            tx, account.id, version=version_of(form), actor=user.id, now=now, name=form.get("name") or account.name,
             queue_id=form.get("queue_id") or None, flow_id=form.get("flow_id") or None, enabled="enabled" in form,
         )  # fmt: skip
 
@@ -207,7 +207,8 @@ async def _save_number(request: web.Request, account: ChannelAccount) -> web.Str
     raise web.HTTPSeeOther(f"/desk/admin/accounts/{account.id}?saved=1")
 
 
-def _version(form: dict[str, str]) -> int:
+def version_of(form: dict[str, str]) -> int:
+    """The version that the form was shown with; 0, which no row has, when it is none."""
     word = form.get("version", "")
     return int(word) if word.isascii() and word.isdigit() and len(word) < 10 else 0
 
@@ -303,7 +304,7 @@ async def _save_mailbox(request: web.Request, account: ChannelAccount) -> web.St
         await _check_hosts(request, given)
         await runtime.db.write(
             lambda tx: channel_admin.edit_mailbox(
-                tx, runtime.channels, account, given, version=_version(form), enabled="enabled" in form, actor=user.id,
+                tx, runtime.channels, account, given, version=version_of(form), enabled="enabled" in form, actor=user.id,
                 now=now,
             )
         )  # fmt: skip

@@ -14,7 +14,7 @@ from crm_core.db import Tx
 from crm_core.errors import HubError, Invalid, NotFound
 from crm_core.interactions import Disposition
 from crm_core.users import ApiToken, User
-from hub.desktop import admin_channels, admin_forms
+from hub.desktop import admin_channels, admin_forms, admin_hours
 from hub.desktop.render import render
 from hub.desktop.templating import told
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
@@ -230,6 +230,7 @@ A = "/desk/admin"
 routes = [
     *admin_channels.routes,
     *admin_forms.routes,
+    *admin_hours.routes,
     Route("GET", f"{A}/flows", show_flows, roles=ADMINS),
     Route("POST", f"{A}/flows", save_flow, roles=ADMINS),
     Route("GET", f"{A}/dispositions", show_dispositions, roles=ADMINS),
