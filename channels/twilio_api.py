@@ -29,6 +29,8 @@ from crm_core.texts import Text
 TIMEOUT_S = 10.0
 REST = "twilio.rest"
 MAX_BODY = 64 * 1024
+MAX_SOUND = 256 * 1024 * 1024  # two hours of a recorded call
+SOUND_TIMEOUT_S = 22.0  # below the relay's own limit of one call
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +289,21 @@ class TwilioApi:
             # left out because it quotes the body.
             kind = OutcomeUnknown if creates else AnswerUnreadable
             raise kind("Twilio's answer could not be read.", code="unreadable") from None
+
+    async def fetch(self, path: str, *, most: int = MAX_SOUND) -> tuple[bytes, str]:
+        """A file below this account's resource, such as /Recordings/RE….wav: its bytes and content type; Gone when absent."""
+        self.client()
+        url = f"{API_ORIGIN}/2010-04-01/Accounts/{self.settings.account_sid}{path}"
+        try:
+            async with asyncio.timeout(SOUND_TIMEOUT_S):
+                found: tuple[bytes, str] = await self._http.fetch(
+                    url, auth=(self.settings.account_sid, self.settings.auth_token), most=most
+                )
+                return found
+        except HttpFailed as failed:
+            raise meaning(failed, creates=False) from None
+        except TimeoutError:
+            raise meaning(HttpFailed(what="time-out"), creates=False) from None
 
     async def close(self) -> None:
         """Close the connections."""

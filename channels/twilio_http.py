@@ -72,6 +72,32 @@ class MappedHttp(AsyncTwilioHttpClient):  # type: ignore[misc]  # twilio ships n
         except (aiohttp.ClientError, OSError):
             raise HttpFailed(what="connection lost") from None
 
+    async def fetch(self, url: str, *, auth: tuple[str, str], most: int) -> tuple[bytes, str]:
+        """The bytes of a file and its content type; HttpFailed for everything but a 2xx of at most `most` bytes."""
+        if not url.startswith(API_ORIGIN + "/"):
+            raise HttpFailed(sent=False, what="unknown host")
+        headers = {"Authorization": aiohttp.encode_basic_auth(auth[0], auth[1])}
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=2 * CONNECT_TIMEOUT_S)
+        try:
+            async with self.session.get(
+                self._base + url.removeprefix(API_ORIGIN), headers=headers, allow_redirects=False, timeout=limits
+            ) as answer:
+                if not 200 <= answer.status < 300:
+                    text = (await answer.content.read(65536)).decode("utf-8", "replace")
+                    raise HttpFailed(status=answer.status, code=error_code(text))
+                body = bytearray()
+                async for piece in answer.content.iter_chunked(256 * 1024):
+                    body += piece
+                    if len(body) > most:
+                        raise HttpFailed(status=413, what="too large")
+                return bytes(body), answer.content_type
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL):
+            raise HttpFailed(sent=False, what="no connection") from None
+        except TimeoutError:
+            raise HttpFailed(what="time-out") from None
+        except (aiohttp.ClientError, OSError):
+            raise HttpFailed(what="connection lost") from None
+
     async def close(self) -> None:
         """Close the connections."""
         await self.session.close()

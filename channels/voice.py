@@ -80,6 +80,7 @@ PLAYABLE = re.compile(r"https?://[\x21-\x7e]{1,2000}")
 PARTY = re.compile(r"\+[1-9][0-9]{6,14}|client:[A-Za-z0-9_.-]{1,120}")
 ROOM_SID = re.compile(r"CF[0-9a-f]{32}")
 CALL_SID = re.compile(r"CA[0-9a-f]{32}")
+RECORDING_SID = re.compile(r"RE[0-9a-f]{32}")
 
 
 class VoiceChannel:
@@ -218,6 +219,35 @@ class VoiceChannel:
         except Gone:
             return
 
+    async def start_recording(self, call_id: str, *, status_url: str) -> str:
+        """Record a leg, both sides on a channel of their own; the recording's id. OutcomeUnknown: it may run."""
+        made = await self._api.call(
+            lambda client: client.calls(_call(call_id)).recordings.create_async(
+                recording_channels="dual",
+                recording_track="both",
+                recording_status_callback=self._absolute(status_url),
+                recording_status_callback_method="POST",
+                recording_status_callback_event=["in-progress", "completed", "absent"],
+            ),
+            creates=True,
+        )
+        return str(made.sid)
+
+    async def set_recording(self, call_id: str, recording_id: str, status: str) -> None:
+        """`paused` (silence meanwhile), `in-progress` again, or `stopped`. Gone when it is over already."""
+        behaviour = {"pause_behavior": "silence"} if status == "paused" else {}
+        await self._api.call(
+            lambda client: (
+                client.calls(_call(call_id))
+                .recordings(_recording(recording_id))
+                .update_async(status=status, **behaviour)
+            )
+        )
+
+    async def fetch_recording(self, recording_id: str) -> tuple[bytes, str]:
+        """The sound and its content type. Gone when Twilio has it no more."""
+        return await self._api.fetch(f"/Recordings/{_recording(recording_id)}.wav")
+
     async def call_status(self, call_id: str) -> tuple[str, int]:
         """What Twilio says of a leg now, as (our status, rank): heals a callback that never came. Gone if unknown."""
         found = await self._api.call(lambda client: client.calls(_call(call_id)).fetch_async())
@@ -269,6 +299,12 @@ def _call(call_id: str) -> str:
     if not CALL_SID.fullmatch(call_id):
         raise Gone("There is no such call.", code="not_a_call")
     return call_id
+
+
+def _recording(recording_id: str) -> str:
+    if not RECORDING_SID.fullmatch(recording_id):
+        raise Gone("There is no such recording.", code="not_a_recording")
+    return recording_id
 
 
 def _status(word: str) -> tuple[str, int]:

@@ -31,7 +31,7 @@ class RecordingState(StrEnum):
 
 
 class Recording(Table, table=True):
-    """One recording. `consent` says how the other side knew: announced, given (a key), asked (by the agent), or own (voicemail)."""
+    """One recording. `consent` says how the other side knew: announced, given (a key), asked (by the agent), own (voicemail)."""
 
     __tablename__ = "recordings"
     __table_args__ = (one_of("state", RecordingState),)

@@ -31,6 +31,7 @@ from hub.redis_ports import waited
 from hub.relay import LANES, Relay
 from hub.runtime import Runtime, running
 from hub.settings import Settings
+from hub.voice_executors import voice_executors
 from routing import engine
 from routing.checks import check_invariants
 from webhooks import intake, receipts
@@ -157,7 +158,10 @@ class Background:
             runtime.clock,
             runtime.wakeups,
             runtime.metrics,
-            executors(runtime.channels, runtime.clock, media_of(runtime), runtime.files),
+            {
+                **executors(runtime.channels, runtime.clock, media_of(runtime), runtime.files),
+                **voice_executors(runtime.channels, runtime.clock, runtime.files),
+            },
         )
         self.reconciler = Reconciler(runtime)
         self.singletons = Singletons(

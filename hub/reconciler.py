@@ -10,13 +10,13 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from itertools import groupby
 
-from channels.contract import SeenCall, SeenRoom
+from channels.contract import RecordingReady, SeenCall, SeenRoom
 from channels.errors import ChannelError, Misconfigured
 from crm_core.db import Tx
 from crm_core.errors import Conflict, NotFound
 from hub.log import get_logger
 from hub.runtime import Runtime
-from routing import reconcile
+from routing import reconcile, recordings
 from routing.reconcile import Difference
 
 log = get_logger(__name__)
@@ -54,6 +54,7 @@ class Reconciler:
             rooms: list[SeenRoom] = await voice.list_running_rooms()
             await self._calls(voice, seen, healed, now)
             await self._rooms(voice, rooms, healed)
+            await self._recordings(voice, since, healed)
         except ChannelError as error:
             log.warning("calls not compared", reason=f"{type(error).__name__} {error.code}")
             return dict(healed)
@@ -93,6 +94,18 @@ class Reconciler:
             seats = list(of_room)
             await self._heal(healed, lambda tx, seats=seats: reconcile.heal_seats(tx, seats, now=self._now()))  # type: ignore[misc]
         self._doubted = doubted
+
+    async def _recordings(self, voice: object, since: datetime, healed: Counter[str]) -> None:
+        listed: list[RecordingReady] = await voice.list_recordings(since=since)  # type: ignore[attr-defined]
+        async with self._runtime.db.reading() as tx:
+            settled = await recordings.list_settled(tx, [each.recording_id for each in listed])
+        for each in listed:
+            if each.recording_id not in settled:
+                await self._heal(healed, lambda tx, each=each: self._recording(tx, each))  # type: ignore[misc]
+
+    async def _recording(self, tx: Tx, seen: RecordingReady) -> str:
+        done = await recordings.reported(tx, seen, interaction_id="", now=self._now())
+        return "recording" if done is not None else ""
 
     def _now(self) -> datetime:
         return self._runtime.clock.now()

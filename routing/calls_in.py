@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from channels.contract import CallArrived
 from channels.steps import DialConference, DialNumber, Enqueue, Gather, Hangup, Leave, Play, Redirect, Reject, Step
@@ -20,7 +21,21 @@ from crm_core.errors import NotFound
 from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.touches import Direction
-from routing import callbacks, callers, entries, flows, hours, offers, prompts, queues, rooms, talks, transfers
+from routing import (
+    call_rules,
+    callbacks,
+    callers,
+    entries,
+    flows,
+    hours,
+    offers,
+    prompts,
+    queues,
+    rooms,
+    talks,
+    transfers,
+    voicemail,
+)
 from routing.matching import match
 from routing.offers import OfferState
 from routing.queues import EntryState, Queue, QueueEntry
@@ -60,6 +75,8 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
     if straight is not None:
         # Nothing to press before the queue: it waits from the first row on.
         interaction.__dict__.update(state=InteractionState.WAITING, queue_id=straight.id, entry_id=new_id(now))
+        if call_rules.of(straight).record != "off":
+            interaction.data["consent"] = "announced"
     await interactions.create(tx, interaction, now=now)
     tx.later(
         CallLeg(
@@ -93,7 +110,19 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
         event_key=f"hub:{interaction.id}:queued:{entry.version}",
         now=now,
     )
-    return [*walked.steps, _enqueue(interaction.id, straight, entry)]
+    return [*walked.steps, *_consent(interaction, straight), _enqueue(interaction.id, straight, entry)]
+
+
+def _consent(interaction: Interaction, queue: Queue) -> list[Step]:
+    """What a caller is told about recording before they wait; a key says no where the queue asks."""
+    record = call_rules.of(queue).record
+    language = queue.language
+    if record == "announce":
+        return [prompts.say("consent", language)]
+    if record == "ask":
+        action = step_path(interaction.id, "consent", 1)
+        return [Gather(action, [prompts.say("consent_ask", language)], digits=1, timeout_s=3, language=language)]
+    return []
 
 
 async def _open_queue(
@@ -138,9 +167,14 @@ async def _into_queue(
     if not hours.is_open(plan, now):
         return await _closed(tx, interaction, queue, number=number, now=now)
     entry = await entries.enter(tx, queue=queue, kind=VOICE, interaction=interaction, now=now)
-    await interactions.advance(tx, interaction, InteractionState.WAITING, now=now, queue_id=queue.id, entry_id=entry.id)
+    told: dict[str, Any] = {}
+    if call_rules.of(queue).record != "off":
+        told["data"] = {**interaction.data, "consent": "announced"}
+    await interactions.advance(
+        tx, interaction, InteractionState.WAITING, now=now, queue_id=queue.id, entry_id=entry.id, **told
+    )
     await entries.tell_calls(tx, entry, "queued", now=now)
-    return [_enqueue(interaction.id, queue, entry)]
+    return [*_consent(interaction, queue), _enqueue(interaction.id, queue, entry)]
 
 
 async def _queue(tx: Tx, queue_id: str | None) -> Queue | None:
@@ -160,6 +194,8 @@ def _enqueue(interaction_id: str, queue: Queue, entry: QueueEntry) -> Enqueue:
 async def _closed(tx: Tx, interaction: Interaction, queue: Queue, *, number: int, now: datetime) -> list[Step]:
     """Outside opening hours: say so, and offer a call when open."""
     said: list[Step] = [prompts.say("closed", queue.language)]
+    if call_rules.of(queue).voicemail_closed:
+        return [*said, *await voicemail.take(tx, interaction, None, queue, number=number + 1, now=now)]
     await interactions.change(tx, interaction, now=now, queue_id=queue.id)
     caller = addresses.find_phone(interaction.from_address)
     action = step_path(interaction.id, "closed", number + 1)
@@ -201,6 +237,8 @@ async def call_step(
         )
     if step == "closed":
         return await _closed_answer(tx, interaction, pressed, now=now)
+    if step == "message":
+        return await voicemail.taken(tx, interaction)
     if entry is None:
         return [Hangup()]
     queue = await queues.get(tx, entry.queue_id)
@@ -212,6 +250,8 @@ async def call_step(
         return await _left_queue(tx, interaction, entry, queue, params.get("QueueResult", ""), now=now)
     if step == "join":
         return await _join(tx, interaction, entry, queue, now=now)
+    if step == "consent":
+        return await _consent_answer(tx, interaction, entry, queue, pressed, now=now)
     if step == "away":
         return await _away(interaction, entry, queue)
     if step == "back":
@@ -221,7 +261,7 @@ async def call_step(
             return [prompts.say(step, queue.language), _enqueue(interaction_id, queue, entry)]
         return [Hangup()]
     if step == "overflow":
-        return await _overflow_said(tx, interaction, queue)
+        return await _overflow_said(tx, interaction, queue, number=number)
     if step == "sorry":
         said = prompts.spoken(interaction.to_address, queue.language)
         return [prompts.say("promised", queue.language, number=said), Hangup()]
@@ -252,13 +292,18 @@ async def _wait(
         said.append(
             prompts.say("estimate", language, minutes=minutes) if minutes > 1 else prompts.say("estimate_one", language)
         )
-    music = Play(HOLD_MUSIC)
+    rules = call_rules.of(queue)
+    music = Play(rules.music_url)
     onward = Redirect(step_path(interaction.id, "wait", number + 1))
     waited = (now - entry.entered_at).total_seconds()
+    offered = []
     if 0 <= queue.callback_offer_after_s <= waited and addresses.find_phone(interaction.from_address) is not None:
-        offer = prompts.say("offer", language)
+        offered.append(prompts.say("offer", language))
+    if rules.voicemail_key:
+        offered.append(prompts.say("voicemail_offer", language))
+    if offered:
         action = step_path(interaction.id, "pressed", number)
-        return [Gather(action, [*said, offer, music], digits=1, timeout_s=1, language=language), onward]
+        return [Gather(action, [*said, *offered, music], digits=1, timeout_s=1, language=language), onward]
     return [*said, music, onward]
 
 
@@ -268,7 +313,11 @@ async def _pressed(
     """A key in the waiting loop. 1: the call becomes a promise at the same place, and the number is read back digit by digit."""
     onward = Redirect(step_path(interaction.id, "wait", number + 1))
     caller = addresses.find_phone(interaction.from_address)
-    if pressed != "1":
+    if pressed == "2" and call_rules.of(queue).voicemail_key:
+        if await voicemail.give_up_waiting(tx, interaction, entry, queue, now=now):
+            return [Leave()]
+        return [prompts.say("too_late", queue.language), Play(call_rules.of(queue).music_url), onward]
+    if pressed != "1" or queue.callback_offer_after_s < 0:
         return [onward]
     if caller is None:
         return [prompts.say("withheld", queue.language), onward]
@@ -308,16 +357,22 @@ async def overflow(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: 
     if entry.state != EntryState.WAITING:
         return
     moved = await talks.ask_move(tx, interaction, entry, "overflow", now=now)
+    queue = await queues.get(tx, entry.queue_id)
+    if moved and call_rules.of(queue).voicemail_overflow:
+        await voicemail.give_up_waiting(tx, interaction, entry, queue, now=now)
+        return
     if caller is not None and moved and await _to_callback(tx, interaction, entry, caller, origin="overflow", now=now):
         return
     await entries.close(tx, entry, outcome=Outcome.OVERFLOW, now=now)
 
 
-async def _overflow_said(tx: Tx, interaction: Interaction, queue: Queue) -> list[Step]:
+async def _overflow_said(tx: Tx, interaction: Interaction, queue: Queue, *, number: int) -> list[Step]:
     said: list[Step] = [prompts.say("overflow", queue.language)]
+    if "voicemail" in interaction.data:
+        return [*said, *voicemail.record(interaction, queue, number=number)]
     if interaction.outcome in ("", Outcome.CALLBACK):
-        number = prompts.spoken(interaction.from_address, queue.language)
-        said.append(prompts.say("promised", queue.language, number=number))
+        spoken = prompts.spoken(interaction.from_address, queue.language)
+        said.append(prompts.say("promised", queue.language, number=spoken))
     return [*said, Hangup()]
 
 
@@ -327,6 +382,8 @@ async def _left_queue(
     """The caller has left the provider's queue, and how. Moved by us: nothing, their steps come from elsewhere."""
     if result in ("redirected", "bridged", "bridging-in-process", "redirected-from-bridged"):
         return []
+    if result == "leave" and "voicemail" in interaction.data:
+        return voicemail.record(interaction, queue, number=entry.offers)
     if result == "leave":
         return [Hangup()]
     if result == "hangup":
@@ -359,6 +416,20 @@ async def _join(tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queu
     if entry.state in (EntryState.WAITING, EntryState.OFFERED):
         return [prompts.say("retry", queue.language), _enqueue(interaction.id, queue, entry)]
     return [Hangup()]
+
+
+async def _consent_answer(
+    tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, pressed: str, *, now: datetime
+) -> list[Step]:
+    """1: not to be recorded. Any other key: on to the queue."""
+    said: list[Step] = []
+    if pressed == "1":
+        data = {**interaction.data, "consent": "refused"}
+        await interactions.change(tx, interaction, now=now, data=data)
+        said = [prompts.say("consent_refused", queue.language)]
+    if entry.state in (EntryState.WAITING, EntryState.OFFERED):
+        return [*said, _enqueue(interaction.id, queue, entry)]
+    return [*said, Hangup()]
 
 
 async def _away(interaction: Interaction, entry: QueueEntry, queue: Queue) -> list[Step]:

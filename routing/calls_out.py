@@ -22,7 +22,7 @@ from routing.matching import match
 from routing.queues import EntryState, Lane, Queue, QueueEntry
 
 VOICE = "voice"
-DIALABLE = ("callback", "webform", "lead")  # live work that is answered by a call
+DIALABLE = ("callback", "webform", "lead", "voicemail")  # live work that is answered by a call
 
 
 async def start_call(

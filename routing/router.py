@@ -11,6 +11,7 @@ from routing.forms import form_arrived
 from routing.legs import call_placed, call_progressed, room_changed
 from routing.mails import StoredFile, mail_arrived
 from routing.messages import delivery_reported, message_arrived
+from routing.recordings import reported as recording_reported
 
 __all__ = [
     "StoredFile",
@@ -23,5 +24,6 @@ __all__ = [
     "form_arrived",
     "mail_arrived",
     "message_arrived",
+    "recording_reported",
     "room_changed",
 ]

@@ -19,7 +19,7 @@ from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.leads import Lead, LeadStage
 from crm_core.statements import fixed
 from crm_core.touches import Direction
-from routing import callbacks, entries, offers, rooms
+from routing import callbacks, entries, offers, recordings, rooms
 from routing.offers import OfferState
 from routing.queues import EntryState, QueueEntry
 from routing.rooms import step_path
@@ -93,6 +93,7 @@ async def together(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: 
         await entries.win(tx, entry, live, now=now)
         if interaction.direction == Direction.INBOUND:
             await callbacks.kept_by_caller(tx, interaction.from_address, now=now)
+        await recordings.begin_if_due(tx, interaction, entry.queue_id, now=now)
     else:
         await interactions.advance(
             tx, interaction, InteractionState.CONNECTED, now=now, connected_at=now, agent_id=entry.agent_id

@@ -21,7 +21,7 @@ from crm_core.errors import Conflict, Invalid, NotAllowed
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.texts import Text
 from crm_core.users import User
-from routing import agents, dialling, entries, gate, hours, queues, rooms, talks
+from routing import agents, dialling, entries, gate, hours, queues, recordings, rooms, talks
 from routing.agents import FRESH, Activity, Agent
 from routing.queues import IS_WAITING, EntryState, Lane, Queue, QueueEntry, QueueMember
 
@@ -170,6 +170,7 @@ async def to_number(
     await gate.record(
         tx, number, verdict, channel="voice", now=now, interaction_id=interaction.id, user_id=agent_id
     )  # fmt: skip
+    await recordings.stop(tx, interaction, now=now)
     away = {"to": number.value, "from": account.address, "at": now.isoformat()}
     await interactions.change(tx, interaction, now=now, data={**interaction.data, "away": away})
     await _let_go(tx, interaction, entry, "away", now=now)

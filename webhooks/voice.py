@@ -14,7 +14,6 @@ from channels import twiml
 from channels.contract import Arrival, CallArrived, CallProgress, RecordingReady, RoomEvent
 from channels.steps import Hangup, Pause, Redirect, Say, Step
 from channels.twilio_api import read_form
-from crm_core import calls, interactions
 from crm_core.db import Tx
 from crm_core.errors import NotFound
 from routing import router
@@ -117,20 +116,7 @@ async def _room(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now: da
 async def _recording(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now: datetime) -> None:
     event = _first(arrivals, RecordingReady)
     assert isinstance(event, RecordingReady)
-    interaction = await interactions.get(tx, post.query.get("i", ""))
-    kept = {"id": event.recording_id, "url": event.url, "duration_s": event.duration_s, "status": event.status}
-    await calls.record_event(
-        tx,
-        interaction_id=interaction.id,
-        kind="recording",
-        event_key=event.event_key,
-        happened_at=now,
-        now=now,
-        leg_id=event.call_id,
-        raw=kept,
-    )
-    if event.status == "completed":
-        await interactions.change(tx, interaction, now=now, data={**interaction.data, "recording": kept})
+    await router.recording_reported(tx, event, interaction_id=post.query.get("i", ""), now=now)
 
 
 def _step_key(post: Post) -> str:
