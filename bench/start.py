@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 GOAL_S = 5.0
 TICKS = os.sysconf("SC_CLK_TCK")
+EVERYBODY = {"supervisor", "valkey", "sandbox", "web", "poll", "interactive", "bulk"}
 # What the supervisor notes in serve.json, and what had been done by then.
 STAGES = {
     "begun": "run.py's checks, Python, settings",
@@ -123,6 +124,8 @@ def start_once(data: Path, *, settle_s: float) -> Start:
         for pid in family(process.pid):
             rss, pss = memory_of(pid)
             found.processes.append(Process(name_of(pid, process.pid), *cpu_of(pid), rss, pss))
+        if missing := EVERYBODY - {one.name for one in found.processes}:
+            raise SystemExit(f"Not running {settle_s:g} s after the start: {', '.join(sorted(missing))}.")
         steps = json.loads((data / "serve.json").read_text())["steps"]
         found.stages = {name: steps[name] - began for name in STAGES}
     finally:

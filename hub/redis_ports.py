@@ -207,7 +207,7 @@ class RedisWakeups:
                     log.info("wake-ups from other processes are back")
                     self._wake_here(self._waiting)
                 told = False
-                while True:
+                while not self._closed:
                     message = await pubsub.get_message(timeout=30)
                     if message and message["type"] == "message":
                         self._wake_here(str(message["data"], "utf-8", "replace").split())
@@ -224,10 +224,12 @@ class RedisWakeups:
     async def close(self) -> None:
         """Stop hearing."""
         self._closed = True
-        tasks = [*self._publishing, *([self._listener] if self._listener else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        tasks = {*self._publishing, *([self._listener] if self._listener else [])}
+        while tasks:
+            # More than once, because the client swallows a cancellation that comes just as it has connected.
+            for task in tasks:
+                task.cancel()
+            _, tasks = await asyncio.wait(tasks, timeout=TIMEOUT_S)
         self._listener = None
 
 

@@ -13,6 +13,7 @@ import fcntl
 import gc
 import http.client
 import importlib
+import importlib.util
 import json
 import os
 import signal
@@ -45,6 +46,7 @@ HUB = (
     ("interactive", ("work", "interactive"), 0, "hub.jobs"),
     ("bulk", ("work", "bulk"), 10, "hub.jobs"),
 )
+QUICKER = ("uvloop",) if importlib.util.find_spec("uvloop") else ()
 FIRST_WAVE = 1  # web: whoever waits, waits for it
 
 
@@ -260,10 +262,14 @@ def load(processes: Sequence[tuple[str, tuple[str, ...], int, str]]) -> None:
     # Nothing of what is loaded will ever be thrown away, so looking for garbage meanwhile is a fifth of the time lost.
     gc.disable()
     try:
-        for module in ("uvloop", *(module for *_, module in processes)):
-            # What cannot be loaded here cannot be loaded there either, and that process says so and ends.
-            with contextlib.suppress(Exception):
+        for module in (*QUICKER, *(module for *_, module in processes)):
+            try:
                 importlib.import_module(module)
+            except Exception as error:
+                raise CannotServe(
+                    f"The hub did not start: {module} cannot be loaded ({type(error).__name__}: {error}). "
+                    "Install it again: the files do not fit each other."
+                ) from error
     finally:
         gc.enable()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import redis.asyncio as aioredis
@@ -110,3 +112,31 @@ async def test_waking_without_redis_neither_raises_nor_holds_up(nobody: aioredis
         assert woken.is_set()
         assert await wakeups.wait("router", timeout_s=0.01) is False
     await wakeups.close()
+
+
+async def test_a_cancellation_that_the_client_swallows_does_not_hold_up_the_end() -> None:
+    connected = asyncio.Event()
+
+    class Swallowing:
+        """A client whose connection is made just when it is cancelled; after that nothing comes any more."""
+
+        def pubsub(self, **_: Any) -> Swallowing:
+            return self
+
+        async def subscribe(self, _: str) -> None:
+            with contextlib.suppress(asyncio.CancelledError):
+                connected.set()
+                await asyncio.sleep(60)
+
+        async def get_message(self, timeout: float) -> None:
+            await asyncio.sleep(timeout)
+
+        async def aclose(self) -> None:
+            """Nothing is open."""
+
+    client: Any = Swallowing()
+    wakeups = RedisWakeups(client)
+    with wakeups.waiting("topic"):
+        await connected.wait()
+        async with asyncio.timeout(10):
+            await wakeups.close()

@@ -77,6 +77,12 @@ def alive(pid: int) -> bool:
     return bool(state.strip()) and not state.startswith("Z")
 
 
+def cpu_s(pid: int) -> float:
+    """Processor seconds that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def status(url: str, path: str) -> int:
     """The HTTP status of a page; 0 when nobody answers."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
@@ -126,6 +132,8 @@ def test_it_starts_from_nothing_mends_itself_and_stops_clean(start: Callable[[],
     assert eventually(lambda: "web was killed by SIGKILL; it starts again in 0.5 s" in hub.text()), hub.text()
     assert eventually(lambda: status(url, "/healthz") == 200)
     assert hub.children()["web"] != before["web"]
+    if sys.platform == "linux":  # it is forked, so that it shares what the supervisor has loaded: a start costs little
+        assert cpu_s(hub.children()["web"]) < cpu_s(hub.process.pid) / 3
 
     os.kill(before["valkey"], signal.SIGKILL)
     assert eventually(lambda: hub.children().get("valkey", before["valkey"]) != before["valkey"])
