@@ -18,6 +18,7 @@ from channels.contract import MailArrived
 from crm_core import (
     accounts,
     addresses,
+    blocked,
     consent,
     contacts,
     conversations,
@@ -123,10 +124,11 @@ async def mail_arrived(
         to_address=account.address, state=InteractionState.WAITING, subject=_clean(event.subject)[:500], body=_clean(event.text),
         html_key=html_key, data=data, match=matched.as_doc(), first_arrival_at=now, created_at=now,
     )  # fmt: skip
-    if event.automatic or about is not None:
+    spam = about is None and await _is_spam(tx, event)
+    if event.automatic or about is not None or spam:
         interaction.__dict__.update(
-            state=InteractionState.ENDED, outcome=Outcome.AUTOMATED, ended_at=now, queue_id=account.queue_id,
-            data={**data, "automatic": event.automatic or "bounce"},
+            state=InteractionState.ENDED, outcome=Outcome.SPAM if spam else Outcome.AUTOMATED, ended_at=now,
+            queue_id=account.queue_id, data={**data, "automatic": "spam" if spam else event.automatic or "bounce"},
         )  # fmt: skip
         await interactions.create(tx, interaction, now=now)
         await conversations.touch(tx, conversation.id, now=now)
@@ -140,6 +142,12 @@ async def mail_arrived(
             interaction_id=interaction.id,
         )  # fmt: skip
     await keep_files(tx, interaction.id, files, now=now)
+
+
+async def _is_spam(tx: Tx, event: MailArrived) -> bool:
+    """A mail that the mail server has marked, or from somebody who was blocked. Whoever marks their own so gets their wish."""
+    marked = event.headers.get("x-spam-flag", "").strip().lower().startswith("yes")
+    return marked or await blocked.is_blocked(tx, event.from_address)
 
 
 async def _alive(tx: Tx, sender: Address, *, now: datetime) -> None:

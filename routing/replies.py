@@ -7,7 +7,7 @@ from datetime import datetime
 
 from sqlmodel import col, select
 
-from crm_core import accounts, addresses, conversations, events, interactions
+from crm_core import accounts, addresses, blocked, conversations, events, interactions
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
 from crm_core.consent import Purpose
@@ -90,6 +90,30 @@ def others_in(account: ChannelAccount, latest: Interaction | None, to: str) -> l
     ours = set(accounts.mail_addresses(account))
     named = [str(one).lower() for one in (latest.from_address, *latest.data.get("to", ()), *latest.data.get("cc", ()))]
     return [one for one in dict.fromkeys(named) if one != to and one not in ours and not mails.token_in(one)][:20]
+
+
+async def spam(tx: Tx, conversation_id: str, *, agent_id: str, block: bool, now: datetime) -> None:
+    """Nobody wants this: the work ends as spam, the conversation is closed, and `block` keeps their further mail from queues.
+
+    Conflict when a colleague works on it or it is being offered.
+    """
+    conversation = await conversations.get(tx, conversation_id)
+    if conversation.channel != mails.MAIL:
+        raise Invalid("Only mail can be marked as spam.")
+    work = await entries.find_open(tx, conversation_id)
+    if work is not None:
+        if work.agent_id is not None and work.agent_id != agent_id:
+            raise Conflict("A colleague works on this.")
+        if work.state == EntryState.OFFERED:
+            raise Conflict("This is being offered to you; accept it first.")
+        await entries.close(tx, work, outcome=Outcome.SPAM, now=now)
+        conversation = await conversations.get(tx, conversation_id)
+    if block and addresses.find_email(conversation.peer) is not None:
+        await blocked.block(tx, conversation.peer, user_id=agent_id, now=now)
+    if conversation.state != ConversationState.CLOSED:
+        await conversations.change(
+            tx, conversation, now=now, event="conversation.closed", state=ConversationState.CLOSED, snoozed_until=None
+        )
 
 
 async def forward(tx: Tx, interaction_id: str, *, agent_id: str, to: Address, body: str, now: datetime) -> Interaction:

@@ -19,7 +19,7 @@ from hub.desktop import work
 from hub.desktop.mail_parts import DraftFiles
 from hub.desktop.templating import part, reader_of, respond, told
 from hub.desktop.work import ID, WORKERS
-from hub.desktop.work_actions import refusal
+from hub.desktop.work_actions import back_to_work, refusal
 from hub.web import STAFF, Route, now_of, runtime_of, user_of
 from routing import gate, mails, replies
 from routing.mails import StoredFile
@@ -244,6 +244,18 @@ async def forward(request: web.Request) -> web.StreamResponse:
     return await _composer(request, event="said")
 
 
+async def spam(request: web.Request) -> web.StreamResponse:
+    """Nobody wants this: close it as spam and block who sent it; administrators can undo the block."""
+    user, now, wanted = user_of(request), now_of(request), request.match_info["conversation"]
+
+    async def unit(tx: Tx) -> None:
+        await _conversation(request, tx)
+        await replies.spam(tx, wanted, agent_id=user.id, block=True, now=now)
+
+    await runtime_of(request).db.write(unit)
+    return await back_to_work(request)
+
+
 THREAD = f"/desk/work/{{conversation:{ID}}}/mail"
 routes = [
     Route("POST", THREAD, send, roles=WORKERS),
@@ -252,6 +264,7 @@ routes = [
     Route("POST", f"{THREAD}/files", add_files, roles=WORKERS, body_limit=UPLOAD_LIMIT),
     Route("POST", f"{THREAD}/files/{{file:{ID}}}/remove", remove_file, roles=WORKERS),
     Route("GET", f"{THREAD}/forward", ask_forward, roles=WORKERS),
+    Route("POST", f"{THREAD}/spam", spam, roles=WORKERS),
     Route("GET", f"{THREAD}/box", box, roles=WORKERS),
     Route("POST", f"{THREAD}/forward", forward, roles=WORKERS),
 ]

@@ -237,7 +237,7 @@ async def snooze(request: web.Request) -> web.StreamResponse:
         await replies.snooze(tx, wanted, agent_id=user.id, until=until, now=now)
 
     await runtime_of(request).db.write(unit)
-    return await _back_to_work(request)
+    return await back_to_work(request)
 
 
 async def close(request: web.Request) -> web.StreamResponse:
@@ -249,10 +249,11 @@ async def close(request: web.Request) -> web.StreamResponse:
         await replies.close(tx, wanted, agent_id=user.id, now=now)
 
     await runtime_of(request).db.write(unit)
-    return await _back_to_work(request)
+    return await back_to_work(request)
 
 
-async def _back_to_work(request: web.Request) -> web.Response:
+async def back_to_work(request: web.Request) -> web.Response:
+    """The work screen with nothing chosen."""
     async with runtime_of(request).db.reading() as tx:
         listed = await worklist.read(tx, user_of(request).id, now=now_of(request))
     return await render(

@@ -339,3 +339,30 @@ async def test_what_they_quoted_is_known(post: Post) -> None:
     (found,) = await post.all(Interaction)
     assert found.body[: found.data["new_chars"]].strip() == "Fine, thanks."
     assert "> Here." in found.body
+
+
+async def test_blocked_and_marked_mail_is_kept_as_spam_and_offered_to_nobody(post: Post) -> None:
+    from crm_core import blocked
+
+    now = post.clock.now()
+    await post.db.write(lambda tx: blocked.block(tx, "Pest@Example.com", user_id="amy", now=now))
+    await post.db.write(lambda tx: blocked.block(tx, "@spam.example", user_id="amy", now=now))
+    await post.takes(letter("Buy!", message_id="<1@example.com>", sender="pest@example.com"))
+    await post.takes(letter("Buy!", message_id="<2@example.com>", sender="anybody@spam.example"))
+    await post.takes(letter("Buy!", message_id="<3@example.com>", sender="x@example.com", X_Spam_Flag="YES"))
+    assert [one.outcome for one in await post.all(Interaction)] == [Outcome.SPAM] * 3
+    assert await post.all(QueueEntry) == []
+    await post.takes(letter("Hello", message_id="<4@example.com>", sender="x@not-spam.example", X_Spam_Flag="NO"))
+    assert await post.db.write(lambda tx: blocked.unblock(tx, "pest@example.com", user_id="amy", now=now))
+    assert not await post.db.write(lambda tx: blocked.unblock(tx, "pest@example.com", user_id="amy", now=now))
+    await post.takes(letter("Sorry", message_id="<5@example.com>", sender="pest@example.com"))
+    assert len(await post.all(QueueEntry)) == 2
+
+
+@pytest.mark.parametrize("value", ["", "@", "nobody", "@nobody", "a b@example.com", "x@"])
+def test_what_is_no_sender_cannot_be_blocked(value: str) -> None:
+    from crm_core import blocked
+    from crm_core.errors import Invalid
+
+    with pytest.raises(Invalid):
+        blocked.normal(value)
