@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from channels.errors import (
@@ -63,3 +66,12 @@ def test_what_is_not_listed_is_told_by_its_number() -> None:
     assert not is_dead("99999")
     assert meaning_of("x") is None
     assert error_class("99999") == "unavailable"
+
+
+def test_the_page_lists_every_code() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "channels" / "sms.md").read_text("utf-8")
+    listed: dict[int, tuple[str, bool]] = {}
+    for row in re.findall(r"^\| (\w+) \| [^|]+ \| ([0-9†, ]+) \|$", page, re.MULTILINE):
+        for one in row[1].split(", "):
+            listed[int(one.rstrip("†"))] = (row[0], one.endswith("†"))
+    assert listed == {code: (told.kind.__name__, told.dead) for code, told in CODES.items()}
