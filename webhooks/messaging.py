@@ -19,7 +19,8 @@ async def _arrived(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now:
     for event in arrivals:
         if isinstance(event, MessageArrived):
             await router.message_arrived(tx, event, now=now)
-            if messages.keyword(event) == "STOP":
+            said = messages.keyword(event)
+            if said is not None and said.word == "STOP":
                 await _count_stop(tx, event, now)
 
 
