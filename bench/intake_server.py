@@ -35,7 +35,7 @@ async def listen(app: web.Application) -> None:
 
 async def hub(url: str) -> None:
     """The hub's own application, whole: every route, its middleware, its runtime with a Valkey of its own."""
-    from hub.app import serving
+    from hub.app import serving, spare_the_collector
     from hub.runtime import running
     from hub.settings import read_settings
     from hub.valkey import ensure_valkey
@@ -58,6 +58,7 @@ async def hub(url: str) -> None:
             }
         )
         async with running(settings) as runtime, serving(runtime, host="127.0.0.1", port=0) as (_, port):
+            spare_the_collector()
             print(port, flush=True)
             await asyncio.Event().wait()
 

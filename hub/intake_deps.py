@@ -39,16 +39,12 @@ class _Receivers(Mapping[str, Receives]):
 
 def intake_deps(runtime: Runtime) -> Deps:
     """What webhooks/ asks for."""
-
-    def count(channel: str, outcome: str) -> None:
-        runtime.metrics.webhooks.labels(channel, outcome).inc()
-
     return Deps(
         db=runtime.db,
         clock=runtime.clock,
         channels=_Receivers(runtime.channels),
         public_url=runtime.settings.public_url,
-        count=count,
+        count=runtime.metrics.webhook,
     )
 
 

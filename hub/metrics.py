@@ -79,6 +79,24 @@ class Metrics:
             "hub_probe_failures", "Probes that failed or were too slow.", ["probe"], registry=registry
         )
         self._probes: list[tuple[str, Gauge, Probe]] = []
+        self._answers: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
+        self._outcomes: dict[tuple[str, str], Counter] = {}
+
+    def answered(self, route: str, method: str, status: int, spent_s: float) -> None:
+        """Count and time one answered request. Routes, methods and statuses are few: each is looked up by labels once."""
+        known = self._answers.get((route, method, status))
+        if known is None:
+            known = self.requests.labels(route, method, str(status)), self.request_s.labels(route)
+            self._answers[route, method, status] = known
+        known[0].inc()
+        known[1].observe(spent_s)
+
+    def webhook(self, channel: str, outcome: str) -> None:
+        """Count one webhook."""
+        known = self._outcomes.get((channel, outcome))
+        if known is None:
+            known = self._outcomes[channel, outcome] = self.webhooks.labels(channel, outcome)
+        known.inc()
 
     def add_probe(self, name: str, help_text: str, labels: tuple[str, ...], probe: Probe) -> None:
         """A gauge read at each scrape: `probe` gives {label values: number}; labels it no longer names disappear."""

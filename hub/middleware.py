@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hmac
 import time
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
@@ -182,9 +183,7 @@ async def errors_become_http(request: web.Request, handler: Handler) -> web.Stre
         return await _tell(request, 500, HubError("Something went wrong in the hub. It was noted; try again."))
     finally:
         spent = time.perf_counter() - started
-        metrics = request.app[RUNTIME].metrics
-        metrics.requests.labels(_route(request), request.method, str(status)).inc()
-        metrics.request_s.labels(_route(request)).observe(spent)
+        request.app[RUNTIME].metrics.answered(_route(request), request.method, status, spent)
         if status >= 400 and status not in (401, 404):
             user: User | None = request.get(USER)
             log.info(
@@ -233,18 +232,31 @@ def policy(runtime: Runtime) -> str:
     )
 
 
-async def add_security_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """On every answer, unless the view set its own."""
-    headers = response.headers
-    headers.setdefault("Content-Security-Policy", policy(request.app[RUNTIME]))
-    headers.setdefault("X-Content-Type-Options", "nosniff")
-    headers.setdefault("Referrer-Policy", "same-origin")
-    headers.setdefault("Cross-Origin-Opener-Policy", "same-origin")
-    headers.setdefault("Permissions-Policy", "microphone=(self), camera=(), geolocation=()")
-    if response.content_type == "text/html":
-        headers.setdefault("Cache-Control", "no-store")
-    if request.app[RUNTIME].settings.public_url.startswith("https://"):
-        headers.setdefault("Strict-Transport-Security", "max-age=31536000; includeSubDomains")
+def security_headers(runtime: Runtime) -> tuple[tuple[str, str], ...]:
+    """What every answer of this process carries, unless its view said otherwise."""
+    https = runtime.settings.public_url.startswith("https://")
+    return (
+        ("Content-Security-Policy", policy(runtime)),
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "same-origin"),
+        ("Cross-Origin-Opener-Policy", "same-origin"),
+        ("Permissions-Policy", "microphone=(self), camera=(), geolocation=()"),
+        *((("Strict-Transport-Security", "max-age=31536000; includeSubDomains"),) if https else ()),
+    )
+
+
+def add_security_headers(runtime: Runtime) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    """Puts them on every answer; they are written once, when the process starts."""
+    always = security_headers(runtime)
+
+    async def add(request: web.Request, response: web.StreamResponse) -> None:
+        headers = response.headers
+        for name, value in always:
+            headers.setdefault(name, value)
+        if response.content_type == "text/html":
+            headers.setdefault("Cache-Control", "no-store")
+
+    return add
 
 
 def retry_sentence(until: datetime, now: datetime) -> str:

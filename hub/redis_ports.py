@@ -26,6 +26,7 @@ TIMEOUT_S = 0.5
 REST_S = 1.0  # how long a broken Redis is left alone
 CHANNEL = "hub:wake"
 SEEN_TTL_S = 3600
+PUBLISH_STEP_S = 0.005  # a lone hint goes out at once; in a storm of commits, two hundred a second
 
 # One bucket: tokens and the instant they were counted, by Redis's own clock, so that the clocks of machines do not matter.
 # A bucket that is not there starts empty: losing Redis must not let a burst through. Returns granted and ms until one more.
@@ -149,6 +150,7 @@ class RedisWakeups:
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._publishing: set[asyncio.Task[None]] = set()
         self._due: set[str] = set()
+        self._published_at = 0.0
         self._listener: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -168,8 +170,10 @@ class RedisWakeups:
                 event.set()
 
     async def _publish(self) -> None:
-        # One publish carries everything that was woken while the last was on its way.
+        # One publish carries everything that was woken while the last was on its way, and within a few milliseconds of it.
         while self._due:
+            await asyncio.sleep(self._published_at + PUBLISH_STEP_S - time.monotonic())
+            self._published_at = time.monotonic()
             message, self._due = " ".join(sorted(self._due)), set()
             try:
                 await self._breaker.call(lambda: self._client.publish(CHANNEL, message))  # noqa: B023 - awaited here
