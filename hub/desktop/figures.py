@@ -13,6 +13,7 @@ from crm_core.db import Tx
 from crm_core.users import Role, User
 from hub.web import roles_of
 from routing.agents import Activity, Agent, shown
+from routing.offers import Offer, OfferState
 from routing.queues import EntryState, Lane, Queue, QueueEntry, QueueMember
 
 # Written into the statement, because an index over some of the states is only used for a state that stands there.
@@ -33,7 +34,7 @@ class QueueFigure:
 class AgentNow:
     """What the activity control shows: a word, its cause, since when, what comes next."""
 
-    word: str  # available, busy, wrapup, ringing, paused, not_responding, offline
+    word: str  # available, busy, wrapup, ringing, joining (accepted, not yet together), paused, not_responding, offline
     activity: str
     reason: str
     cause: str
@@ -50,11 +51,19 @@ async def agent_now(tx: Tx, user_id: str) -> AgentNow | None:
     if agent is None:
         return None
     word, reason = shown(agent)
+    if word == "ringing" and not await _rings(tx, user_id):
+        word = "joining"
     return AgentNow(
         word=word, activity=str(agent.activity), reason=reason, cause=agent.cause, since=agent.since,
         next_activity=agent.next_activity, next_reason=agent.next_reason,
         live=f"{agent.live_load}/{agent.live_capacity}", text=f"{agent.text_load}/{agent.text_capacity}",
     )  # fmt: skip
+
+
+async def _rings(tx: Tx, user_id: str) -> bool:
+    """True while an offer still wants an answer: one that was accepted is only being connected."""
+    latest = select(Offer.state).where(Offer.agent_id == user_id).order_by(col(Offer.id).desc()).limit(10)
+    return OfferState.OPEN in await tx.all(latest)
 
 
 async def queues_of(tx: Tx, user: User) -> list[Queue]:

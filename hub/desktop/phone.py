@@ -15,7 +15,7 @@ from sqlmodel import select
 
 from campaigns import lists
 from channels.errors import ChannelError, Misconfigured
-from crm_core import accounts, addresses
+from crm_core import accounts, addresses, contacts
 from crm_core.accounts import ChannelAccount
 from crm_core.consent import Purpose
 from crm_core.conversations import Conversation
@@ -113,7 +113,7 @@ async def accept(request: web.Request) -> web.StreamResponse:
     if not as_json:
         target = {"path": f"/desk/work/{entry.conversation_id}", "target": "#page"}
         return web.Response(status=200, headers={"HX-Location": json.dumps(target)})
-    name = await _name_of(request, entry)
+    name = await _contact_name(request, entry.contact_id)
     number = first.from_address if first.direction == "inbound" else first.to_address
     return web.json_response(
         {
@@ -131,13 +131,12 @@ async def accept(request: web.Request) -> web.StreamResponse:
     )
 
 
-async def _name_of(request: web.Request, entry: QueueEntry) -> str:
-    from crm_core import contacts
-
-    if not entry.contact_id:
+async def _contact_name(request: web.Request, contact_id: str | None) -> str:
+    """The name for the call bar; empty for nobody known."""
+    if not contact_id:
         return ""
     async with runtime_of(request).db.reading() as tx:
-        contact = await contacts.find(tx, entry.contact_id)
+        contact = await contacts.find(tx, contact_id)
     return contact.name if contact else ""
 
 
@@ -165,11 +164,15 @@ async def dial(request: web.Request) -> web.StreamResponse:
         return problem(request, error, status=409, code="refused")
     except HubError as error:
         return problem(request, error, status=422, code="server")
-    shown = addresses.shown(call.to_address)
+    number, name = addresses.shown(call.to_address), await _contact_name(request, call.contact_id)
     return web.json_response(
         {
             "connect": {"call": call.id, "nonce": str(call.data["nonce"])},
-            "call": {"interaction_id": call.id, "customer": {"name": shown, "number": ""}, "since": now.isoformat()},
+            "call": {
+                "interaction_id": call.id,
+                "customer": {"name": name or number, "number": number if name else ""},
+                "since": now.isoformat(),
+            },
         }
     )
 

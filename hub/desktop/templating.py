@@ -46,6 +46,7 @@ def _filters() -> dict[str, Any]:
         "until": lambda instant: clock((instant - reader().now).total_seconds()),
         "iso": lambda instant: instant.isoformat(timespec="milliseconds"),
         "initials": initials,
+        "localday": lambda instant: reader().local(instant).date().isoformat(),
         "language": lambda tag: reader().language(tag),
         "tell": lambda sentence: sentence if isinstance(sentence, Markup) else reader().tell(sentence),
     }

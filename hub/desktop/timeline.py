@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
 from sqlmodel import col, select
@@ -21,7 +21,9 @@ from routing import mails
 from routing.offers import Offer, OfferState
 from routing.queues import QueueEntry
 
-SHOWN = 60
+SHOWN = 60  # touches in one part
+MOST = 1200  # touches that a reader who keeps going back gets at once
+NOTED = 200  # notes and offers of a conversation that is shown whole
 
 _CODE = re.compile(r"(?:[A-Z][A-Za-z]+ )?([1-9][0-9]{4})(?::|$)")
 
@@ -59,7 +61,6 @@ class TimelineItem:
     files: Sequence[File] = ()
     awaited: Sequence[str] = ()  # files of a text that are still at the provider: awaited, failed, or empty
     why: Mapping[str, Any] = field(default_factory=dict)
-    new_day: date | None = None
     people: Sequence[tuple[str, str]] = ()  # a mail's heads: (from, to, cc or bcc; addresses)
     quoted: str = ""  # what follows the new part of a mail: folded
     robot: str = ""  # why nobody needs to answer it: bounce, auto-submitted …
@@ -81,48 +82,90 @@ async def disposition_labels(tx: Tx) -> dict[str, str]:
     return dict(await tx.all(select(Disposition.key, Disposition.label).limit(300)))
 
 
-async def read(tx: Tx, conversation: Conversation, *, before: str = "") -> list[TimelineItem]:
-    """The latest part of a conversation, oldest first; `before` is the id of the first item already shown."""
-    touches = await interactions.list_timeline(tx, conversation_id=conversation.id, before=before, limit=SHOWN)
-    touches.reverse()
-    ids = [touch.id for touch in touches]
-    records = {
-        row.interaction_id: row
-        for row in await tx.all(select(CallRecord).where(col(CallRecord.interaction_id).in_(ids)))
-    }
-    files: dict[str, list[File]] = {}
-    for row in await tx.all(select(Attachment).where(col(Attachment.interaction_id).in_(ids)).order_by(Attachment.id)):
-        if not row.content_id:
-            files.setdefault(row.interaction_id, []).append(File(row.id, row.name, row.content_type, row.size))
-    notes = await tx.all(
-        select(Note).where(Note.conversation_id == conversation.id).order_by(col(Note.id).desc()).limit(SHOWN)
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A part of a conversation, oldest first, and where it begins: `start` is empty when there is nothing before it."""
+
+    items: list[TimelineItem]
+    start: str
+
+
+async def read(tx: Tx, conversation: Conversation, *, start: str = "", more: bool = False) -> Shown:
+    """The latest part of a conversation. `start` as given before: everything from there on; `more`: and a part before it.
+
+    So a reader who went back to earlier parts keeps them when something new arrives. At most MOST touches.
+    """
+    touches = await _touches(tx, conversation.id, start, more=more)
+    earlier = bool(touches) and bool(
+        await interactions.list_timeline(tx, conversation_id=conversation.id, before=touches[0].id, limit=1)
     )
-    offers = await _offers(tx, conversation.id)
+    since = touches[0].first_arrival_at if earlier else None
+    ids = [touch.id for touch in touches]
+    records: dict[str, CallRecord] = {}
+    files: dict[str, list[File]] = {}
+    for some in batched(ids):
+        for record in await tx.all(select(CallRecord).where(col(CallRecord.interaction_id).in_(some))):
+            records[record.interaction_id] = record
+        rows = select(Attachment).where(col(Attachment.interaction_id).in_(some)).order_by(Attachment.id)
+        for row in await tx.all(rows):
+            if not row.content_id:
+                files.setdefault(row.interaction_id, []).append(File(row.id, row.name, row.content_type, row.size))
+    notes = await tx.all(
+        _since(select(Note).where(Note.conversation_id == conversation.id), Note.created_at, since, Note.id)
+    )
+    offers = await _offers(tx, conversation.id, since)
     people = await users_of(
         tx, [*(t.agent_id for t in touches), *(n.user_id for n in notes), *(o.agent_id for o in offers)]
     )
     labels = await disposition_labels(tx)
     items = [_touch(touch, people, labels, records.get(touch.id), files.get(touch.id, [])) for touch in touches]
-    if not before:
-        items += [
-            TimelineItem(
-                kind="note", id=note.id, when=note.created_at, who=people.get(note.user_id, ""), body=note.body
-            )
-            for note in notes
-        ]
-        items += [_offer(offer, people) for offer in offers]
-    return with_days(sorted(items, key=lambda item: (item.when, item.id)))
+    items += [
+        TimelineItem(kind="note", id=note.id, when=note.created_at, who=people.get(note.user_id, ""), body=note.body)
+        for note in notes
+    ]
+    items += [_offer(offer, people) for offer in offers]
+    return Shown(sorted(items, key=lambda item: (item.when, item.id)), touches[0].id if earlier else "")
 
 
-async def _offers(tx: Tx, conversation_id: str) -> list[Offer]:
+async def _touches(tx: Tx, conversation_id: str, start: str, *, more: bool) -> list[Interaction]:
+    """The touches of this part, oldest first."""
+    if not start:
+        found = await interactions.list_timeline(tx, conversation_id=conversation_id, limit=SHOWN)
+        return found[::-1]
+    later = await tx.all(
+        select(Interaction)
+        .where(Interaction.conversation_id == conversation_id, col(Interaction.id) >= start)
+        .order_by(col(Interaction.id).desc())
+        .limit(MOST)
+    )
+    before: list[Interaction] = []
+    if more and len(later) < MOST:
+        before = await interactions.list_timeline(
+            tx, conversation_id=conversation_id, before=start, limit=min(SHOWN, MOST - len(later))
+        )
+    return [*later, *before][::-1]
+
+
+def batched(ids: list[str]) -> list[list[str]]:
+    """Few enough at a time for one statement."""
+    return [ids[place : place + SHOWN] for place in range(0, len(ids), SHOWN)]
+
+
+def _since(statement: Any, column: Any, since: datetime | None, order: Any) -> Any:
+    """Notes and offers of the part that is shown; of a whole conversation the latest."""
+    if since is not None:
+        statement = statement.where(col(column) >= since)
+    return statement.order_by(col(order).desc()).limit(MOST if since is not None else NOTED)
+
+
+async def _offers(tx: Tx, conversation_id: str, since: datetime | None) -> list[Offer]:
     """How the work of this conversation found its agents."""
-    return await tx.all(
+    found = (
         select(Offer)
         .join(QueueEntry, col(QueueEntry.id) == col(Offer.entry_id))
         .where(QueueEntry.conversation_id == conversation_id)
-        .order_by(col(Offer.id).desc())
-        .limit(20)
     )
+    return list(await tx.all(_since(found, Offer.opened_at, since, Offer.id)))
 
 
 def _offer(offer: Offer, people: Mapping[str, str]) -> TimelineItem:
@@ -181,18 +224,3 @@ def _awaited(touch: Interaction) -> list[str]:
     listed = touch.data.get("media", [])
     states = [str(one.get("state", "")) for one in listed if isinstance(one, dict)]
     return [state for state in states if state != "kept"]
-
-
-def with_days(items: list[TimelineItem]) -> list[TimelineItem]:
-    """Each first item of a day carries that day (UTC days; the page writes them in the reader's words)."""
-    told: list[TimelineItem] = []
-    last: date | None = None
-    for item in items:
-        day = item.when.date()
-        told.append(item if day == last else _on(item, day))
-        last = day
-    return told
-
-
-def _on(item: TimelineItem, day: date) -> TimelineItem:
-    return replace(item, new_day=day)

@@ -84,6 +84,7 @@ class Pane:
     call_id: str  # the live call's interaction, when it is here
     waiting_since: datetime | None
     items: list[TimelineItem]
+    start: str  # the first touch shown; empty when there is nothing before it
     composer: Composer
     wrapup: WrapUp
     person: PersonPane
@@ -102,6 +103,7 @@ class TimelinePart:
     """The timeline alone."""
 
     items: list[TimelineItem]
+    start: str
     conversation_id: str
 
 
@@ -240,6 +242,7 @@ async def pane_of(tx: Tx, conversation: Conversation, user_id: str, *, now: date
     person = await people.pane_of_conversation(tx, conversation)
     wrapup = await wrapup_of(tx, conversation, user_id, now=now)
     entry = wrapup.entry
+    shown = await timeline.read(tx, conversation)
     queue = ""
     if conversation.queue_id:
         queue = await tx.one(select(Queue.name).where(Queue.id == conversation.queue_id)) or ""
@@ -249,7 +252,7 @@ async def pane_of(tx: Tx, conversation: Conversation, user_id: str, *, now: date
         mine=entry is not None or conversation.assigned_user_id == user_id,
         call_id=await _call_of(tx, entry) if entry is not None else "",
         waiting_since=entry.first_arrival_at if entry else None,
-        items=await timeline.read(tx, conversation), composer=await composer_of(tx, conversation, user_id),
+        items=shown.items, start=shown.start, composer=await composer_of(tx, conversation, user_id),
         wrapup=wrapup, person=person,
     )  # fmt: skip
 
@@ -293,11 +296,12 @@ async def show_offers(request: web.Request) -> web.StreamResponse:
 
 
 async def show_timeline(request: web.Request) -> web.StreamResponse:
-    """The timeline, anew or its earlier part."""
+    """The timeline anew, from where its reader had gone back to; `more`: and the part before it."""
     async with runtime_of(request).db.reading() as tx:
         conversation = await rights.conversation(tx, user_of(request), request.match_info["conversation"])
-        items = await timeline.read(tx, conversation, before=request.query.get("before", ""))
-    return part(request, "work/timeline.html", TimelinePart(items, conversation.id))
+        start, more = request.query.get("start", ""), "more" in request.query
+        shown = await timeline.read(tx, conversation, start=start[:26], more=more)
+    return part(request, "work/timeline.html", TimelinePart(shown.items, shown.start, conversation.id))
 
 
 async def show_person(request: web.Request) -> web.StreamResponse:

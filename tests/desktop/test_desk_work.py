@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from sqlmodel import select
 
-from channels.contract import MessageArrived
+from channels.contract import CallArrived, MessageArrived
 from crm_core import consent, contacts, drafts, interactions
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import phone
@@ -21,7 +21,7 @@ from crm_core.users import Role, User
 from hub.desktop.work import coded
 from hub.runtime import Runtime
 from routing import desk, entries, router
-from routing.queues import Queue, QueueMember
+from routing.queues import Queue, QueueEntry, QueueMember
 from tests.apps import Visitor, add_user
 
 ANA, OURS = "+12025550101", "+442079460000"
@@ -212,3 +212,30 @@ def test_codes_are_two_letters_and_unique() -> None:
     assert len(set(codes)) == len(codes)
     assert all(len(code) == 2 for code in codes)
     assert codes[0] == "na"
+
+
+async def test_an_accepted_offer_is_no_offer_any_more(runtime: Runtime, visitor: Visitor, talk: Talk) -> None:
+    """Between accepting and being together the activity says that it is being connected, never "Offer"."""
+    now = runtime.clock.now()
+
+    async def offered(tx: Tx) -> str:
+        queue = await tx.one(select(Queue))
+        assert queue is not None
+        await tx.add(
+            ChannelAccount(
+                id=new_id(now), channel="voice", name="Line", address="+442079460009", queue_id=queue.id, created_at=now
+            )
+        )
+        event = CallArrived("CA1", ANA, "+442079460009", "CA1:arrived", {}, {})
+        await router.call_arrived(tx, event, now=now)
+        call = await tx.one(select(QueueEntry).where(QueueEntry.kind == "voice"))
+        assert call is not None
+        agent = await entries.agents.lock(tx, talk.amy.id)
+        return (await entries.offer(tx, call, agent, trace={}, queue=queue, now=now)).id
+
+    offer_id = await runtime.db.write(offered)
+    assert "Offer" in (await visitor.ask("GET", "/desk/frame/activity"))[1]
+    await runtime.db.write(lambda tx: desk.accept(tx, offer_id, agent_id=talk.amy.id, now=now))
+    text = (await visitor.ask("GET", "/desk/frame/activity"))[1]
+    assert "Connecting" in text
+    assert ">Offer<" not in text

@@ -63,11 +63,38 @@ function focusOnce(element) {
   if (!typing) element.focus({ preventScroll: true });
 }
 
+// A talk is read from its end. Whoever scrolled back keeps their place, whatever comes in above or below it.
+const places = new WeakMap();
+
+function keepPlace(element) {
+  const top = element.scrollTop;
+  const end = element.scrollHeight - top - element.clientHeight < 24;
+  const line = [...element.children].find(({ id, offsetTop, offsetHeight }) => id.startsWith("t-") && offsetTop + offsetHeight > element.offsetTop + top);
+  places.set(element, { end, id: line?.id, offset: (line?.offsetTop ?? 0) - top });
+}
+
+function takePlace(element) {
+  const place = places.get(element);
+  const line = place && !place.end && place.id ? document.getElementById(place.id) : null;
+  element.scrollTop = line ? line.offsetTop - place.offset : element.scrollHeight;
+}
+
+document.addEventListener("htmx:before:swap", () => each("[data-scroll-end]", keepPlace));
+
+// The earlier part comes when its reader reaches the top, by wheel, finger or key; its button does the same.
+document.addEventListener("scroll", ({ target }) => {
+  if (target instanceof Element && target.matches("[data-scroll-end]") && target.scrollTop < 48 && target.scrollHeight > target.clientHeight) {
+    const button = target.querySelector("[data-earlier]:not(.htmx-request)");
+    if (button && places.has(target)) button.click();
+  }
+}, { capture: true, passive: true });
+
 function settle(root) {
   tick();
   countAll();
   each("[data-scroll-end]", (element) => {
-    element.scrollTop = element.scrollHeight;
+    takePlace(element);
+    keepPlace(element);
   });
   each("[autofocus]", focusOnce, root);
   each("[data-toast]", (element) => toast(element), root);

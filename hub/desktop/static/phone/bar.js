@@ -2,7 +2,8 @@
  * Ties the phone to the page by attributes, so that templates hold every word and this file none.
  *
  *   data-phone-do="accept|dial|answer|reject|hangup|mute|hold|digits|rejoin"   a click gives the command
- *       with data-offer, data-to (and data-… for the rest of a dial request), data-digits; anywhere in the page, also
+ *       with data-offer, data-to (and data-… for the rest of a dial request), data-name and data-number (whom the bar
+ *       names until the server does), data-digits; anywhere in the page, also
  *       in parts that are swapped in later; mute and hold toggle and show aria-pressed
  *   data-phone-show="call live ringing"   shown while any of the words holds (words: see `words`)
  *   data-phone-text="customer.name"       text from the call
@@ -11,7 +12,7 @@
  *   data-phone-words                      (on the root element) all words that hold, for CSS
  */
 const COMMANDS = {
-  accept: (desk, { offer }) => desk.accept(offer),
+  accept: (desk, { offer, name, number }) => desk.accept(offer, { name, number }),
   dial: (desk, { phoneDo: _, ...request }) => desk.dial({ ...request }),
   answer: (desk) => desk.answer(),
   reject: (desk) => desk.reject(),

@@ -51,9 +51,9 @@ export class Desk extends Emitter {
     this.#tabs = null;
   }
 
-  accept(offer) {
+  accept(offer, who = {}) {
     performance.mark("hub-phone-accept");
-    return this.#command("accept", { offer });
+    return this.#command("accept", { offer, who });
   }
 
   dial(request) {

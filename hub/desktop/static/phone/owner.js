@@ -64,7 +64,7 @@ export class Owner extends Emitter {
     // A tab that has just taken over first learns what call there is.
     await this.#known;
     switch (name) {
-      case "accept": return this.#accept(args.offer);
+      case "accept": return this.#accept(args.offer, args.who);
       case "dial": return this.#dial(args);
       case "answer": return this.#incoming().accept();
       case "reject": return this.#incoming().reject();
@@ -192,12 +192,13 @@ export class Owner extends Emitter {
 
   // ---- commands
 
-  #accept(offer) {
-    return this.#once(`accept ${offer}`, () => this.#place(() => api.accept(offer), { offer, direction: "in" }));
+  #accept(offer, who) {
+    return this.#once(`accept ${offer}`, () => this.#place(() => api.accept(offer), { offer, direction: "in" }, who));
   }
 
-  #dial(request) {
-    return this.#once(`dial ${request.to}`, () => this.#place(() => api.dial(request), { direction: "out" }));
+  #dial({ name, number, ...request }) {
+    const who = { name, number: number ?? request.to };
+    return this.#once(`dial ${request.to}`, () => this.#place(() => api.dial(request), { direction: "out" }, who));
   }
 
   /** The second click of a double click, and the same click in another tab, share the first one's fate. */
@@ -212,11 +213,13 @@ export class Owner extends Emitter {
     return promise;
   }
 
-  async #place(ask, shown) {
+  /** @param who {name, number}: whom the bar names from the first moment on, until the server has answered */
+  async #place(ask, shown, { name, number } = {}) {
     await withDeadline(this.#lineReady.promise, READY_MS, "not_ready");
     await this.#microphone();
     this.#ringer.quiet();
-    this.#show({ ...shown, line: "joining", customer: null, muted: false, held: false });
+    const customer = name || number ? { name: name || number, number: name ? (number ?? "") : "" } : null;
+    this.#show({ ...shown, line: "joining", customer, muted: false, held: false });
     try {
       const answer = await ask();
       if (answer.call) this.#show({ ...answer.call, rejoin_params: undefined });
