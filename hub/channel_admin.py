@@ -19,13 +19,13 @@ from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
 from crm_core.texts import Text
 from hub.channel_set import PROVIDER, ChannelSet
-from hub.runtime import PROVIDER_TOPIC
 from routing import flows, queues
 
 IMAP_PORTS = {"tls": 993, "none": 143}
 SMTP_PORTS = {"tls": 465, "starttls": 587}
 NUMBER_CHANNELS = ("voice", "sms")
 SID = re.compile(r"[0-9a-fA-F]{32}")
+ELSEWHERE = ("aliases", "signed_return_path", "own_addresses")  # set on the page about mail, and kept here
 PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]*")
 
 
@@ -128,6 +128,7 @@ def mailbox_row(given: MailboxInput, *, known: Mapping[str, str], before: Mappin
     shown: dict[str, Any] = {
         "from_name": given.from_name.strip()[:100],
         "folder": given.folder.strip()[:200] or "INBOX",
+        **{name: before[name] for name in ELSEWHERE if name in before},
     }
     secrets: dict[str, str] = {}
     if not PRINTABLE.fullmatch(given.from_name + given.folder):
@@ -299,7 +300,6 @@ async def save_provider(
         made = await settings_rows.edit_account(
             tx, known.id, version=known.version, actor=actor, now=now, settings=shown, sealed=sealed, enabled=True
         )
-    tx.wake(PROVIDER_TOPIC)
     return made
 
 
@@ -319,5 +319,4 @@ async def rotate_provider(
         tx, account.id, version=account.version, actor=actor, now=now, sealed=channels.seal(secrets)
     )
     await audit.record(tx, actor=actor, action=f"provider.token_{act}", subject=f"account:{account.id}", now=now)
-    tx.wake(PROVIDER_TOPIC)
     return made

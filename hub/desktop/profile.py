@@ -8,7 +8,8 @@ from zoneinfo import available_timezones
 
 from aiohttp import web
 
-from crm_core import users
+from crm_core import signatures, users
+from crm_core.db import Tx
 from crm_core.users import User
 from hub.desktop import second_factor
 from hub.desktop.render import render
@@ -29,6 +30,7 @@ class ProfilePage:
     saved: bool
     error: str
     now: datetime
+    signature: str
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -37,7 +39,10 @@ async def show(request: web.Request) -> web.StreamResponse:
 
 
 async def _page(request: web.Request, *, saved: bool = False, error: str = "", status: int = 200) -> web.Response:
-    page = ProfilePage(user_of(request), LOCALES, sorted(available_timezones()), saved, error, now_of(request))
+    user = user_of(request)
+    async with runtime_of(request).db.reading() as tx:
+        signature = await signatures.find(tx, user.id)
+    page = ProfilePage(user, LOCALES, sorted(available_timezones()), saved, error, now_of(request), signature)
     return await render(request, "profile.html", page, status=status)
 
 
@@ -48,9 +53,13 @@ async def save(request: web.Request) -> web.StreamResponse:
     locale, zone, theme = (str(form.get(name, "")) for name in ("locale", "zone", "theme"))
     if locale not in LOCALES or zone not in available_timezones() or theme not in THEMES:
         return await _page(request, error="Choose one of the values offered.", status=422)
-    await runtime_of(request).db.write(
-        lambda tx: users.change(tx, user, actor=user.id, now=now, locale=locale, zone=zone, theme=theme)
-    )
+
+    async def unit(tx: Tx) -> None:
+        await users.change(tx, user, actor=user.id, now=now, locale=locale, zone=zone, theme=theme)
+        if "signature" in form:
+            await signatures.keep(tx, user.id, str(form["signature"]), now=now)
+
+    await runtime_of(request).db.write(unit)
     async with runtime_of(request).db.reading() as tx:
         request[USER] = await users.get(tx, user.id)
     if request.headers.get("HX-Request"):

@@ -387,3 +387,66 @@ async def test_the_thread_folds_quotes_and_names_robots_and_bounces(thread: Thre
     # The next answer goes to Ana, and below it stands what she wrote, not what her robot said.
     assert sent.to_address == ANA
     assert "> Thanks!" in sent.data["quote"]
+
+
+async def test_the_administrators_page_about_mail(thread: Thread, runtime: Runtime, visitor: Visitor) -> None:
+    from crm_core import accounts, blocked
+
+    at, page = "/desk/admin/mail", {"Accept": "text/html"}
+    assert (await visitor.ask("GET", at, headers=page))[0] in (403, 404)
+    await add_user(runtime, "ada", [Role.ADMIN])
+    await visitor.log_in("ada")
+    status, text = await visitor.ask("GET", at, headers=page)
+    assert status == 200
+    assert ALIAS in text
+
+    async def save(**form: str) -> tuple[int, str]:
+        async with runtime.db.reading() as tx:
+            version = str((await accounts.get(tx, thread.account.id)).version)
+        given = {"version": version, "aliases": "", "signature": "", **form}
+        status, text = await visitor.ask("POST", f"{at}/{thread.account.id}", data=given, headers=page)
+        return status, str(text)
+
+    status, text = await save(
+        aliases="Info@example.test, shop@example.test", signature="Example <Ltd>", signed_return_path="1"
+    )
+    assert status == 200
+    assert "Example &lt;Ltd&gt;" in text
+    async with runtime.db.reading() as tx:
+        row = await accounts.get(tx, thread.account.id)
+        assert accounts.mail_addresses(row) == (BOX, "info@example.test", "shop@example.test")
+        assert row.settings["signed_return_path"] is True
+        assert await signatures.find(tx, row.id) == "Example <Ltd>"
+    assert (await save(aliases="no address"))[0] == 422
+    assert (await save(version="1"))[0] == 422, "somebody changed it meanwhile"
+    status, text = await visitor.ask("POST", f"{at}/block", data={"value": "@Spam.example"}, headers=page)
+    assert (status, "@spam.example" in text) == (200, True)
+    assert (await visitor.ask("POST", f"{at}/block", data={"value": "nobody"}, headers=page))[0] == 422
+    await visitor.ask("POST", f"{at}/unblock", data={"value": "@spam.example"}, headers=page)
+    async with runtime.db.reading() as tx:
+        assert await blocked.list_blocked(tx) == []
+
+
+async def test_spam_is_closed_and_its_sender_blocked(thread: Thread, runtime: Runtime) -> None:
+    from crm_core import blocked, conversations
+
+    assert (await thread.post("/spam"))[0] == 200
+    async with runtime.db.reading() as tx:
+        assert (await conversations.get(tx, thread.id)).state == "closed"
+        assert await entries.find_open(tx, thread.id) is None
+        assert await blocked.is_blocked(tx, ANA)
+        (first,) = await interactions.list_timeline(tx, conversation_id=thread.id)
+    assert first.outcome == "spam"
+    await arrive(runtime, thread.account, 2, message_id="<m2@example.com>")
+    async with runtime.db.reading() as tx:
+        rows = await tx.all(select(Interaction).where(Interaction.from_address == ANA).order_by(Interaction.id))
+    assert [row.outcome for row in rows] == ["spam", "spam"]
+
+
+async def test_ones_own_signature(thread: Thread, runtime: Runtime, visitor: Visitor) -> None:
+    form = {"locale": "en", "zone": "UTC", "theme": "auto", "signature": "Kind regards\r\nAmy"}
+    status, text = await visitor.ask("POST", "/desk/profile", data=form, headers={"Accept": "text/html"})
+    assert status == 200
+    assert "Kind regards" in text
+    await thread.post("", body="Hi", subject="", cc="", bcc="")
+    assert (await thread.sent()).data["signature"] == "Kind regards\nAmy"
