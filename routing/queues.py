@@ -85,9 +85,11 @@ class QueueEntry(Table, table=True):
               sqlite_where=sql_text("state = 'waiting'"), postgresql_where=sql_text("state = 'waiting'")),
         Index("ix_queue_entries_open", "state",
               sqlite_where=sql_text("state <> 'done'"), postgresql_where=sql_text("state <> 'done'")),
-        Index("ix_queue_entries_agent", "agent_id", "state"),
+        Index("ix_queue_entries_agent", "agent_id", "state",
+              sqlite_where=sql_text("agent_id IS NOT NULL"), postgresql_where=sql_text("agent_id IS NOT NULL")),
         Index("ix_queue_entries_conversation", "conversation_id", "state"),
-        Index("ix_queue_entries_answered", "queue_id", "connected_at"),
+        Index("ix_queue_entries_answered", "queue_id", "connected_at",
+              sqlite_where=sql_text("connected_at IS NOT NULL"), postgresql_where=sql_text("connected_at IS NOT NULL")),
     )  # fmt: skip
 
     id: str = key()
