@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from channels.contract import DeliveryReport, MessageArrived
+from channels.twilio_media import LARGEST, PICTURES
 from crm_core import accounts, addresses, consent, contacts, conversations, interactions, outbox, touches
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
@@ -22,6 +23,7 @@ from routing.mails import StoredFile, keep_files
 from routing.matching import match
 
 TEXT = "sms"
+MOST_FILES = 10
 LONGEST = 1600  # characters; Twilio refuses longer ones (error 21617)
 
 
@@ -125,6 +127,18 @@ def check_length(body: str) -> None:
         raise Invalid("A text message has at most 1,600 characters.", fields={"body": "Too long."})
 
 
+def check_files(files: Sequence[StoredFile]) -> None:
+    """Invalid when no provider takes these along. Source: Twilio, "Accepted content types for media" (copy seen 2026-11)."""
+    if len(files) > MOST_FILES:
+        raise Invalid("A message carries at most 10 pictures.", fields={"pictures": "Choose fewer."})
+    if sum(file.size for file in files) > LARGEST:
+        raise Invalid(
+            "The pictures of one message have at most 5 MB together.", fields={"pictures": "Choose smaller ones."}
+        )
+    if not {file.content_type for file in files} <= set(PICTURES):
+        raise Invalid("A message carries pictures in JPEG, PNG or GIF.", fields={"pictures": "Choose others."})
+
+
 async def _language(tx: Tx, said: Keyword, interaction: Interaction, account: ChannelAccount) -> str:
     """In which language we answer: that of the word, else the person's own, else the queue's."""
     contact = await contacts.find(tx, interaction.contact_id) if interaction.contact_id else None
@@ -141,6 +155,7 @@ async def send(
 
     `files` go with it as pictures (MMS): they are in the store already.
     """
+    check_files(files)
     body = body.replace("\r\n", "\n")  # a browser's line end is two characters, and both would be paid for
     verdict = await gate.ask(
         tx, to, purpose=purpose, channel=TEXT, sender=account.id, user_id=user_id, now=now, contact_id=contact_id

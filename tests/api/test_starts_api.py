@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 import pytest
+from sqlmodel import select
 
+from crm_core.interactions import Attachment
 from tests.api.conftest import ANA, House
 
 MESSAGE: dict[str, Any] = {"account_id": "acc-sms", "to": ANA, "purpose": "service", "body": "Your parcel is here."}
@@ -69,3 +72,17 @@ async def test_the_gate_and_the_rights(house: House) -> None:
     await house.text("STOP")
     status, told = await house.amy.ask("POST", "/conversations", MESSAGE)
     assert (status, told["rule"]) == (409, "sender_stop")
+
+
+async def test_pictures_go_with_a_text_by_the_draft(house: House) -> None:
+    begun = await house.amy.post("/conversations", MESSAGE, expect=201)
+    path = f"/conversations/{begun['conversation']['id']}"
+    content = base64.b64encode(b"\x89PNG\r\n\x1a\npicture").decode()
+    file = await house.amy.post(f"{path}/draft/files", {"name": "plan.png", "content": content}, expect=201)
+    wrong = await house.amy.post(f"{path}/draft/files", {"name": "plan.exe", "content": content}, expect=201)
+    status, told = await house.amy.ask("POST", f"{path}/replies", {"body": "", "file_ids": [wrong["id"]]})
+    assert (status, "pictures" in told["fields"]) == (422, True)
+    sent = await house.amy.post(f"{path}/replies", {"body": "See", "file_ids": [file["id"]]}, expect=201)
+    async with house.runtime.db.reading() as tx:
+        (kept,) = await tx.all(select(Attachment).where(Attachment.interaction_id == sent["id"]))
+    assert (kept.name, kept.content_type) == ("plan.png", "image/png")
