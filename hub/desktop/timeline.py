@@ -16,10 +16,11 @@ from crm_core.calls import CallRecord
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
 from crm_core.interactions import Attachment, Disposition, Interaction, Note
+from crm_core.recordings import Recording
 from crm_core.users import User
 from routing import mails
 from routing.offers import Offer, OfferState
-from routing.queues import QueueEntry
+from routing.queues import Queue, QueueEntry
 
 SHOWN = 60  # touches in one part
 MOST = 1200  # touches that a reader who keeps going back gets at once
@@ -64,6 +65,9 @@ class TimelineItem:
     people: Sequence[tuple[str, str]] = ()  # a mail's heads: (from, to, cc or bcc; addresses)
     quoted: str = ""  # what follows the new part of a mail: folded
     robot: str = ""  # why nobody needs to answer it: bounce, auto-submitted …
+    recordings: Sequence[Recording] = ()  # of a call, or the message that was left
+    voicemail: bool = False  # a message that was left
+    given: Sequence[tuple[str, str, str]] = ()  # hand-overs of a call: who, to whom, what they noted
 
 
 KINDS = {"voice": "call", "email": "mail", "webform": "form"}
@@ -103,7 +107,11 @@ async def read(tx: Tx, conversation: Conversation, *, start: str = "", more: boo
     ids = [touch.id for touch in touches]
     records: dict[str, CallRecord] = {}
     files: dict[str, list[File]] = {}
+    sounds: dict[str, list[Recording]] = {}
     for some in batched(ids):
+        heard = select(Recording).where(col(Recording.interaction_id).in_(some)).order_by(col(Recording.id))
+        for sound in await tx.all(heard):
+            sounds.setdefault(sound.interaction_id, []).append(sound)
         for record in await tx.all(select(CallRecord).where(col(CallRecord.interaction_id).in_(some))):
             records[record.interaction_id] = record
         rows = select(Attachment).where(col(Attachment.interaction_id).in_(some)).order_by(Attachment.id)
@@ -114,11 +122,28 @@ async def read(tx: Tx, conversation: Conversation, *, start: str = "", more: boo
         _since(select(Note).where(Note.conversation_id == conversation.id), Note.created_at, since, Note.id)
     )
     offers = await _offers(tx, conversation.id, since)
+    handed = {touch.id: touch.data.get("transfers") or [] for touch in touches}
+    named = [one[end] for told in handed.values() for one in told for end in ("by", "to")]
+    lines = dict(await tx.all(select(Queue.id, Queue.name).where(col(Queue.id).in_(named)))) if named else {}
     people = await users_of(
-        tx, [*(t.agent_id for t in touches), *(n.user_id for n in notes), *(o.agent_id for o in offers)]
+        tx, [*named, *(t.agent_id for t in touches), *(n.user_id for n in notes), *(o.agent_id for o in offers)]
     )
     labels = await disposition_labels(tx)
     items = [_touch(touch, people, labels, records.get(touch.id), files.get(touch.id, [])) for touch in touches]
+    items = [
+        replace(
+            item,
+            recordings=sounds.get(item.id, ()),
+            voicemail="voicemail_of" in touch.data,
+            given=[
+                (people.get(one["by"], ""), people.get(one["to"]) or lines.get(one["to"], one["to"]), one["note"])
+                for one in handed[item.id]
+            ],
+        )
+        if item.kind == "call"
+        else item
+        for item, touch in zip(items, touches, strict=True)
+    ]
     items += [
         TimelineItem(kind="note", id=note.id, when=note.created_at, who=people.get(note.user_id, ""), body=note.body)
         for note in notes
