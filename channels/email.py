@@ -13,6 +13,7 @@ import functools
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -31,6 +32,7 @@ __all__ = ["EmailChannel", "EmailSettings", "build", "compose", "has_remote_imag
 
 # What the SMTP server's answers become. IMAP has no statuses.
 STATUSES = {"250": "sent"}
+BACKLOG_DAYS = 7  # of a new mailbox, when its row says nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,7 @@ class EmailSettings:
     address: str
     imap: ImapSettings | None = None
     smtp: SmtpSettings | None = None
+    backlog_days: int | None = None  # of a mailbox never read before, only mails of so many days; None = all of them
     own_addresses: frozenset[str] = frozenset()  # of all our mailboxes: mail from these is never answered by itself
 
 
@@ -126,6 +129,10 @@ class EmailChannel:
             await mailbox.open()
             same = cursor.get("uidvalidity") == mailbox.uidvalidity
             last = int(cursor.get("last_uid") or 0) if same else 0
+            if "uidvalidity" not in cursor and self.settings.backlog_days is not None:
+                # Years of old mail are no work; they stay in the mailbox.
+                first_day = self._clock.now().date() - timedelta(days=self.settings.backlog_days)
+                last = await mailbox.last_before(first_day)
             while True:
                 uids = await mailbox.uids_after(last)
                 for start in range(0, len(uids), UIDS_PER_SIZES):
@@ -212,6 +219,15 @@ def _parts(url: str, ports: Mapping[str, int]) -> tuple[str, str, int, str, str]
     return parts.scheme, parts.hostname, parts.port or ports[parts.scheme], user, password
 
 
+def _backlog(given: Any) -> int | None:
+    """Days, or None for `all`. Misconfigured for anything else."""
+    if given in ("all", None):
+        return None
+    if isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= 3650:
+        return given
+    raise Misconfigured("The backlog of a mailbox is a number of days, or all.", code="backlog")
+
+
 def build(config: AccountConfig) -> EmailChannel:
     """The mail channel of an account row: secrets `imap_url` and `smtp_url`, settings `folder` and `own_addresses`.
 
@@ -229,5 +245,6 @@ def build(config: AccountConfig) -> EmailChannel:
             imap=imap_from_url(imap_url, folder=folder, peer_allowed=config.peer_allowed) if imap_url else None,
             smtp=smtp_from_url(smtp_url, peer_allowed=config.peer_allowed) if smtp_url else None,
             own_addresses=own,
+            backlog_days=_backlog(config.settings.get("backlog_days", BACKLOG_DAYS)),
         )
     )

@@ -14,6 +14,7 @@ import re
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from typing import Any, TypeVar
 
 import aioimaplib
@@ -28,6 +29,20 @@ UIDS_PER_SIZES = 200
 UIDS_PER_FETCH = 50
 BYTES_PER_FETCH = 4 * 1024 * 1024
 SLOWEST = 100 * 1024  # bytes a second that a server must manage
+MONTHS = (
+    "Jan",
+    "Feb",
+    "Mar",
+    "Apr",
+    "May",
+    "Jun",
+    "Jul",
+    "Aug",
+    "Sep",
+    "Oct",
+    "Nov",
+    "Dec",
+)  # never in another language
 UNSAFE = re.compile("[\x00-\x1f\x7f]")
 SIZE_LINE = re.compile(rb"\d+ FETCH \(.*")
 UID = re.compile(rb"\bUID (\d+)")
@@ -102,15 +117,24 @@ class Mailbox:
             raise AnswerUnreadable("The mail server does not number its mails.", code="uidvalidity")
         self.uidvalidity = int(found[1])
 
+    async def last_before(self, day: date) -> int:
+        """The highest UID below every mail that came in on `day` or later, as the server dates them; 0 when there is none."""
+        recent = await self._search(f"SINCE {day.day}-{MONTHS[day.month - 1]}-{day.year}")
+        return min(recent) - 1 if recent else max(await self._search("ALL"), default=0)
+
     async def uids_after(self, last_uid: int) -> list[int]:
         """UIDs above `last_uid`, rising."""
-        answer = await self._ask(self._client.uid_search(f"UID {last_uid + 1}:*", charset=None))
+        found = await self._search(f"UID {last_uid + 1}:*")
+        return sorted(uid for uid in found if uid > last_uid)  # n:* names the last one even when it is below n
+
+    async def _search(self, what: str) -> set[int]:
+        answer = await self._ask(self._client.uid_search(what, charset=None))
         if answer.result != "OK":
             raise Unavailable("The mail server would not list its mails.", code="search")
         found: set[int] = set()
         for line in answer.lines[:-1]:
             found.update(int(word) for word in bytes(line).split() if word.isdigit())
-        return sorted(uid for uid in found if uid > last_uid)  # n:* names the last one even when it is below n
+        return found
 
     async def sizes(self, uids: Sequence[int]) -> dict[int, int]:
         """Bytes of each mail that is still there; at most 200 UIDs."""

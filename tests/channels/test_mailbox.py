@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from channels.contract import MailArrived, MailUnreadable
-from channels.email import EmailChannel, EmailSettings, batches
+from channels.contract import AccountConfig, MailArrived, MailUnreadable
+from channels.email import EmailChannel, EmailSettings, batches, build
 from channels.errors import AnswerUnreadable, ChannelError, Misconfigured, Unavailable
 from channels.imap import ImapSettings, Mailbox, folder_name
 from channels.mail_pool import MailPool
@@ -49,6 +49,29 @@ async def test_the_cursor_goes_on_where_it_was():
         assert [mail.subject for mail, _ in await drained(channel(server), {"uidvalidity": 7, "last_uid": 1})] == ["b"]
         assert await drained(channel(server), {"uidvalidity": 7, "last_uid": 2}) == []
         assert server.seen == {2}
+
+
+async def test_of_a_new_mailbox_only_the_last_days_are_work():
+    async with wire.imap_wire(*(letter(f"n{n}") for n in range(1, 6))) as server:
+        server.old = {1, 2, 3}
+        assert [mail.subject for mail, _ in await drained(channel(server, backlog_days=7))] == ["n4", "n5"]
+        assert any("SINCE" in line for line in server.lines)
+        server.old = {1, 2, 3, 4, 5}
+        assert await drained(channel(server, backlog_days=7)) == []
+        # Once read, the cursor alone counts, and a change of UIDVALIDITY asks for all: what is known is told by its hash.
+        known = await drained(channel(server, backlog_days=7), {"uidvalidity": 7, "last_uid": 4})
+        assert [mail.subject for mail, _ in known] == ["n5"]
+        assert len(await drained(channel(server, backlog_days=7), {"uidvalidity": 6, "last_uid": 99})) == 5
+        assert len(await drained(channel(server))) == 5
+
+
+@pytest.mark.parametrize(("given", "days"), [({}, 7), ({"backlog_days": 0}, 0), ({"backlog_days": "all"}, None)])
+def test_how_far_back_a_new_mailbox_is_read(given, days):
+    config = AccountConfig("email", "a@example.test", given, {"imap_url": "imaps://a:b@mail.example.com"})
+    assert build(config).settings.backlog_days == days
+    for wrong in ("soon", -1, True, 1.5):
+        with pytest.raises(Misconfigured):
+            build(AccountConfig("email", "a@example.test", {"backlog_days": wrong}, config.secrets))
 
 
 async def test_a_new_uidvalidity_starts_again_under_new_keys():

@@ -248,6 +248,7 @@ class ImapWire:
     port: int = 0
     mails: dict[int, bytes] = field(default_factory=dict)
     seen: set[int] = field(default_factory=set)
+    old: set[int] = field(default_factory=set)  # came in before any day that is asked for
     uidvalidity: int = 7
     faults: set[str] = field(default_factory=set)
     lines: list[str] = field(default_factory=list)
@@ -295,8 +296,12 @@ class ImapWire:
         elif verb.startswith("UID SEARCH"):
             if "hang in search" in self.faults:
                 await asyncio.sleep(30)
-            low = int(verb.split()[3].split(":")[0])
-            found = [uid for uid in sorted(self.mails) if uid >= low] or sorted(self.mails)[-1:]
+            asked = verb.split()[2:]
+            if asked[0] == "UID":
+                low = int(asked[1].split(":")[0])
+                found = [uid for uid in sorted(self.mails) if uid >= low] or sorted(self.mails)[-1:]
+            else:
+                found = [uid for uid in sorted(self.mails) if asked[0] == "ALL" or uid not in self.old]
             writer.write(f"* SEARCH {' '.join(map(str, found))}\r\n".encode())
             end()
         elif verb.startswith("UID FETCH"):
