@@ -16,7 +16,7 @@ from hub.channel_set import PROVIDER, ChannelSet
 from hub.files import Files
 from hub.log import get_logger
 from hub.metrics import Metrics
-from hub.redis_ports import RedisTokens, RedisWakeups, waited
+from hub.redis_ports import RedisTokens, RedisWakeups
 from hub.sealing import Sealer
 from hub.settings import Settings
 from hub.valkey import socket_path
@@ -24,8 +24,7 @@ from hub.valkey import socket_path
 log = get_logger(__name__)
 
 REDIS_TIMEOUT_S = 0.5
-PROVIDER_LOOK_S = 5.0
-PROVIDER_TOPIC = "provider"  # woken in every process when the provider account has changed
+PROVIDER_LOOK_S = 3.0  # within which every process uses a changed provider account
 
 
 @dataclass(slots=True)
@@ -44,7 +43,7 @@ class Runtime:
     metrics: Metrics = field(default_factory=Metrics)
 
     async def adopt_provider(self) -> None:
-        """Use the provider account as its row says now, in this process; the others are woken by the change."""
+        """Use the provider account as its row says now, in this process; the others look every few seconds."""
         await adopt_provider(self.db, self.channels)
 
 
@@ -67,7 +66,7 @@ async def running(settings: Settings, *, bulk: bool = False, clock: Clock | None
     sealer = Sealer(settings.secret_key)
     channels = ChannelSet(settings, sealer)
     await adopt_provider(db, channels)
-    watch = None if bulk else asyncio.create_task(_watch_provider(db, channels, wakeups), name="provider")
+    watch = None if bulk else asyncio.create_task(_watch_provider(db, channels), name="provider")
     try:
         yield Runtime(
             settings=settings,
@@ -103,9 +102,7 @@ async def adopt_provider(db: Database, channels: ChannelSet) -> None:
         log.info("provider account taken over", from_row=channels.provider_from_row)
 
 
-async def _watch_provider(db: Database, channels: ChannelSet, wakeups: RedisWakeups) -> None:
-    with wakeups.waiting(PROVIDER_TOPIC) as woken:
-        while True:
-            await waited(woken, PROVIDER_LOOK_S)
-            woken.clear()
-            await adopt_provider(db, channels)
+async def _watch_provider(db: Database, channels: ChannelSet) -> None:
+    while True:
+        await asyncio.sleep(PROVIDER_LOOK_S)
+        await adopt_provider(db, channels)

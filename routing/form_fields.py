@@ -48,21 +48,23 @@ def check_definition(fields: Sequence[Field]) -> list[dict[str, Any]]:
 
 def _tidied(raw: Field) -> dict[str, Any]:
     field: dict[str, Any] = {
-        "name": str(raw.get("name", "")).strip(),
+        "name": str(raw.get("name", "")).strip()[:100],
         "label": str(raw.get("label", "")).strip()[:200],
         "kind": str(raw.get("kind", "text")),
     }
     if raw.get("required"):
         field["required"] = True
-    options = [str(option).strip()[:200] for option in raw.get("options") or [] if str(option).strip()]
+    given = raw.get("options")
+    listed = given if isinstance(given, list | tuple) else []
+    options = [str(option).strip()[:200] for option in listed if str(option).strip()]
     if options:
         field["options"] = options
     for part in ("hint", "value", "maps", "least", "most"):
-        given = str(raw.get(part) or "").strip()[:500]
-        if given:
-            field[part] = given
-    condition = raw.get("show_if") or {}
-    if condition.get("field"):
+        typed = str(raw.get(part) or "").strip()[:500]
+        if typed:
+            field[part] = typed
+    condition = raw.get("show_if")
+    if isinstance(condition, Mapping) and condition.get("field"):
         field["show_if"] = {"field": str(condition["field"]), "is": str(condition.get("is", "")).strip()[:200]}
     return field
 

@@ -13,6 +13,7 @@ from crm_core.audit import AuditEntry
 from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
 from crm_core.users import Role
+from hub.api import admin_channels, admin_forms
 from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, Version, operation
 from hub.api.scopes import SCOPES
 from hub.passwords import hash_password
@@ -252,4 +253,6 @@ OPERATIONS: list[Operation] = [
     create_token,
     revoke_token,
     list_audit,
+    *admin_channels.OPERATIONS,
+    *admin_forms.OPERATIONS,
 ]

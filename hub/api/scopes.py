@@ -24,6 +24,6 @@ SCOPES = {
     "lists:write": "create call lists",
     "lists:work": "take a number, give it back, say what became of it",
     "events:read": "the event stream",
-    "admin:read": "users, tokens, the audit log",
-    "admin:write": "create and change users and tokens",
+    "admin:read": "users, tokens, numbers, mailboxes, forms, hours, the audit log",
+    "admin:write": "create and change users, tokens, numbers, mailboxes, forms, hours",
 }

@@ -18,7 +18,6 @@ from hub.channel_set import PROVIDER
 from hub.connection_test import Tested
 from hub.desktop.render import render
 from hub.outgoing_hosts import refuse_internal
-from hub.runtime import PROVIDER_TOPIC
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
 from routing import queues
 from routing.flows import Flow
@@ -146,10 +145,9 @@ async def switch(request: web.Request) -> web.StreamResponse:
         await settings_rows.edit_account(
             tx, account_id, version=account.version, actor=user.id, now=now, enabled=not account.enabled
         )
-        if account.channel == PROVIDER:
-            tx.wake(PROVIDER_TOPIC)
 
     await runtime_of(request).db.write(unit)
+    await runtime_of(request).adopt_provider()
     raise web.HTTPSeeOther("/desk/admin/accounts")
 
 
