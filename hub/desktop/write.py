@@ -121,6 +121,7 @@ async def _form(
         points = [(point.value, point.value) for point, _ in await contacts.list_points(tx, contact.id)]
     to = given.get("to", "").strip()[:320] or (points[0][0] if points else "")
     address = _address(to, contact.country if contact else "")
+    to = address.value if address else to
     senders, sender, sticky = await _senders(tx, user, address, given.get("sender", ""))
     allowed: list[Purpose] = []
     joins = ""
@@ -130,12 +131,13 @@ async def _form(
         thread = await starts.open_thread(tx, account, address)
         joins = thread.id if thread is not None and await rights.may_see(tx, user, thread) else ""
     chosen = given.get("purpose", "")
-    if chosen not in [str(purpose) for purpose in allowed]:
+    moved = bool(given.get("was")) and given["was"] != f"{to} {sender}"  # another address or sender was chosen just now
+    if chosen not in [str(purpose) for purpose in allowed] or (moved and chosen == Purpose.SERVICE):
         chosen = str(allowed[0]) if allowed else ""
     body, kind = given.get("body", ""), str(address.kind) if address else ""
     once = given.get("once", "")
     return WriteForm(
-        contact=contact, points=points, to=address.value if address else to, kind=kind, senders=senders, sender=sender,
+        contact=contact, points=points, to=to, kind=kind, senders=senders, sender=sender,
         sticky=sticky, joins=joins, purposes=purpose_choices(reader, allowed), purpose=chosen,
         subject=given.get("subject", "")[:500], body=body,
         counter=counted(reader, body) if kind == PointKind.PHONE and body else "",
