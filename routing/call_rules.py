@@ -8,6 +8,7 @@ from typing import Any
 
 from crm_core import sounds
 from crm_core.errors import Invalid
+from crm_core.interactions import Interaction
 from routing.queues import Queue
 from routing.rooms import HOLD_MUSIC
 
@@ -38,6 +39,11 @@ def of(queue: Queue | None) -> CallRules:
     given: Mapping[str, Any] = queue.voice if queue is not None else {}
     known = {each.name for each in fields(CallRules)}
     return CallRules(**{name: value for name, value in given.items() if name in known})
+
+
+def spoken_in(interaction: Interaction, queue: Queue) -> str:
+    """The language that the caller chose in a menu, else the queue's."""
+    return str(interaction.data.get("chosen") or queue.language)
 
 
 def check(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from routing import (
     transfers,
     voicemail,
 )
+from routing.call_rules import spoken_in
 from routing.matching import match
 from routing.offers import OfferState
 from routing.queues import EntryState, Queue, QueueEntry
@@ -71,6 +72,8 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
     interaction.data = {"room": rooms.name_of(interaction.id), "flow": version, "language": language}
     spoken = language or (queue.language if queue is not None else "en-GB")
     walked = flows.walk(steps, at="", interaction_id=interaction.id, language=spoken, number=0)
+    if walked.language not in ("", spoken):
+        interaction.data["chosen"] = walked.language
     straight = await _open_queue(tx, account, queue, walked.queue_id, now=now)
     if straight is not None:
         # Nothing to press before the queue: it waits from the first row on.
@@ -116,7 +119,7 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
 def _consent(interaction: Interaction, queue: Queue) -> list[Step]:
     """What a caller is told about recording before they wait; a key says no where the queue asks."""
     record = call_rules.of(queue).record
-    language = queue.language
+    language = spoken_in(interaction, queue)
     if record == "announce":
         return [prompts.say("consent", language)]
     if record == "ask":
@@ -139,17 +142,64 @@ async def _open_queue(
 
 async def _walk(
     tx: Tx, interaction: Interaction, account: ChannelAccount, steps: list[dict[str, object]], *, at: str, number: int,
-    pressed: str, now: datetime,
+    pressed: str, now: datetime, said: str = "",
 ) -> list[Step]:  # fmt: skip
-    """On through the flow, and into the queue where it leads to one."""
-    language = interaction.data.get("language") or await _language(tx, account)
-    walked = flows.walk(steps, at=at, interaction_id=interaction.id, language=language, number=number, pressed=pressed)
+    """On through the flow, and to where it leads: a queue, a message, a promise, a number outside, the end."""
+    language = interaction.data.get("chosen") or interaction.data.get("language") or await _language(tx, account)
+    walked = flows.walk(
+        steps, at=at, interaction_id=interaction.id, language=language, number=number, pressed=pressed, said=said
+    )
+    if walked.language not in ("", language):
+        data = {**interaction.data, "chosen": walked.language}
+        await interactions.change(tx, interaction, now=now, data=data)
+    if walked.then:
+        return [*walked.steps, *await _led(tx, interaction, account, walked, number=number, now=now)]
     if walked.queue_id is not None:
         return [*walked.steps, *await _into_queue(tx, interaction, account, walked.queue_id, number=number, now=now)]
     if walked.ended:
         await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.AUTOMATED)
         await calls.refold(tx, interaction.id)
     return walked.steps
+
+
+async def _led(
+    tx: Tx, interaction: Interaction, account: ChannelAccount, walked: flows.Walked, *, number: int, now: datetime
+) -> list[Step]:
+    """Where a flow leads besides a queue."""
+    if walked.then == "number":
+        away = {"to": walked.target, "from": account.address, "at": now.isoformat()}
+        data = {**interaction.data, "away": away}
+        await interactions.advance(
+            tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.AUTOMATED, data=data
+        )
+        return [
+            DialNumber(walked.target, account.address, action=step_path(interaction.id, "done", number + 1)),
+            Hangup(),
+        ]
+    queue = await _queue(tx, walked.target or account.queue_id)
+    if queue is None:
+        return await _into_queue(tx, interaction, account, walked.target, number=number, now=now)
+    if walked.then == "voicemail":
+        return await voicemail.take(tx, interaction, None, queue, number=number + 1, now=now)
+    language = spoken_in(interaction, queue)
+    caller = addresses.find_phone(interaction.from_address)
+    opens = hours.next_open(await hours.find(tx, queue.hours_id), now)
+    if caller is None or opens is None:
+        # Nobody to call back: then they wait like everybody else.
+        told = [prompts.say("withheld", language)] if caller is None else []
+        return [*told, *await _into_queue(tx, interaction, account, queue.id, number=number, now=now)]
+    await interactions.change(tx, interaction, now=now, queue_id=queue.id)
+    await callbacks.request(
+        tx, number=caller, queue_id=queue.id, due_at=opens, origin="menu", now=now, account_id=account.id,
+        interaction=interaction, order_at=interaction.first_arrival_at, created_by="caller",
+        not_before=now + CALLBACK_LEAD,
+    )  # fmt: skip
+    await calls.record_event(
+        tx, interaction_id=interaction.id, kind="callback", event_key=f"hub:{interaction.id}:callback",
+        happened_at=now, now=now,
+    )  # fmt: skip
+    spoken = prompts.spoken(caller.value, language)
+    return [prompts.say("promised", language, number=spoken), Hangup()]
 
 
 async def _language(tx: Tx, account: ChannelAccount) -> str:
@@ -193,14 +243,21 @@ def _enqueue(interaction_id: str, queue: Queue, entry: QueueEntry) -> Enqueue:
 
 async def _closed(tx: Tx, interaction: Interaction, queue: Queue, *, number: int, now: datetime) -> list[Step]:
     """Outside opening hours: say so, and offer a call when open."""
-    said: list[Step] = [prompts.say("closed", queue.language)]
+    said: list[Step] = [prompts.say("closed", spoken_in(interaction, queue))]
     if call_rules.of(queue).voicemail_closed:
         return [*said, *await voicemail.take(tx, interaction, None, queue, number=number + 1, now=now)]
     await interactions.change(tx, interaction, now=now, queue_id=queue.id)
     caller = addresses.find_phone(interaction.from_address)
     action = step_path(interaction.id, "closed", number + 1)
     if caller is not None and queue.callback_offer_after_s >= 0:
-        said.append(Gather(action, [prompts.say("closed_offer", queue.language)], digits=1, language=queue.language))
+        said.append(
+            Gather(
+                action,
+                [prompts.say("closed_offer", spoken_in(interaction, queue))],
+                digits=1,
+                language=spoken_in(interaction, queue),
+            )
+        )
     return [*said, Redirect(action)]
 
 
@@ -233,8 +290,9 @@ async def call_step(
         account = await accounts.get(tx, interaction.account_id)
         steps, _, _ = await flows.load(tx, account.flow_id, interaction.data.get("flow"))
         return await _walk(
-            tx, interaction, account, steps, at=step.removeprefix("menu-"), number=number, pressed=pressed, now=now
-        )
+            tx, interaction, account, steps, at=step.removeprefix("menu-"), number=number, pressed=pressed, now=now,
+            said=params.get("SpeechResult", "")[:500],
+        )  # fmt: skip
     if step == "closed":
         return await _closed_answer(tx, interaction, pressed, now=now)
     if step == "message":
@@ -258,13 +316,13 @@ async def call_step(
         return await _back(tx, interaction, entry, queue, params.get("DialCallStatus", ""), now=now)
     if step in ("rescue", "retry", "transfer"):
         if entry.state in (EntryState.WAITING, EntryState.OFFERED):
-            return [prompts.say(step, queue.language), _enqueue(interaction_id, queue, entry)]
+            return [prompts.say(step, spoken_in(interaction, queue)), _enqueue(interaction_id, queue, entry)]
         return [Hangup()]
     if step == "overflow":
         return await _overflow_said(tx, interaction, queue, number=number)
     if step == "sorry":
-        said = prompts.spoken(interaction.to_address, queue.language)
-        return [prompts.say("promised", queue.language, number=said), Hangup()]
+        said = prompts.spoken(interaction.to_address, spoken_in(interaction, queue))
+        return [prompts.say("promised", spoken_in(interaction, queue), number=said), Hangup()]
     if step == "fallback":
         return await _again(tx, interaction_id, now=now)
     return [Hangup()]  # agent, done: their room is over
@@ -283,7 +341,7 @@ async def _wait(
     """One turn of the waiting loop: place, estimate, the offer of a callback, music."""
     if entry.state == EntryState.DONE:
         return [Leave()]
-    language = queue.language
+    language = spoken_in(interaction, queue)
     place = await entries.position(tx, entry) if entry.state == EntryState.WAITING else 1
     said = [prompts.say("position", language, position=place) if place > 1 else prompts.say("next", language)]
     estimate = await entries.estimate_s(tx, queue.id, now=now) if place > 1 else None
@@ -316,14 +374,21 @@ async def _pressed(
     if pressed == "2" and call_rules.of(queue).voicemail_key:
         if await voicemail.give_up_waiting(tx, interaction, entry, queue, now=now):
             return [Leave()]
-        return [prompts.say("too_late", queue.language), Play(call_rules.of(queue).music_url), onward]
+        return [prompts.say("too_late", spoken_in(interaction, queue)), Play(call_rules.of(queue).music_url), onward]
     if pressed != "1" or queue.callback_offer_after_s < 0:
         return [onward]
     if caller is None:
-        return [prompts.say("withheld", queue.language), onward]
+        return [prompts.say("withheld", spoken_in(interaction, queue)), onward]
     if not await _to_callback(tx, interaction, entry, caller, origin="in_queue", now=now):
-        return [prompts.say("too_late", queue.language), Play(HOLD_MUSIC), onward]
-    return [prompts.say("promised", queue.language, number=prompts.spoken(caller.value, queue.language)), Leave()]
+        return [prompts.say("too_late", spoken_in(interaction, queue)), Play(HOLD_MUSIC), onward]
+    return [
+        prompts.say(
+            "promised",
+            spoken_in(interaction, queue),
+            number=prompts.spoken(caller.value, spoken_in(interaction, queue)),
+        ),
+        Leave(),
+    ]
 
 
 async def _to_callback(
@@ -367,12 +432,12 @@ async def overflow(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: 
 
 
 async def _overflow_said(tx: Tx, interaction: Interaction, queue: Queue, *, number: int) -> list[Step]:
-    said: list[Step] = [prompts.say("overflow", queue.language)]
+    said: list[Step] = [prompts.say("overflow", spoken_in(interaction, queue))]
     if "voicemail" in interaction.data:
         return [*said, *voicemail.record(interaction, queue, number=number)]
     if interaction.outcome in ("", Outcome.CALLBACK):
-        spoken = prompts.spoken(interaction.from_address, queue.language)
-        said.append(prompts.say("promised", queue.language, number=spoken))
+        spoken = prompts.spoken(interaction.from_address, spoken_in(interaction, queue))
+        said.append(prompts.say("promised", spoken_in(interaction, queue), number=spoken))
     return [*said, Hangup()]
 
 
@@ -392,15 +457,15 @@ async def _left_queue(
     # queue-full, error, system-error: the provider would not let them wait, so we promise a call.
     caller = addresses.find_phone(interaction.from_address)
     if caller is not None and await _to_callback(tx, interaction, entry, caller, origin="missed", now=now):
-        number = prompts.spoken(caller.value, queue.language)
+        number = prompts.spoken(caller.value, spoken_in(interaction, queue))
         return [
-            prompts.say("overflow", queue.language),
-            prompts.say("promised", queue.language, number=number),
+            prompts.say("overflow", spoken_in(interaction, queue)),
+            prompts.say("promised", spoken_in(interaction, queue), number=number),
             Hangup(),
         ]
     if entry.state == EntryState.WAITING:
         await entries.close(tx, entry, outcome=Outcome.OVERFLOW, now=now)
-    return [prompts.say("overflow", queue.language), Hangup()]
+    return [prompts.say("overflow", spoken_in(interaction, queue)), Hangup()]
 
 
 async def _join(tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, *, now: datetime) -> list[Step]:
@@ -414,7 +479,7 @@ async def _join(tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queu
             )
         ]  # fmt: skip
     if entry.state in (EntryState.WAITING, EntryState.OFFERED):
-        return [prompts.say("retry", queue.language), _enqueue(interaction.id, queue, entry)]
+        return [prompts.say("retry", spoken_in(interaction, queue)), _enqueue(interaction.id, queue, entry)]
     return [Hangup()]
 
 
@@ -426,7 +491,7 @@ async def _consent_answer(
     if pressed == "1":
         data = {**interaction.data, "consent": "refused"}
         await interactions.change(tx, interaction, now=now, data=data)
-        said = [prompts.say("consent_refused", queue.language)]
+        said = [prompts.say("consent_refused", spoken_in(interaction, queue))]
     if entry.state in (EntryState.WAITING, EntryState.OFFERED):
         return [*said, _enqueue(interaction.id, queue, entry)]
     return [*said, Hangup()]
@@ -438,7 +503,7 @@ async def _away(interaction: Interaction, entry: QueueEntry, queue: Queue) -> li
     if entry.state != EntryState.WAITING or not away:
         return [Hangup()]
     return [
-        prompts.say("transfer", queue.language),
+        prompts.say("transfer", spoken_in(interaction, queue)),
         DialNumber(
             away["to"], away["from"], action=step_path(interaction.id, "back", entry.offers), timeout_s=transfers.RING_S,
             status_url="/webhooks/twilio/voice/status",
@@ -456,7 +521,7 @@ async def _back(
     await transfers.back_from_outside(tx, interaction, entry, now=now)
     if entry.state not in (EntryState.WAITING, EntryState.OFFERED):
         return [Hangup()]
-    return [prompts.say("retry", queue.language), _enqueue(interaction.id, queue, entry)]
+    return [prompts.say("retry", spoken_in(interaction, queue)), _enqueue(interaction.id, queue, entry)]
 
 
 async def _closed_answer(tx: Tx, interaction: Interaction, pressed: str, *, now: datetime) -> list[Step]:
@@ -475,7 +540,7 @@ async def _closed_answer(tx: Tx, interaction: Interaction, pressed: str, *, now:
             tx, interaction_id=interaction.id, kind="callback", event_key=f"hub:{interaction.id}:callback",
             happened_at=now, now=now,
         )  # fmt: skip
-        number = prompts.spoken(caller.value, queue.language)
-        return [prompts.say("closed_promised", queue.language, number=number), Hangup()]
+        number = prompts.spoken(caller.value, spoken_in(interaction, queue))
+        return [prompts.say("closed_promised", spoken_in(interaction, queue), number=number), Hangup()]
     await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.OVERFLOW)
-    return [prompts.say("bye", queue.language), Hangup()]
+    return [prompts.say("bye", spoken_in(interaction, queue)), Hangup()]

@@ -2,13 +2,17 @@
 
 A flow's version never changes once stored; a call keeps the version that it began with. Steps as data:
 
-    {"do": "say", "text": …}                       {"do": "play", "url": …}
-    {"do": "menu", "text": …, "keys": {"1": [steps], …}, "otherwise": [steps]}   (asked twice, then `otherwise`)
-    {"do": "enqueue", "queue": id}                 {"do": "hangup"}
+    {"do": "say", "text": …}  or "texts": {language: text}, "sounds": {language: "id.wav"}, "sound": "id.wav"
+    {"do": "play", "url": … or "sound": "id.wav"}  {"do": "language", "language": …}  {"do": "welcome"}
+    {"do": "menu", (as say), "keys": {"1": [steps], …}, "words": {"1": ["sales"]}, "speech": true, "tries": 2, "timeout_s": 5,
+     "otherwise": [steps]}                         (said `tries` times, then `otherwise`)
+    {"do": "enqueue", "queue": id}                 {"do": "voicemail", "queue": id}   {"do": "callback", "queue": id}
+    {"do": "number", "number": "+44…"}             {"do": "hangup"}
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,11 +22,13 @@ from sqlalchemy import bindparam, update
 from sqlmodel import Field, col, func, select
 
 from channels.steps import Gather, Hangup, Play, Redirect, Say, Step
+from crm_core import sounds
 from crm_core.db import Tx
 from crm_core.errors import Invalid
 from crm_core.ids import new_id
 from crm_core.statements import fixed
 from crm_core.tables import Table, at, docs, key, ref, text
+from crm_core.texts import Text
 from routing import prompts
 from routing.rooms import step_path
 
@@ -60,6 +66,9 @@ class Walked:
     steps: list[Step] = field(default_factory=list)
     queue_id: str | None = None
     ended: bool = False
+    language: str = ""  # from here on
+    then: str = ""  # voicemail, callback or number, with its `target`
+    target: str = ""
 
 
 DEFAULT: list[dict[str, Any]] = [{"do": "welcome"}, {"do": "enqueue", "queue": ""}]
@@ -100,78 +109,158 @@ async def load(tx: Tx, flow_id: str | None, number: int | None = None) -> tuple[
     return (version.steps, version.number, flow.language) if version else (DEFAULT, 0, "")
 
 
-def check(steps: Sequence[Mapping[str, Any]], path: str = "") -> None:
+FINALS = ("menu", "enqueue", "voicemail", "callback", "number", "hangup")
+PROMPTS = ("welcome", "say", "play", "language")
+DEEPEST = 6  # levels of menus: deeper ones nobody can remember
+
+
+def check(steps: Sequence[Mapping[str, Any]], path: str = "", *, depth: int = 1) -> None:
     """Invalid, naming the step, when a flow could leave a caller in silence."""
     if not steps:
-        raise Invalid("Step %(step)s: there must be something to do.", step=path or "1")
+        raise Invalid(Text("Step %(step)s: there must be something to do.", step=path or "1"))
+    if depth > DEEPEST:
+        raise Invalid(Text("Step %(step)s: menus may be nested %(most)s deep.", step=path, most=DEEPEST))
     for number, step in enumerate(steps, 1):
         here = f"{path}{number}"
         kind = step.get("do")
-        if kind not in ("welcome", "say", "play", "menu", "enqueue", "hangup"):
-            raise Invalid("Step %(step)s: “%(kind)s” is not something a flow can do.", step=here, kind=kind)
-        needs = {"say": "text", "play": "url", "menu": "keys"}.get(kind)
-        if needs and not step.get(needs):
-            raise Invalid("Step %(step)s: %(kind)s needs %(needs)s.", step=here, kind=kind, needs=needs)
+        if kind not in (*PROMPTS, *FINALS):
+            raise Invalid(Text("Step %(step)s: “%(kind)s” is not something a flow can do.", step=here, kind=kind))
+        _check_needs(step, here)
         if kind == "menu":
-            for pressed, inner in step["keys"].items():
-                if pressed not in "0123456789" or len(pressed) != 1:
-                    raise Invalid("Step %(step)s: “%(pressed)s” is not a key.", step=here, pressed=pressed)
-                check(inner, f"{here}.{pressed}.")
-            check(step.get("otherwise") or [], f"{here}.otherwise.")
+            _check_menu(step, here, depth)
         last = number == len(steps)
-        if last and kind not in ("menu", "enqueue", "hangup"):
-            raise Invalid("Step %(step)s: a flow must end in a queue, a menu or a hang-up.", step=here)
-        if not last and kind in ("menu", "enqueue", "hangup"):
-            raise Invalid("Step %(step)s: nothing can follow a %(kind)s.", step=here, kind=kind)
+        if last and kind not in FINALS:
+            raise Invalid(Text("Step %(step)s: a flow must end in a queue, a menu or a hang-up.", step=here))
+        if not last and kind in FINALS:
+            raise Invalid(Text("Step %(step)s: nothing can follow a %(kind)s.", step=here, kind=kind))
+
+
+def _check_needs(step: Mapping[str, Any], here: str) -> None:
+    kind = str(step["do"])
+    said = step.get("text") or step.get("sound") or any((step.get("texts") or {}).values()) or step.get("sounds")
+    if kind == "say" and not said:
+        raise Invalid(Text("Step %(step)s: %(kind)s needs %(needs)s.", step=here, kind=kind, needs="text"))
+    needs = {"play": ("url", "sound"), "number": ("number",), "language": ("language",), "menu": ("keys",)}.get(kind)
+    if needs and not any(step.get(name) for name in needs):
+        raise Invalid(Text("Step %(step)s: %(kind)s needs %(needs)s.", step=here, kind=kind, needs=needs[0]))
+
+
+def _check_menu(step: Mapping[str, Any], here: str, depth: int) -> None:
+    if not 1 <= int(step.get("tries", MENU_TRIES)) <= 5:
+        raise Invalid(Text("Step %(step)s: a menu is said one to five times.", step=here))
+    for pressed, inner in step["keys"].items():
+        if pressed not in "0123456789" or len(pressed) != 1:
+            raise Invalid(Text("Step %(step)s: “%(key)s” is not a key.", step=here, key=pressed))
+        check(inner, f"{here}.{pressed}.", depth=depth + 1)
+    for pressed in step.get("words") or {}:
+        if pressed not in step["keys"]:
+            raise Invalid(Text("Step %(step)s: words lead to a key that is not there.", step=here))
+    check(step.get("otherwise") or [], f"{here}.otherwise.", depth=depth + 1)
 
 
 def walk(
-    steps: Sequence[Mapping[str, Any]], *, at: str, interaction_id: str, language: str, number: int, pressed: str = ""
-) -> Walked:
-    """Go on from the menu at `at` (empty = the beginning) with the key `pressed`, until a key, a queue or the end. Pure.
+    steps: Sequence[Mapping[str, Any]], *, at: str, interaction_id: str, language: str, number: int, pressed: str = "",
+    said: str = "",
+) -> Walked:  # fmt: skip
+    """Go on from the menu at `at` (empty = the beginning) with a key or with words, until the next choice or the end. Pure.
 
-    `at` is a path of indexes and keys joined by dashes, the part of the step's name behind `menu`.
+    `at` is a path of indexes and keys joined by dashes, the part of the step's name behind `menu`; its last part counts how
+    often the menu was said.
     """
-    said: list[Step] = []
+    spoken: list[Step] = []
+    prefix: list[str] = []
     if at:
         path = at.split("-")
         tries = int(path.pop())
         menu, spot = _menu(steps, path)
-        chosen = menu["keys"].get(pressed) if pressed else None
-        if chosen is None and tries + 1 < MENU_TRIES:
-            heard = [prompts.say("again", language)] if pressed else []
-            return Walked(
-                [*heard, *_ask(menu, "-".join((*path, str(tries + 1))), interaction_id, language, number + 1)]
-            )
-        branch = ["o"] if chosen is None else [pressed]
-        steps = menu.get("otherwise", []) if chosen is None else chosen
-        prefix = [*spot, *branch]
-    else:
-        prefix = []
+        key_ = chosen(menu, pressed, said)
+        if key_ is None and tries + 1 < int(menu.get("tries", MENU_TRIES)):
+            heard = [prompts.say("again", language)] if pressed or said else []
+            asked = _ask(menu, "-".join((*path, str(tries + 1))), interaction_id, language, number + 1)
+            return Walked([*heard, *asked], language=language)
+        steps = menu.get("otherwise", []) if key_ is None else menu["keys"][key_]
+        prefix = [*spot, "o" if key_ is None else key_]
     for index, step in enumerate(steps):
         kind = step["do"]
         if kind == "welcome":
-            said.append(prompts.say("welcome", language))
+            spoken.append(prompts.say("welcome", language))
+        elif kind == "language":
+            language = str(step["language"])
         elif kind == "say":
-            said.append(Say(step["text"], language))
+            spoken.extend(_heard(step, language))
         elif kind == "play":
-            said.append(Play(step["url"]))
+            spoken.append(Play(_sound(str(step["sound"])) if step.get("sound") else step["url"]))
         elif kind == "menu":
             spot_name = "-".join((*prefix, str(index), "0"))
-            said.extend(_ask(step, spot_name, interaction_id, language, number + 1))
-            return Walked(said)
+            spoken.extend(_ask(step, spot_name, interaction_id, language, number + 1))
+            return Walked(spoken, language=language)
         elif kind == "enqueue":
-            return Walked(said, queue_id=step.get("queue", ""))
+            return Walked(spoken, queue_id=step.get("queue", ""), language=language)
+        elif kind in ("voicemail", "callback", "number"):
+            target = str(step.get("number" if kind == "number" else "queue", ""))
+            return Walked(spoken, language=language, then=str(kind), target=target)
         else:
             break
-    return Walked([*said, Hangup()], ended=True)
+    return Walked([*spoken, Hangup()], ended=True, language=language)
+
+
+def chosen(menu: Mapping[str, Any], pressed: str, said: str) -> str | None:
+    """The key that was pressed, or the one whose words were said; None when it was neither."""
+    keys: Mapping[str, Any] = menu["keys"]
+    if pressed in keys:
+        return pressed
+    heard = _words(said)
+    if heard in keys:
+        return heard
+    for key_, words in (menu.get("words") or {}).items():
+        for word in words:
+            wanted = _words(str(word))
+            # Chinese is written without spaces between words.
+            if wanted and (f" {wanted} " in f" {heard} " or (not wanted.isascii() and wanted in heard)):
+                return str(key_)
+    return None
+
+
+def _words(text_: str) -> str:
+    """Lower case, single spaces, no punctuation."""
+    return re.sub(r"[^\w]+", " ", text_.casefold()).strip()
+
+
+def _heard(step: Mapping[str, Any], language: str) -> list[Step]:
+    """A prompt in this language, or the nearest there is: an uploaded sound before a spoken text."""
+    sound = nearest(step.get("sounds") or {}, language) or step.get("sound")
+    if sound:
+        return [Play(_sound(str(sound)))]
+    texts: Mapping[str, str] = step.get("texts") or {}
+    found = nearest(texts, language)
+    if found:
+        return [Say(found, language)]
+    if step.get("text"):
+        return [Say(step["text"], language)]
+    other, text_ = next(((code, said) for code, said in texts.items() if said), ("", ""))
+    return [Say(text_, other)] if text_ else []
+
+
+def nearest(by_language: Mapping[str, str], language: str) -> str:
+    """What is there for this language, or for another of the same tongue; empty for neither."""
+    if by_language.get(language):
+        return by_language[language]
+    tongue = language.partition("-")[0].lower()
+    return next((said for code, said in by_language.items() if said and code.partition("-")[0].lower() == tongue), "")
+
+
+def _sound(name: str) -> str:
+    sound_id, _, ending = name.partition(".")
+    return sounds.path_of(sound_id, ending or "wav")
 
 
 def _ask(menu: Mapping[str, Any], spot: str, interaction_id: str, language: str, number: int) -> list[Step]:
-    """Gather one key; silence goes on to the same step without a key."""
+    """Gather one key, or words; silence goes on to the same step without either."""
     action = step_path(interaction_id, f"menu-{spot}", number)
-    prompt = [Say(menu["text"], language)] if menu.get("text") else []
-    return [Gather(action, prompt, digits=1, timeout_s=5, language=language), Redirect(action)]
+    prompt = [each for each in _heard(menu, language) if isinstance(each, Say | Play)]
+    timeout_s, speech = int(menu.get("timeout_s", 5)), bool(menu.get("speech"))
+    gather = Gather(action, prompt, digits=1, timeout_s=timeout_s, speech=speech, language=language)
+    return [gather, Redirect(action)]
 
 
 def _menu(steps: Sequence[Mapping[str, Any]], path: Sequence[str]) -> tuple[Mapping[str, Any], list[str]]:

@@ -57,7 +57,7 @@ async def give_up_waiting(
 def record(interaction: Interaction, queue: Queue, *, number: int) -> list[Step]:
     """Please speak after the tone."""
     return [
-        prompts.say("voicemail", queue.language),
+        prompts.say("voicemail", call_rules.spoken_in(interaction, queue)),
         Record(
             step_path(interaction.id, "message", number + 1), f"{RECORDING_PATH}?i={interaction.id}",
             max_s=call_rules.of(queue).voicemail_max_s,
@@ -72,4 +72,4 @@ async def taken(tx: Tx, interaction: Interaction) -> list[Step]:
     if not told:
         return [Hangup()]
     queue = await queues.get(tx, told["queue"])
-    return [prompts.say("voicemail_kept", queue.language), Hangup()]
+    return [prompts.say("voicemail_kept", call_rules.spoken_in(interaction, queue)), Hangup()]
