@@ -2,6 +2,10 @@
 
     python -m bench.intake                        both engines, everything
     python -m bench.intake --engine sqlite --seconds 5 --only load
+    python -m bench.intake --engine postgresql --processes 2 --rate 1000
+
+Two loads: `--rate` posts a second, each sent when it is due (what p99 is judged by: a latency counts from that instant), and
+as fast as 32 connections can, each waiting for its answer (what the server can do at most; there its queue is always full).
 
 Starts its own servers on free ports of 127.0.0.1 and leaves nothing behind. Load comes from wrk where it is installed, else
 from a client of its own. The floor (a bare handler that only checks the signature) is measured before and after, in the same
@@ -12,11 +16,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -27,8 +33,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import uvloop
+
 from bench.intake_data import PATH, prepare, signed_posts, stored_calls
-from bench.intake_load import drive, kill_while_posting
+from bench.intake_load import drive, drive_at, kill_while_posting
+from hub.valkey import ensure_valkey
 
 ROOT = Path(__file__).parent.parent
 TARGET = {"sqlite": 300, "postgresql": 500}
@@ -132,35 +141,56 @@ def database(engine: str, folder: Path) -> Iterator[str]:
         server.cleanup()
 
 
-def run_engine(engine: str, *, seconds: int, connections: int, rounds: int, only: str) -> dict[str, Any]:
+def run_engine(
+    engine: str, *, seconds: int, connections: int, rounds: int, only: str, processes: int = 1, rate: int = 0
+) -> dict[str, Any]:
     """All of the experiment on one engine."""
     with tempfile.TemporaryDirectory(prefix="intake-") as name, database(engine, Path(name)) as url:
         folder = Path(name)
-        result: dict[str, Any] = {"engine": engine}
+        result: dict[str, Any] = {"engine": engine, "processes": processes}
+        rate = rate or TARGET[engine]
         posts = signed_posts(0, seconds * 6000)
         if only in ("", "load"):
-            with program("floor", "0") as floor:
+            with program("floor") as floor:
                 port = port_of(floor)
                 before = measure(folder, port, posts, seconds=max(3, seconds // 2), connections=connections)
                 runs = []
                 for number in range(rounds):
-                    fresh = signed_posts((number + 1) * 1_000_000, seconds * 3000)
-                    with (
-                        program("hub", url) as hub,
-                        program("bulk", url, nice=10) as one,
-                        program("bulk", url, nice=10) as two,
-                    ):
-                        hub_port = port_of(hub)
-                        port_of(one), port_of(two)
-                        spent = cpu_s(hub.pid)
-                        run = measure(folder, hub_port, fresh, seconds=seconds, connections=connections)
-                        run["cpu_ms"] = (cpu_s(hub.pid) - spent) * 1000 / max(1, run["requests"])
-                        runs.append(run)
+                    runs.append(run_hub(url, folder, number, seconds, connections, processes, rate))
                 after = measure(folder, port, posts, seconds=max(3, seconds // 2), connections=connections)
             result |= summary(before, runs, after, stored=asyncio.run(stored_calls(url)))
         if only in ("", "kill"):
             result["kill"] = run_kill(url)
     return result
+
+
+def run_hub(
+    url: str, folder: Path, number: int, seconds: int, connections: int, processes: int, rate: int
+) -> dict[str, Any]:
+    """One round: the load at a rate, then the load without one, beside two bulk writers."""
+    fresh = signed_posts((number + 1) * 1_000_000, seconds * 6000)
+    with contextlib.ExitStack() as stack:
+        os.environ["INTAKE_REDIS_URL"] = ensure_valkey(folder).url
+        first = free_port() if processes > 1 else 0
+        hubs = [stack.enter_context(program("hub", url, str(first))) for _ in range(processes)]
+        port, *_ = [port_of(hub) for hub in hubs]
+        for writer in [stack.enter_context(program("bulk", url, nice=10)) for _ in range(2)]:
+            port_of(writer)
+        paced = uvloop.run(drive_at(port, fresh, rate=rate, seconds=seconds, connections=connections))
+        spent = sum(cpu_s(hub.pid) for hub in hubs)
+        run = measure(folder, port, fresh[rate * seconds :], seconds=seconds, connections=connections)
+        run["cpu_ms"] = (sum(cpu_s(hub.pid) for hub in hubs) - spent) * 1000 / max(1, run["requests"])
+    run["paced"] = paced
+    run["requests"] += paced["requests"]
+    run["bad"] += paced["bad"]
+    return run
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def run_kill(url: str, *, kills: int = 5) -> dict[str, int]:
@@ -185,6 +215,7 @@ def summary(
     """What is printed and kept."""
     rate, floor = median(run["rate"] for run in runs), (before["rate"] + after["rate"]) / 2
     return {
+        "paced": {name: round(median(run["paced"][name] for run in runs), 1) for name in ("rate", "p50_ms", "p99_ms")},
         "rate": round(rate), "p50_ms": round(median(run["p50_ms"] for run in runs), 1),
         "p99_ms": round(median(run["p99_ms"] for run in runs), 1), "runs": [round(run["rate"]) for run in runs],
         "floor": [round(before["rate"]), round(after["rate"])], "ratio": round(rate / floor, 3),
@@ -200,18 +231,23 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=8)
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--rate", type=int, default=0, help="posts a second of the first load (the engine's target)")
     parser.add_argument("--only", choices=["load", "kill"], default="")
     asked = parser.parse_args()
     failed = False
     for engine in asked.engine or ["sqlite", "postgresql"]:
         began = time.monotonic()
         found = run_engine(
-            engine, seconds=asked.seconds, connections=asked.connections, rounds=asked.rounds, only=asked.only
+            engine, seconds=asked.seconds, connections=asked.connections, rounds=asked.rounds, only=asked.only,
+            processes=asked.processes, rate=asked.rate,
         )  # fmt: skip
         found["took_s"] = round(time.monotonic() - began)
         print(json.dumps(found))
         if "rate" in found:
-            failed |= found["rate"] < TARGET[engine] or found["p99_ms"] >= P99_MS or found["bad"] > 0
+            paced, wanted = found["paced"], asked.rate or TARGET[engine]
+            failed |= found["rate"] < wanted or found["bad"] > 0
+            failed |= paced["rate"] < 0.99 * wanted or paced["p99_ms"] >= P99_MS
         failed |= bool(found.get("kill", {}).get("lost")) or bool(found.get("kill", {}).get("twice"))
     return int(failed)
 

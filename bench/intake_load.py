@@ -54,6 +54,42 @@ async def drive(port: int, posts: list[tuple[str, str]], *, seconds: int, connec
     }  # fmt: skip
 
 
+async def drive_at(
+    port: int, posts: list[tuple[str, str]], *, rate: int, seconds: int, connections: int
+) -> dict[str, Any]:
+    """Open loop: a post every 1/`rate` s over at most `connections`; a latency counts from the instant its post was due.
+
+    So a server that falls behind shows it in full, whatever the client could send meanwhile.
+    """
+    free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
+    for _ in range(connections):
+        free.put_nowait(await asyncio.open_connection("127.0.0.1", port))
+    times: list[float] = []
+    bad = 0
+
+    async def one(due: float, body: str, signature: str) -> None:
+        nonlocal bad
+        reader, writer = await free.get()
+        bad += await post(reader, writer, body, signature) >= 300
+        times.append(time.monotonic() - due)
+        free.put_nowait((reader, writer))
+
+    began = time.monotonic() + 0.05
+    async with asyncio.TaskGroup() as tasks:
+        for number, (body, signature) in enumerate(posts[: rate * seconds]):
+            due = began + number / rate
+            await asyncio.sleep(due - time.monotonic())
+            tasks.create_task(one(due, body, signature))
+    took = time.monotonic() - began
+    while not free.empty():
+        free.get_nowait()[1].close()
+    times.sort()
+    return {
+        "rate": len(times) / took, "p50_ms": times[len(times) // 2] * 1000, "p99_ms": times[int(len(times) * 0.99)] * 1000,
+        "max_ms": times[-1] * 1000, "requests": len(times), "bad": bad, "errors": "",
+    }  # fmt: skip
+
+
 async def kill_while_posting(
     port: int, posts: list[tuple[str, str]], kill: Callable[[], None], *, connections: int = 32, after: int = 300
 ) -> set[str]:

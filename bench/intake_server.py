@@ -1,4 +1,4 @@
-"""The servers and writers of the intake benchmark, each a process of its own: `hub URL`, `floor PORT`, `bulk URL`."""
+"""The servers and writers of the intake benchmark, each a process of its own: `hub URL [PORT]`, `floor`, `bulk URL`."""
 
 from __future__ import annotations
 
@@ -33,20 +33,23 @@ async def listen(app: web.Application) -> None:
     await asyncio.Event().wait()
 
 
-async def hub(url: str) -> None:
-    """The hub's own application, whole: every route, its middleware, its runtime with a Valkey of its own."""
+async def hub(url: str, port: str = "0") -> None:
+    """The hub's own application, whole: every route, its middleware, its runtime.
+
+    Several of them share a port and INTAKE_REDIS_URL, as web processes do; without that one brings a Valkey of its own.
+    """
     from hub.app import serving, spare_the_collector
     from hub.runtime import running
     from hub.settings import read_settings
     from hub.valkey import ensure_valkey
 
     with tempfile.TemporaryDirectory(prefix="intake-hub-") as folder:
-        valkey = ensure_valkey(Path(folder))
+        redis_url = os.environ.get("INTAKE_REDIS_URL") or ensure_valkey(Path(folder)).url
         settings = read_settings(
             {
                 "HUB_DATA_DIR": folder,
                 "HUB_DATABASE_URL": url,
-                "HUB_REDIS_URL": valkey.url,
+                "HUB_REDIS_URL": redis_url,
                 "HUB_SECRET_KEY": "bench bench bench bench bench bench",
                 "HUB_PUBLIC_URL": ORIGIN,
                 "HUB_FAILPOINTS": os.environ.get("HUB_FAILPOINTS", ""),
@@ -57,9 +60,12 @@ async def hub(url: str) -> None:
                 "TWILIO_APP_SID": "AP" + "0" * 32,
             }
         )
-        async with running(settings) as runtime, serving(runtime, host="127.0.0.1", port=0) as (_, port):
+        async with (
+            running(settings) as runtime,
+            serving(runtime, host="127.0.0.1", port=int(port), reuse_port=port != "0") as (_, bound),
+        ):
             spare_the_collector()
-            print(port, flush=True)
+            print(bound, flush=True)
             await asyncio.Event().wait()
 
 
@@ -100,8 +106,8 @@ async def bulk(url: str) -> None:
 
 
 def main() -> None:
-    role, argument = sys.argv[1], sys.argv[2]
-    uvloop.run({"hub": hub, "bulk": bulk}[role](argument) if role != "floor" else floor())
+    role, *arguments = sys.argv[1:]
+    uvloop.run({"hub": hub, "bulk": bulk, "floor": floor}[role](*arguments))
 
 
 if __name__ == "__main__":

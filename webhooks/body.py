@@ -31,6 +31,11 @@ async def read_body(request: web.Request, *, limit: int = WEBHOOK_BYTES, timeout
         raise Packed("Send the body without Content-Encoding.")
     if request.content_length is not None and request.content_length > limit:
         raise TooLarge
+    if request.content.is_eof():
+        whole = request.content.read_nowait()  # it came together with its head: nothing to wait for
+        if len(whole) > limit:
+            raise TooLarge
+        return whole
     read = bytearray()
     try:
         async with asyncio.timeout(timeout_s):
