@@ -23,6 +23,7 @@ from channels.imap import BYTES_PER_FETCH, MAX_SIZE, UIDS_PER_FETCH, UIDS_PER_SI
 from channels.mail_child import split_reply
 from channels.mail_compose import compose, envelope
 from channels.mail_html import has_remote_images, sanitise
+from channels.mail_oauth import OauthSettings, TokenSource
 from channels.mail_pool import MailPool
 from channels.smtp import SmtpLine, SmtpSettings
 from crm_core.clock import Clock, SystemClock
@@ -32,6 +33,7 @@ __all__ = ["EmailChannel", "EmailSettings", "build", "compose", "has_remote_imag
 
 # What the SMTP server's answers become. IMAP has no statuses.
 STATUSES = {"250": "sent"}
+OAUTH_SECRETS = ("token_url", "client_id", "client_secret", "refresh_token", "scope")  # each with oauth_ before it
 BACKLOG_DAYS = 7  # of a new mailbox, when its row says nothing
 
 
@@ -72,8 +74,9 @@ class EmailChannel:
     @property
     def secrets(self) -> Sequence[str]:
         """Values that must never be logged."""
-        halves = (self.settings.imap, self.settings.smtp)
-        return tuple({half.password for half in halves if half is not None and half.password})
+        halves = [half for half in (self.settings.imap, self.settings.smtp) if half is not None]
+        tokens = {one for half in halves if half.tokens is not None for one in half.tokens.secrets}
+        return tuple({half.password for half in halves if half.password} | tokens)
 
     async def close(self) -> None:
         """End the parsing children."""
@@ -228,6 +231,15 @@ def _backlog(given: Any) -> int | None:
     raise Misconfigured("The backlog of a mailbox is a number of days, or all.", code="backlog")
 
 
+def _tokens(config: AccountConfig) -> TokenSource | None:
+    """XOAUTH2 for both halves, when the row holds a refresh token."""
+    given = {name: config.secrets.get(f"oauth_{name}", "") for name in OAUTH_SECRETS}
+    if not given["refresh_token"]:
+        return None
+    host = urlsplit(given["token_url"]).hostname or ""
+    return TokenSource(OauthSettings(**given, peer_allowed=_for(host, config.peer_allowed)))
+
+
 def build(config: AccountConfig) -> EmailChannel:
     """The mail channel of an account row: secrets `imap_url` and `smtp_url`, settings `folder` and `own_addresses`.
 
@@ -239,11 +251,17 @@ def build(config: AccountConfig) -> EmailChannel:
         raise Misconfigured("The mailbox has no server to read from or to send by.", code="incomplete")
     own = frozenset(str(one).lower() for one in config.settings.get("own_addresses", ()))
     folder = str(config.settings.get("folder") or "INBOX")
+    imap = imap_from_url(imap_url, folder=folder, peer_allowed=config.peer_allowed) if imap_url else None
+    smtp = smtp_from_url(smtp_url, peer_allowed=config.peer_allowed) if smtp_url else None
+    tokens = _tokens(config)
+    if tokens is not None:
+        imap = dataclasses.replace(imap, tokens=tokens) if imap is not None else None
+        smtp = dataclasses.replace(smtp, tokens=tokens) if smtp is not None else None
     return EmailChannel(
         EmailSettings(
             address=config.address,
-            imap=imap_from_url(imap_url, folder=folder, peer_allowed=config.peer_allowed) if imap_url else None,
-            smtp=smtp_from_url(smtp_url, peer_allowed=config.peer_allowed) if smtp_url else None,
+            imap=imap,
+            smtp=smtp,
             own_addresses=own,
             backlog_days=_backlog(config.settings.get("backlog_days", BACKLOG_DAYS)),
         )

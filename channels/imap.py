@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import aioimaplib
 
 from channels.errors import AnswerUnreadable, Misconfigured, Unavailable
+from channels.mail_oauth import TokenSource
 from crm_core.texts import Text
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class ImapSettings:
     step_s: float = 20.0
     idle_s: float = 60.0  # then we look for ourselves: a half-open connection is found within idle_s + step_s
     peer_allowed: Callable[[str], bool] | None = None  # asked with the connected address before the password is sent
+    tokens: TokenSource | None = field(default=None, repr=False)  # XOAUTH2 in place of a password
 
 
 class Mailbox:
@@ -106,9 +108,7 @@ class Mailbox:
         self._client.protocol.conn_lost_cb = lambda error: self._lost.set()
         await self._ask(self._client.wait_hello_from_server())
         refuse_peer(self._client.protocol.transport, settings.peer_allowed)
-        answer = await self._ask(self._client.login(aioimaplib.quoted(settings.user), settings.password))
-        if answer.result != "OK":
-            raise Misconfigured("The mail server refuses the mailbox's user name or password.", code="login")
+        await self._log_in()
         answer = await self._ask(self._client.select(folder_name(settings.folder)))
         if answer.result != "OK":
             raise Misconfigured("The mail server has no such folder for this mailbox.", code="folder")
@@ -116,6 +116,19 @@ class Mailbox:
         if found is None:
             raise AnswerUnreadable("The mail server does not number its mails.", code="uidvalidity")
         self.uidvalidity = int(found[1])
+
+    async def _log_in(self) -> None:
+        settings = self.settings
+        if settings.tokens is not None:
+            token = await settings.tokens.token()
+            answer = await self._ask(self._client.xoauth2(settings.user, token))
+            if answer.result != "OK":
+                settings.tokens.forget()
+                raise Unavailable("The mail server refuses the mailbox's access token.", code="token")
+            return
+        answer = await self._ask(self._client.login(aioimaplib.quoted(settings.user), settings.password))
+        if answer.result != "OK":
+            raise Misconfigured("The mail server refuses the mailbox's user name or password.", code="login")
 
     async def last_before(self, day: date) -> int:
         """The highest UID below every mail that came in on `day` or later, as the server dates them; 0 when there is none."""

@@ -26,6 +26,7 @@ from channels.errors import (
     Throttled,
     Unavailable,
 )
+from channels.mail_oauth import TokenSource
 from crm_core.texts import Text
 
 ENHANCED = re.compile(r"\b([245])\.(\d{1,3})\.(\d{1,3})\b")
@@ -44,6 +45,7 @@ class SmtpSettings:
     phase_s: float = 60.0
     data_s: float = 600.0  # RFC 5321 4.5.3.2.6: ten minutes after the final dot
     peer_allowed: Callable[[str], bool] | None = None  # asked with the connected address before the password is sent
+    tokens: TokenSource | None = field(default=None, repr=False)  # XOAUTH2 in place of a password
 
 
 @lru_cache(maxsize=1)
@@ -116,7 +118,7 @@ class SmtpLine:
 
     async def _open(self) -> aiosmtplib.SMTP:
         settings, security = self.settings, self.settings.security
-        if settings.password and not is_local(settings.host):
+        if (settings.password or settings.tokens) and not is_local(settings.host):
             if security == "none":
                 raise Misconfigured("A password would go over the network in the clear: use TLS.", code="no_tls")
             if security == "auto":  # a stranger on the way could leave STARTTLS out and read the password
@@ -133,10 +135,15 @@ class SmtpLine:
         try:
             await self._within(client.connect())
             self._refuse_peer(client)
-            if settings.user:
+            if settings.tokens is not None:
+                await self._within(client.auth_xoauth2(settings.user, await settings.tokens.token()))
+            elif settings.user:
                 await self._within(client.login(settings.user, settings.password))
         except aiosmtplib.SMTPAuthenticationError as refused:
             self._drop()
+            if settings.tokens is not None:
+                settings.tokens.forget()
+                raise Unavailable("The mail server refuses the mailbox's access token.", code="token") from None
             raise meaning(refused.code, refused.message, phase="login") from None
         except aiosmtplib.SMTPResponseException as refused:
             self._drop()
@@ -146,6 +153,9 @@ class SmtpLine:
             raise Misconfigured(
                 Text("The mail server offers no usable encryption or login (%(detail)s).", detail=type(error).__name__)
             ) from None
+        except ChannelError:
+            self._drop()
+            raise
         except (aiosmtplib.SMTPException, TimeoutError, OSError) as lost:
             self._drop()
             if "STARTTLS" in str(lost):

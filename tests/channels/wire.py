@@ -290,6 +290,8 @@ class ImapWire:
             end()
         elif verb.startswith("LOGIN"):
             end("NO wrong password canary-mailbox-password" if "login" in self.faults else "OK in")
+        elif verb.startswith("AUTHENTICATE"):
+            end("NO [AUTHENTICATIONFAILED] token" if "token" in self.faults else "OK in")
         elif verb.startswith("SELECT"):
             writer.write(f"* {len(self.mails)} EXISTS\r\n* OK [UIDVALIDITY {self.uidvalidity}] valid\r\n".encode())
             end("NO none" if "folder" in self.faults else "OK [READ-WRITE] open")
