@@ -1,0 +1,154 @@
+"""Administration of calls: recording, voicemail and music of each queue; uploaded sounds; blocked callers."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_request import FileField
+from sqlmodel import select
+
+from crm_core import audit, blocked_callers, sounds
+from crm_core.blocked_callers import BlockedCaller
+from crm_core.db import Tx
+from crm_core.errors import Conflict, HubError, Invalid
+from crm_core.sounds import Sound
+from hub.desktop.render import render
+from hub.desktop.templating import told
+from hub.desktop.work import ID
+from hub.web import ADMINS, SUPERVISORS, Route, now_of, runtime_of, user_of
+from routing import call_rules, queues
+from routing.call_rules import CallRules
+from routing.queues import Queue
+
+BODY = sounds.LARGEST + 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class CallSettings:
+    """The page."""
+
+    rows: list[tuple[Queue, CallRules]]
+    sounds: list[Sound]
+    blocked: list[BlockedCaller]
+    error: str
+    saved: str
+
+
+async def show(request: web.Request) -> web.StreamResponse:
+    """Recording, voicemail, music, sounds, blocked callers."""
+    return await _page(request)
+
+
+async def _page(request: web.Request, *, error: str = "", saved: str = "") -> web.Response:
+    async with runtime_of(request).db.reading() as tx:
+        rows = [(queue, call_rules.of(queue)) for queue in await queues.list_all(tx)]
+        page = CallSettings(rows, await sounds.list_all(tx), await blocked_callers.list_all(tx), error, saved)
+    return await render(request, "admin/calls.html", page, status=422 if error else 200)
+
+
+async def save_rules(request: web.Request) -> web.StreamResponse:
+    """How one queue treats calls."""
+    form = {name: str(value).strip() for name, value in (await request.post()).items()}
+    user, now, queue_id = user_of(request), now_of(request), request.match_info["queue"]
+
+    def whole(name: str) -> int:
+        return int(form[name]) if form.get(name, "").isdigit() and len(form[name]) < 6 else -1
+
+    async def unit(tx: Tx) -> None:
+        values: dict[str, Any] = {
+            "record": form.get("record", ""), "pause_s": whole("pause_s"), "voicemail_max_s": whole("voicemail_max_s"),
+            "music": form.get("music", "")[:60],
+            **{name: name in form for name in ("voicemail_closed", "voicemail_overflow", "voicemail_key")},
+        }  # fmt: skip
+        await put_rules(tx, queue_id, values, version=whole("version"), actor=user.id)
+
+    async def put_rules(tx: Tx, queue_id: str, values: dict[str, Any], *, version: int, actor: str) -> None:
+        queue = await queues.get(tx, queue_id)
+        if values["music"]:
+            await sounds.get(tx, values["music"].partition(".")[0])
+        fresh = {"voice": {**queue.voice, **call_rules.check(values)}, "version": version + 1}
+        if await tx.change(Queue, fresh, id=queue.id, version=version) != 1:
+            raise Conflict("Somebody changed this queue meanwhile; the newer values are shown.")
+        await audit.record(
+            tx, actor=actor, action="queue.calls", subject=f"queue:{queue.id}", now=now, changed=fresh["voice"]
+        )
+
+    try:
+        await runtime_of(request).db.write(unit)
+    except Invalid as error:
+        return await _page(request, error=" ".join([told(request, error), *error.fields.values()]))
+    except HubError as error:
+        return await _page(request, error=told(request, error))
+    return await _page(request, saved=queue_id)
+
+
+async def upload(request: web.Request) -> web.StreamResponse:
+    """A new sound: bytes first, then the row."""
+    form, user, now = await request.post(), user_of(request), now_of(request)
+    given, runtime = form.get("file"), runtime_of(request)
+    try:
+        if not isinstance(given, FileField) or not given.filename:
+            raise Invalid("Choose a WAV or MP3 file.")
+        content = await asyncio.to_thread(given.file.read)
+        content_type, ending = sounds.kind_of(content)
+        name = str(form.get("name", "")).strip() or given.filename.rpartition(".")[0]
+        key = await runtime.files.put(content, folder="sounds", now=now)
+        made = await runtime.db.write(
+            lambda tx: sounds.add(
+                tx, name=name, file_key=key, content_type=content_type, ending=ending, size=len(content), actor=user.id,
+                now=now,
+            )
+        )  # fmt: skip
+    except HubError as error:
+        return await _page(request, error=told(request, error))
+    return await _page(request, saved=made.id)
+
+
+async def retire(request: web.Request) -> web.StreamResponse:
+    """Take a sound out of the lists. Refused while a queue plays it."""
+    sound_id, user, now = request.match_info["sound"], user_of(request), now_of(request)
+
+    async def unit(tx: Tx) -> None:
+        for queue in await tx.all(select(Queue)):
+            if call_rules.of(queue).music.startswith(sound_id):
+                raise Conflict("A queue still plays this sound.")
+        await sounds.retire(tx, sound_id, actor=user.id, now=now)
+
+    try:
+        await runtime_of(request).db.write(unit)
+    except HubError as error:
+        return await _page(request, error=told(request, error))
+    return await _page(request, saved="sounds")
+
+
+async def block(request: web.Request) -> web.StreamResponse:
+    """Refuse a number's calls, or take them again."""
+    form = {name: str(value).strip() for name, value in (await request.post()).items()}
+    user, now = user_of(request), now_of(request)
+
+    async def unit(tx: Tx) -> None:
+        if form.get("unblock"):
+            await blocked_callers.unblock(tx, form["unblock"], user_id=user.id, now=now)
+            return
+        await blocked_callers.block(
+            tx, form.get("number", ""), user_id=user.id, now=now, reason=form.get("reason", ""), country="GB"
+        )
+
+    try:
+        await runtime_of(request).db.write(unit)
+    except HubError as error:
+        return await _page(request, error=told(request, error))
+    return await _page(request, saved="blocked")
+
+
+A = "/desk/admin/calls"
+routes = [
+    Route("GET", A, show, roles=SUPERVISORS),
+    Route("POST", f"{A}/queues/{{queue:{ID}}}", save_rules, roles=ADMINS),
+    Route("POST", f"{A}/sounds", upload, roles=ADMINS, body_limit=BODY),
+    Route("POST", f"{A}/sounds/{{sound:{ID}}}/retire", retire, roles=ADMINS),
+    Route("POST", f"{A}/blocked", block, roles=SUPERVISORS),
+]
