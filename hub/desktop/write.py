@@ -78,15 +78,15 @@ def purpose_choices(reader: Reader, allowed: list[Purpose]) -> list[PurposeChoic
         Purpose.REPLY: (_("Reply"), _("They wrote to us and the conversation is open.")),
         Purpose.SERVICE: (
             _("Service"),
-            _("About something they have with us. Not at night, and not after a complaint or “no more messages”."),
+            _("About something they have with us. No texts at night, and nothing after a complaint or “no more messages”."),
         ),
         Purpose.TRANSACTIONAL: (
             _("Transaction"),
-            _("A code, a receipt, a change of an appointment: something they set in motion. Not at night."),
+            _("A code, a receipt, a change of an appointment: something they set in motion. No texts at night."),
         ),
         Purpose.MARKETING: (
             _("Marketing"),
-            _("An offer or an invitation. Only with their proven consent, by day, not too often."),
+            _("An offer or an invitation. Only with their proven consent, not too often, and texts by day."),
         ),
     }  # fmt: skip
     return [PurposeChoice(str(purpose), *words[purpose]) for purpose in allowed]
