@@ -215,7 +215,8 @@ async def edit_mailbox(
     if own:
         row = mailbox_row(given, known=channels.secrets(account), before=account.settings)
         kept = {name: value for name, value in account.settings.items() if name not in ("imap", "smtp")}
-        changes = {"settings": {**kept, **row.settings}, "sealed": channels.seal(row.secrets)}
+        tokens = {name: value for name, value in channels.secrets(account).items() if name.startswith("oauth_")}
+        changes = {"settings": {**kept, **row.settings}, "sealed": channels.seal({**row.secrets, **tokens})}
     return await settings_rows.edit_account(
         tx, account.id, version=version, actor=actor, now=now, name=given.name.strip()[:100] or account.name,
         queue_id=given.queue_id or None, enabled=enabled, **changes,

@@ -450,3 +450,52 @@ async def test_ones_own_signature(thread: Thread, runtime: Runtime, visitor: Vis
     assert "Kind regards" in text
     await thread.post("", body="Hi", subject="", cc="", bcc="")
     assert (await thread.sent()).data["signature"] == "Kind regards\nAmy"
+
+
+async def test_access_by_token_is_set_on_screen_and_never_shown(
+    thread: Thread, runtime: Runtime, visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from crm_core import accounts, settings_rows
+    from hub.desktop import mail_admin
+
+    async def anywhere(*_: Any, **__: Any) -> None:
+        """Names are not looked up in a test."""
+
+    monkeypatch.setattr(mail_admin, "refuse_internal", anywhere)
+    await add_user(runtime, "ada", [Role.ADMIN])
+    await visitor.log_in("ada")
+
+    async def save(**form: str) -> tuple[int, str]:
+        async with runtime.db.reading() as tx:
+            version = str((await accounts.get(tx, thread.account.id)).version)
+        status, text = await visitor.ask(
+            "POST", f"/desk/admin/mail/{thread.account.id}/tokens", data={"version": version, **form},
+            headers={"Accept": "text/html"},
+        )  # fmt: skip
+        return status, str(text)
+
+    async def kept() -> dict[str, str]:
+        async with runtime.db.reading() as tx:
+            return runtime.channels.secrets(await accounts.get(tx, thread.account.id))
+
+    url = "https://login.example.com/token"
+    given = {"token_url": url, "client_id": "hub", "client_secret": "canary-1", "refresh_token": "canary-2"}
+    assert (await save(**given))[0] == 422, "no servers of its own yet"
+    sealed = runtime.channels.seal({"imap_url": "imaps://a:b@mail.example.com"})
+    now = runtime.clock.now()
+    await runtime.db.write(
+        lambda tx: settings_rows.edit_account(
+            tx, thread.account.id, version=thread.account.version, actor="ada", now=now, sealed=sealed
+        )
+    )
+    status, text = await save(**given)
+    assert status == 200
+    assert "canary" not in text
+    assert (await kept())["oauth_refresh_token"] == "canary-2"
+    assert (await kept())["imap_url"] == "imaps://a:b@mail.example.com"
+    assert (await save(token_url=url, client_id="other"))[0] == 200
+    assert (await kept())["oauth_refresh_token"] == "canary-2"
+    assert (await save(token_url="https://evil.example.com/token", client_id="hub"))[0] == 422, "not to another place"
+    assert (await save(token_url="http://login.example.com/token", client_id="a", refresh_token="b"))[0] == 422
+    assert (await save(token_url=""))[0] == 200
+    assert sorted(await kept()) == ["imap_url"]
