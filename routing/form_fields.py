@@ -220,11 +220,14 @@ def preview(fields: Sequence[Field]) -> list[tuple[str, str, str]]:
         "textarea": "Please call me back.", "file": "offer.pdf",
     }  # fmt: skip
     lines = []
+    named = any(str(field.get("maps", "")).endswith("name") for field in fields)
     for field in fields:
         kind = field.get("kind", "text")
         example = (
             (field.get("options") or [""])[0] if kind == "select" else field.get("value") or examples.get(kind, "Dana")
         )
         goes = "address" if kind in ("email", "phone") else field.get("maps", "")
+        if not goes and not named and field.get("name") in ("name", "full_name", "first_name", "last_name"):
+            goes = "contact.name"  # as `mapped` takes the usual names
         lines.append((field.get("label") or field["name"], str(example), goes))
     return lines

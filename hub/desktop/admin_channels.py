@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +19,7 @@ from hub.channel_set import PROVIDER
 from hub.connection_test import Tested
 from hub.desktop.render import render
 from hub.outgoing_hosts import refuse_internal
+from hub.sealing import Unsealable
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
 from routing import queues
 from routing.flows import Flow
@@ -25,6 +27,7 @@ from routing.queues import Queue
 
 ID = "[0-9a-z]{26}"
 CHANNELS = ("voice", "sms", "email", "webform")
+TYPED, TYPED_S = "typed-password", 900  # the purpose of a sealed text, and how long it is good for
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class MailboxPage:
     endings: dict[str, str]
     from_environment: bool
     tested: list[Tested]
+    typed: str  # passwords typed for a test, sealed, so that saving afterwards needs no second typing
     errors: dict[str, str]
     error: str
     saved: bool
@@ -231,6 +235,31 @@ async def create_number(request: web.Request) -> web.StreamResponse:
     raise web.HTTPSeeOther("/desk/admin/accounts")
 
 
+def with_typed(request: web.Request, form: dict[str, str]) -> dict[str, str]:
+    """The form with the passwords typed for a test a moment ago, where the same person names the same server and user."""
+    try:
+        kept = json.loads(runtime_of(request).sealer.unseal(form.get("typed", ""), purpose=TYPED))
+    except (Unsealable, ValueError):
+        return form
+    if kept.get("who") != user_of(request).id or kept.get("until", 0) < now_of(request).timestamp():
+        return form
+    found = dict(form)
+    for half in ("imap", "smtp"):
+        same = kept.get(half, {}).get("at") == [form.get(f"{half}_{name}", "") for name in ("host", "port", "user")]
+        if same and not form.get(f"{half}_password"):
+            found[f"{half}_password"] = kept[half]["password"]
+    return found
+
+
+def _typed(request: web.Request, form: dict[str, str]) -> str:
+    kept: dict[str, Any] = {"who": user_of(request).id, "until": now_of(request).timestamp() + TYPED_S}
+    for half in ("imap", "smtp"):
+        if form.get(f"{half}_password"):
+            at = [form.get(f"{half}_{name}", "") for name in ("host", "port", "user")]
+            kept[half] = {"at": at, "password": form[f"{half}_password"]}
+    return runtime_of(request).sealer.seal(json.dumps(kept), purpose=TYPED) if len(kept) > 2 else ""
+
+
 def mailbox_input(form: dict[str, str], address: str) -> MailboxInput:
     """A mailbox as the page's fields say."""
 
@@ -258,6 +287,7 @@ async def _mailbox(
     page = MailboxPage(
         account, served, shown, channel_admin.endings(channels, account) if account is not None else {},
         account is not None and not account.sealed and not account.settings.get("imap_url"), tested or [],
+        _typed(request, values),
         fields_of(error), told_of(error), saved,
     )  # fmt: skip
     return await render(request, "admin/mailbox.html", page, status=422 if error else 200)
@@ -294,7 +324,7 @@ async def _try(request: web.Request, account: ChannelAccount | None, given: Mail
 
 
 async def _save_mailbox(request: web.Request, account: ChannelAccount) -> web.StreamResponse:
-    form, user, now = await posted(request), user_of(request), now_of(request)
+    form, user, now = with_typed(request, await posted(request)), user_of(request), now_of(request)
     runtime, given = runtime_of(request), mailbox_input(form, account.address)
     try:
         if form.get("act") == "test":
@@ -318,7 +348,7 @@ async def new_mailbox(request: web.Request) -> web.StreamResponse:
 
 async def create_mailbox(request: web.Request) -> web.StreamResponse:
     """A new mailbox, or a test of what is typed so far."""
-    form, user, now = await posted(request), user_of(request), now_of(request)
+    form, user, now = with_typed(request, await posted(request)), user_of(request), now_of(request)
     runtime, given = runtime_of(request), mailbox_input(form, form.get("address", ""))
     try:
         if form.get("act") == "test":

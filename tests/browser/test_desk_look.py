@@ -21,6 +21,8 @@ PAGES = {
         "/desk/work", "/desk/contacts", "/desk/contacts/new", "/desk/callbacks", "/desk/leads", "/desk/lists", "/desk/lists/new",
         "/desk/campaigns", "/desk/campaigns/new", "/desk/wallboard", "/desk/search?q=ana", "/desk/profile", "/desk/patterns",
         "/desk/admin", "/desk/admin/queues", "/desk/admin/users", "/desk/admin/users/new", "/desk/admin/accounts",
+        "/desk/admin/accounts/number", "/desk/admin/accounts/mailbox", "/desk/admin/provider", "/desk/admin/forms/new",
+        "/desk/admin/hours", "/desk/admin/hours/new", "/desk/profile/second",
         "/desk/admin/flows", "/desk/admin/dispositions", "/desk/admin/tokens", "/desk/admin/audit",
     ],
 }  # fmt: skip
@@ -30,6 +32,8 @@ ROWS = {
     "/desk/leads/": "SELECT id FROM leads LIMIT 1",
     "/desk/admin/queues/": "SELECT id FROM queues LIMIT 1",
     "/desk/admin/users/": "SELECT id FROM users LIMIT 1",
+    "/desk/admin/forms/": "SELECT id FROM forms LIMIT 1",
+    "/desk/admin/accounts/": "SELECT id FROM channel_accounts WHERE channel = 'email' LIMIT 1",
 }
 THREADS = "SELECT conversation_id AS id FROM interactions WHERE channel = ? ORDER BY id DESC LIMIT 1"
 

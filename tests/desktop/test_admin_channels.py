@@ -147,6 +147,23 @@ async def test_a_mailbox_is_tested_for_real_and_its_password_never_comes_back(
         assert "Logged in; mail can be sent." in text
         assert "canary" not in text
         assert await rows(runtime, "email") == [], "a test stores nothing"
+        # Tested, it is saved without typing the passwords again, but only for the servers they were typed for.
+        typed = re.search(r'name="typed" value="([^"]+)"', text)
+        assert typed is not None
+        empty = {
+            **fields,
+            "imap_password": "",
+            "smtp_password": "",
+            "typed": typed[1],
+            "address": "second@example.test",
+        }
+        status, text, _ = await post(ada, "/desk/admin/accounts/mailbox", **{**empty, "imap_port": "9"}, act="save")
+        assert (status, "User name and password are both needed." in text) == (422, True)
+        status, _, where = await post(ada, "/desk/admin/accounts/mailbox", **empty, act="save")
+        assert status == 303
+        (second,) = await rows(runtime, "email")
+        assert "4711" in runtime.channels.secrets(second)["smtp_url"]
+        await post(ada, f"/desk/admin/accounts/{second.id}/delete")
 
         async def told(**wrong: str) -> str:
             return (await post(ada, "/desk/admin/accounts/mailbox", **{**fields, **wrong}, act="test"))[1]
