@@ -192,12 +192,17 @@ async def get_entry(tx: Tx, entry_id: str) -> ListEntry:
     return found
 
 
-async def list_page(tx: Tx, *, after: str = "", limit: int = 50) -> list[CallList]:
-    """Lists, newest first, from below the id `after`."""
+async def list_page(
+    tx: Tx, *, after: str = "", limit: int = 50, state: str = "", oldest: bool = False
+) -> list[CallList]:
+    """Lists, newest first (`oldest`: oldest first), all or of one state, from behind the id `after`."""
     statement = select(CallList)
+    if state:
+        statement = statement.where(CallList.state == ListState(state))
     if after:
-        statement = statement.where(col(CallList.id) < after)
-    return await tx.all(statement.order_by(col(CallList.id).desc()).limit(min(limit, 200)))
+        statement = statement.where(col(CallList.id) > after if oldest else col(CallList.id) < after)
+    order = col(CallList.id).asc() if oldest else col(CallList.id).desc()
+    return await tx.all(statement.order_by(order).limit(min(limit, 200)))
 
 
 async def list_entries(

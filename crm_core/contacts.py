@@ -309,16 +309,21 @@ async def search(tx: Tx, query: str, *, limit: int = 20) -> list[Contact]:
     return await tx.all(statement.order_by(col(Contact.name), col(Contact.id)).limit(limit))
 
 
-async def list_page(tx: Tx, *, after: str = "", limit: int = 50, tag: str = "") -> list[Contact]:
-    """Contacts newest first, from below the id `after` (keyset)."""
+async def list_page(
+    tx: Tx, *, after: str = "", limit: int = 50, tag: str = "", owner_id: str = "", oldest: bool = False
+) -> list[Contact]:
+    """Contacts newest first (`oldest`: oldest first), from behind the id `after` (keyset)."""
     statement = select(Contact).where(col(Contact.merged_into).is_(None), col(Contact.erased_at).is_(None))
     if after:
-        statement = statement.where(col(Contact.id) < after)
+        statement = statement.where(col(Contact.id) > after if oldest else col(Contact.id) < after)
+    if owner_id:
+        statement = statement.where(Contact.owner_id == owner_id)
     if tag:
         statement = statement.where(
             col(Contact.id).in_(select(ContactTerm.contact_id).where(col(ContactTerm.term).in_(sorted(words_of(tag)))))
         )
-    return await tx.all(statement.order_by(col(Contact.id).desc()).limit(min(limit, 200)))
+    order = col(Contact.id).asc() if oldest else col(Contact.id).desc()
+    return await tx.all(statement.order_by(order).limit(min(limit, 200)))
 
 
 async def get_organisation(tx: Tx, name: str, *, now: datetime) -> Organisation:

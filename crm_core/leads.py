@@ -79,14 +79,19 @@ async def change(tx: Tx, lead: Lead, *, now: datetime, **changes: Any) -> None:
     await events.emit(tx, "lead.changed", lead.id, now=now, version=lead.version, contact=lead.contact_id)
 
 
-async def list_page(tx: Tx, *, stage: str = "", after: str = "", limit: int = 50) -> list[Lead]:
-    """Leads newest first, from below the id `after` (keyset)."""
+async def list_page(
+    tx: Tx, *, stage: str = "", after: str = "", limit: int = 50, owner_id: str = "", oldest: bool = False
+) -> list[Lead]:
+    """Leads newest first (`oldest`: oldest first), from behind the id `after` (keyset)."""
     statement = select(Lead)
     if stage:
         statement = statement.where(Lead.stage == LeadStage(stage))
+    if owner_id:
+        statement = statement.where(Lead.owner_id == owner_id)
     if after:
-        statement = statement.where(col(Lead.id) < after)
-    return await tx.all(statement.order_by(col(Lead.id).desc()).limit(min(limit, 200)))
+        statement = statement.where(col(Lead.id) > after if oldest else col(Lead.id) < after)
+    order = col(Lead.id).asc() if oldest else col(Lead.id).desc()
+    return await tx.all(statement.order_by(order).limit(min(limit, 200)))
 
 
 async def list_for(tx: Tx, contact_id: str) -> list[Lead]:

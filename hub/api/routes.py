@@ -6,7 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from hub.api import admin, blocked, calls, campaigns, contacts, conversations, drafts, lists, promises, work
+from hub.api import admin, blocked, calls, campaigns, contacts, conversations, drafts, lists, promises, views, work
 from hub.api.operation import Operation, openapi, problems
 from hub.desktop import stream
 from hub.web import PUBLIC, STAFF, Route, runtime_of
@@ -21,6 +21,7 @@ OPERATIONS: list[Operation] = [
     *promises.OPERATIONS,
     *campaigns.OPERATIONS,
     *lists.OPERATIONS,
+    *views.OPERATIONS,
     *admin.OPERATIONS,
 ]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
-from urllib.parse import urlencode
 
 from aiohttp import web
 from sqlmodel import col, func, select
@@ -18,11 +17,12 @@ from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid, NotFound
 from crm_core.interactions import Note
 from crm_core.users import User
-from hub.desktop import people
+from hub.desktop import people, views
 from hub.desktop.people import HistoryLine, PersonPane
 from hub.desktop.render import render
 from hub.desktop.templating import part, reader_of, told
 from hub.desktop.timeline import users_of
+from hub.desktop.views import ViewBar
 from hub.desktop.work_actions import local_instant
 from hub.i18n import Reader
 from hub.web import STAFF, Route, now_of, runtime_of, user_of
@@ -30,6 +30,8 @@ from routing import callbacks, queues
 from routing.queues import Queue
 
 PAGE = 50
+COLUMNS = ("organisation", "addresses", "tags", "owner", "since")
+USUAL = ["organisation", "addresses", "tags", "since"]
 ID = "[0-9a-z]{26}"
 
 
@@ -50,6 +52,12 @@ class ListPage:
     rows: list[Row]
     query: str
     tag: str
+    owner: str  # an id, "me", or empty
+    sort: str  # oldest, or empty for newest first
+    columns: list[str]
+    colleagues: list[tuple[str, str]]
+    owners: dict[str, str]
+    views: ViewBar
     next_url: str
     total: int | None  # None = more than was counted
 
@@ -123,25 +131,38 @@ async def _rows(tx: Tx, found: list[Contact]) -> list[Row]:
     return rows
 
 
+async def colleagues_of(tx: Tx) -> list[tuple[str, str]]:
+    """Id and name of everybody who may be given something, by name."""
+    named = select(User.id, User.name).where(col(User.disabled_at).is_(None)).order_by(col(User.name)).limit(300)
+    return [(str(key), str(name)) for key, name in await tx.all(named)]
+
+
 async def show_list(request: web.Request) -> web.StreamResponse:
     """The list: newest first, or what a search finds."""
-    query, tag = request.query.get("q", "").strip()[:200], request.query.get("tag", "").strip()[:60]
-    after = request.query.get("after", "")
+    after, user = request.query.get("after", ""), user_of(request)
     async with runtime_of(request).db.reading(slow=True) as tx:
+        bar = await views.bar_of(tx, request, "contacts")
+        query, tag, owner = bar.query.get("q", ""), bar.query.get("tag", "")[:60], bar.query.get("owner", "")
+        oldest = bar.query.get("sort") == "oldest"
         if query:
             found = await contacts.search(tx, query, limit=PAGE)
             more = False
         else:
-            found = await contacts.list_page(tx, after=after, limit=PAGE + 1, tag=tag)
+            found = await contacts.list_page(
+                tx, after=after, limit=PAGE + 1, tag=tag, owner_id=user.id if owner == "me" else owner, oldest=oldest
+            )
             more, found = len(found) > PAGE, found[:PAGE]
         rows = await _rows(tx, found)
+        owners = await users_of(tx, [contact.owner_id for contact in found])
+        colleagues = await colleagues_of(tx)
         bounded = select(Contact.id).where(col(Contact.merged_into).is_(None)).limit(10_001).subquery()
         counted = int(await tx.one(select(func.count()).select_from(bounded)) or 0)
-    next_url = ""
-    if more:
-        told_again = {name: value for name, value in (("tag", tag), ("after", found[-1].id)) if value}
-        next_url = f"/desk/contacts?{urlencode(told_again)}"
-    page = ListPage(rows, query, tag, next_url, counted if counted <= 10_000 else None)
+    wanted = [name for name in bar.query.get("columns", "").split(",") if name in COLUMNS]
+    page = ListPage(
+        rows=rows, query=query, tag=tag, owner=owner, sort="oldest" if oldest else "", columns=wanted or USUAL,
+        colleagues=colleagues, owners=owners, views=bar,
+        next_url=views.next_url(bar, found[-1].id, request) if more else "", total=counted if counted <= 10_000 else None,
+    )  # fmt: skip
     return await render(request, "contacts/list.html", page)
 
 

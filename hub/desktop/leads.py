@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from urllib.parse import urlencode
 
 from aiohttp import web
 
@@ -12,10 +11,12 @@ from crm_core.contacts import Contact
 from crm_core.db import Tx
 from crm_core.errors import Invalid
 from crm_core.leads import Lead, LeadStage
-from hub.desktop import people
+from hub.desktop import people, views
+from hub.desktop.contacts import colleagues_of
 from hub.desktop.people import PersonPane
 from hub.desktop.render import render
 from hub.desktop.timeline import users_of
+from hub.desktop.views import ViewBar
 from hub.desktop.worklist import names_of
 from hub.web import STAFF, Route, now_of, runtime_of, user_of
 
@@ -37,6 +38,10 @@ class LeadsPage:
 
     rows: list[Row]
     stage: str
+    owner: str  # an id, "me", or empty
+    sort: str
+    colleagues: list[tuple[str, str]]
+    views: ViewBar
     next_url: str
 
 
@@ -51,17 +56,23 @@ class LeadPage:
 
 async def show_list(request: web.Request) -> web.StreamResponse:
     """The list, all or of one stage."""
-    stage, after = request.query.get("stage", ""), request.query.get("after", "")
-    if stage and stage not in set(LeadStage):
-        stage = ""
+    after, user = request.query.get("after", ""), user_of(request)
     async with runtime_of(request).db.reading() as tx:
-        found = await leads.list_page(tx, stage=stage, after=after, limit=PAGE + 1)
+        bar = await views.bar_of(tx, request, "leads")
+        stage, owner = bar.query.get("stage", ""), bar.query.get("owner", "")
+        stage = stage if stage in set(LeadStage) else ""
+        oldest = bar.query.get("sort") == "oldest"
+        found = await leads.list_page(
+            tx, stage=stage, after=after, limit=PAGE + 1, owner_id=user.id if owner == "me" else owner, oldest=oldest
+        )
+        colleagues = await colleagues_of(tx)
         more, found = len(found) > PAGE, found[:PAGE]
         named = await names_of(tx, [lead.contact_id for lead in found])
         owners = await users_of(tx, [lead.owner_id for lead in found])
     rows = [Row(lead, named.get(lead.contact_id), owners.get(lead.owner_id or "", "")) for lead in found]
-    next_url = f"/desk/leads?{urlencode({'stage': stage, 'after': found[-1].id})}" if more else ""
-    return await render(request, "leads/list.html", LeadsPage(rows, stage, next_url))
+    next_url = views.next_url(bar, found[-1].id, request) if more else ""
+    page = LeadsPage(rows, stage, owner, "oldest" if oldest else "", colleagues, bar, next_url)
+    return await render(request, "leads/list.html", page)
 
 
 async def show(request: web.Request) -> web.StreamResponse:

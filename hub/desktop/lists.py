@@ -17,10 +17,11 @@ from crm_core.consent import Purpose
 from crm_core.db import Tx
 from crm_core.errors import Conflict, HubError, Invalid
 from crm_core.users import Role
-from hub.desktop import people, uploads, work
+from hub.desktop import people, uploads, views, work
 from hub.desktop.people import HistoryLine
 from hub.desktop.render import render
 from hub.desktop.templating import told
+from hub.desktop.views import ViewBar
 from hub.desktop.work import Choice
 from hub.desktop.work_actions import local_instant
 from hub.web import Route, now_of, runtime_of, user_of
@@ -51,6 +52,9 @@ class ListsPage:
 
     rows: list[Row]
     figures: Figures
+    state: str
+    sort: str
+    views: ViewBar
     next_url: str
 
 
@@ -99,15 +103,23 @@ async def show_lists(request: web.Request) -> web.StreamResponse:
     """The overview."""
     user, now = user_of(request), now_of(request)
     async with runtime_of(request).db.reading() as tx:
-        found = await call_lists.list_page(tx, after=request.query.get("after", ""), limit=PAGE)
+        bar = await views.bar_of(tx, request, "lists")
+        state = bar.query.get("state", "")
+        state = state if state in set(ListState) else ""
+        oldest = bar.query.get("sort") == "oldest"
+        found = await call_lists.list_page(
+            tx, after=request.query.get("after", ""), limit=PAGE, state=state, oldest=oldest
+        )
         rows = []
         for row in found:
             counts = await call_lists.progress(tx, row.id)
             rows.append(Row(row, counts, sum(counts.values())))
         day = now.replace(hour=0, minute=0, second=0, microsecond=0)
         own = await lists.figures(tx, user_id=user.id, since=day)
-    next_url = f"/desk/lists?{urlencode({'after': found[-1].id})}" if len(found) == PAGE else ""
-    return await render(request, "lists/list.html", ListsPage(rows, own, next_url))
+    next_url = views.next_url(bar, found[-1].id, request) if len(found) == PAGE else ""
+    return await render(
+        request, "lists/list.html", ListsPage(rows, own, state, "oldest" if oldest else "", bar, next_url)
+    )
 
 
 async def show_call(request: web.Request) -> web.StreamResponse:

@@ -84,7 +84,11 @@ async def test_earlier_parts_come_by_scroll_and_by_key(house: HubProcess, page_f
         await page.locator("#timeline-more").focus()
         await page.keyboard.press("Enter")
         await expect(texts).not_to_have_count(count)
-    await timeline.evaluate("e => { e.scrollTop = 0; }")
+    for _ in range(20):
+        if not await page.locator("[data-earlier]").count():
+            break
+        await timeline.evaluate("e => { e.scrollTop = 400; requestAnimationFrame(() => { e.scrollTop = 0; }); }")
+        await page.wait_for_timeout(200)
     await expect(timeline.get_by_text("old text 0", exact=True)).to_have_count(1)
     await expect(page.locator("[data-earlier]")).to_have_count(0)
 

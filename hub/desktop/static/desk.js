@@ -179,6 +179,10 @@ document.addEventListener("input", ({ target }) => {
 });
 
 document.addEventListener("change", ({ target }) => {
+  // One box for all rows of the page; boxes whose values go into one field of the address.
+  if (target.matches("[data-all]")) each(`[name="${target.dataset.all}"]`, (box) => { box.checked = target.checked; });
+  const joined = target.closest("[data-joins]");
+  if (joined) joined.querySelector(`[name="${joined.dataset.joins}"]`).value = [...joined.querySelectorAll("[type=checkbox]:checked")].map((box) => box.value).join(",");
   if (target.matches("[data-shows]")) {
     each(`[data-shown-by="${target.name}"]`, (element) => {
       element.hidden = !element.dataset.shownFor.split(" ").includes(target.value);
