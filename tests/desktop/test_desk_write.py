@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import dataclass
 
@@ -14,10 +15,12 @@ from crm_core.addresses import email, phone
 from crm_core.clock import FixedClock
 from crm_core.consent import SuppressionReason
 from crm_core.conversations import Conversation
-from crm_core.db import Tx
+from crm_core.db import Database, Tx
 from crm_core.interactions import Interaction
 from crm_core.touches import Touch
 from crm_core.users import Role, User
+from hub.api import replays
+from hub.api.replays import ApiReplay
 from hub.runtime import Runtime
 from routing.queues import Queue, QueueMember
 from tests.apps import Visitor, add_user
@@ -203,3 +206,21 @@ async def test_marketers_write_to_nobody_by_hand(runtime: Runtime, visitor: Visi
     assert status == 403
     _, found = await visitor.ask("GET", "/desk/search/found?q=new%40example.com", headers={"Accept": "text/html"})
     assert not re.search(r"messages/new", found)
+
+
+async def test_the_same_form_at_once_is_worked_once(db: Database, clock: FixedClock) -> None:
+    """Two hands of the same click: one works, the other gets its answer, on each engine."""
+    now, worked = clock.now(), []
+
+    async def work(number: int) -> str:
+        worked.append(number)
+        return f"answer {number}"
+
+    async def click(number: int) -> str:
+        return await db.write(lambda tx: replays.once(tx, "a" * 64, lambda: work(number), now=now))
+
+    answers = await asyncio.gather(*(click(number) for number in range(5)))
+    assert len(set(answers)) == 1
+    async with db.reading() as tx:
+        (row,) = await tx.all(select(ApiReplay))
+    assert row.answer == answers[0]
