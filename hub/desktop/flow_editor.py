@@ -245,7 +245,7 @@ async def redraw(request: web.Request) -> web.StreamResponse:
     """The form anew after a choice, an added or a removed option; nothing is stored."""
     form = await _given(request)
     root = read_node(form)
-    what, _, where = form.get("act", "").partition(":")
+    what, _, where = request.query.get("act", "").partition(":")
     act(root, what, where)
     return part(request, "admin/flow_form.html", await _page(request, root=root))
 

@@ -50,9 +50,9 @@ async def test_an_administrator_builds_a_menu_and_a_caller_hears_it(stage: Stage
         status, form = await ada.ask("POST", f"{path}/form", data={"r.then": "menu", "r.keys": ""})
         assert (status, 'name="r.1.key"' in form) == (200, True)
         first = {"r.then": "menu", "r.keys": "1", "r.1.then": "enqueue", "r.1.queue": "q", "r.o.then": "hangup"}
-        status, form = await ada.ask("POST", f"{path}/form", data={**first, "act": "add:r"})
+        status, form = await ada.ask("POST", f"{path}/form?act=add:r", data=first)
         assert 'name="r.keys" value="1,2"' in form
-        status, form = await ada.ask("POST", f"{path}/form", data={**first, "r.keys": "1,2", "act": "drop:r.2"})
+        status, form = await ada.ask("POST", f"{path}/form?act=drop:r.2", data={**first, "r.keys": "1,2"})
         assert 'name="r.keys" value="1"' in form
 
         sound = aiohttp.FormData({"name": "Greeting", "_csrf": ada.csrf})
