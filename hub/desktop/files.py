@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 from urllib.parse import quote
 
 from aiohttp import web
@@ -21,7 +22,12 @@ POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src {images}; sandbox allow-popups; frame-ancestors 'self'; "
     "form-action 'none'; base-uri 'none'"
 )
-INLINE_IMAGES = {"image/png", "image/jpeg", "image/gif", "image/webp"}
+# How each begins: what claims to be a picture must look like one.
+INLINE_IMAGES = {
+    "image/png": (b"\x89PNG\r\n\x1a\n",), "image/jpeg": (b"\xff\xd8\xff",), "image/gif": (b"GIF87a", b"GIF89a"),
+    "image/webp": (b"RIFF",),
+}  # fmt: skip
+MOST_INLINE = 8 * 1024 * 1024  # bytes of all pictures shown within one mail
 
 
 async def mail(request: web.Request) -> web.StreamResponse:
@@ -37,8 +43,12 @@ async def mail(request: web.Request) -> web.StreamResponse:
     raw = (await runtime.files.get(touch.html_key)).decode("utf-8", "replace")
     with_images = request.query.get("images") == "1"
     safe = await asyncio.to_thread(sanitise, raw, remote_images=with_images)
+    room = MOST_INLINE
     for picture in inline:
-        safe = safe.replace(f"cid:{escape(picture.content_id)}", f"/desk/files/{picture.id}?inline=1")
+        name = f"cid:{escape(picture.content_id)}"
+        if name in safe and picture.content_type in INLINE_IMAGES and picture.size <= room:
+            room -= picture.size
+            safe = safe.replace(name, _embedded(picture, await runtime.files.get(picture.file_key)))
     hint = ""
     if not with_images and has_remote_images(raw):
         hint = f"<p style='color:#666;font-size:12px'>{escape(reader_of(request).gettext('Remote images are not shown.'))}</p>"
@@ -56,6 +66,13 @@ async def mail(request: web.Request) -> web.StreamResponse:
             "Referrer-Policy": "no-referrer",
         },
     )
+
+
+def _embedded(picture: Attachment, content: bytes) -> str:
+    """The picture as part of the page: the frame has no origin, so no log-in goes with what it fetches. Empty for none."""
+    if not content.startswith(INLINE_IMAGES[picture.content_type]):
+        return ""
+    return f"data:{picture.content_type};base64,{base64.b64encode(content).decode()}"
 
 
 async def download(request: web.Request) -> web.StreamResponse:

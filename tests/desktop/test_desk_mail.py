@@ -499,3 +499,30 @@ async def test_access_by_token_is_set_on_screen_and_never_shown(
     assert (await save(token_url="http://login.example.com/token", client_id="a", refresh_token="b"))[0] == 422
     assert (await save(token_url=""))[0] == 200
     assert sorted(await kept()) == ["imap_url"]
+
+
+async def test_pictures_inside_a_mail_are_shown_and_nothing_else_is(thread: Thread, runtime: Runtime) -> None:
+    now = runtime.clock.now()
+    png = b"\x89PNG\r\n\x1a\n" + b"x" * 20
+    html = "<p>Look</p><img src='cid:logo@x'><img src='cid:liar@x'><img src='cid:svg@x'><img src='https://t.example/p.gif'>"
+    html_key = await runtime.files.put(html.encode(), folder="html", now=now)
+    given = [("logo@x", "image/png", png), ("liar@x", "image/png", b"<script>"), ("svg@x", "image/svg+xml", b"<svg/>")]
+    files = [
+        StoredFile("p", kind, len(content), await runtime.files.put(content, folder="mail", now=now), name)
+        for name, kind, content in given
+    ]
+    event = MailArrived(
+        "k", "<pic@example.com>", ANA, "Ana", (BOX,), (), "", "Pictures", None, "<m1@example.com>", (), "Look", html, (), "",
+        {}, b"raw",
+    )  # fmt: skip
+    await runtime.db.write(
+        lambda tx: router.mail_arrived(tx, event, account=thread.account, html_key=html_key, files=files, now=now)
+    )
+    async with runtime.db.reading() as tx:
+        mail = next(one for one in await interactions.list_timeline(tx, conversation_id=thread.id) if one.html_key)
+    status, page = await thread.visitor.ask("GET", f"/desk/mail/{mail.id}", headers={"Accept": "text/html"})
+    assert status == 200
+    assert "data:image/png;base64,iVBORw0KGgp4" in page
+    assert str(page).count("data:") == 1
+    assert "script" not in page
+    assert "t.example" not in page
