@@ -20,6 +20,7 @@ from hub.middleware import refuse_other_origin, retry_sentence
 from hub.passwords import hash_password
 from hub.redis_ports import RedisAttempts
 from hub.sealing import Unsealable
+from hub.sessions import let_in
 from hub.user_mail import link_of
 from hub.web import PUBLIC, Route, now_of, remote_of, runtime_of
 
@@ -66,8 +67,6 @@ async def ask_code(
 
 async def check_code(request: web.Request) -> web.StreamResponse:
     """POST /login/code: a code that was not used before, or a recovery code, opens the session."""
-    from hub.auth import let_in
-
     refuse_other_origin(request)
     form = await request.post()
     code, runtime, now = str(form.get("code", ""))[:40].strip(), runtime_of(request), now_of(request)
