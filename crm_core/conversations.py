@@ -39,11 +39,13 @@ class Conversation(Table, table=True):
         ),
         Index("ix_conversations_contact", "contact_id", "last_at"),
         Index("ix_conversations_user", "assigned_user_id", "state"),
+        Index("ix_conversations_snoozed", "snoozed_until",
+              sqlite_where=sql_text("snoozed_until IS NOT NULL"), postgresql_where=sql_text("snoozed_until IS NOT NULL")),
     )  # fmt: skip
 
     id: str = key()
     channel: str = text()
-    account_id: str = ref("channel_accounts.id")
+    account_id: str = ref("channel_accounts.id", index=False)
     thread_key: str = text()  # SMS, call, form: the other side's address; mail: the first Message-ID
     thread_token: str = Field(unique=True)  # signed into our mails' addresses and headers
     contact_id: str | None = ref("contacts.id", nullable=True, index=False)

@@ -15,8 +15,9 @@ from datetime import timedelta
 from crm_core import users
 from crm_core.clock import Clock, SystemClock
 from crm_core.db import Database, DatabaseUnavailable, open_database
-from crm_core.errors import HubError
+from crm_core.errors import HubError, Invalid
 from crm_core.users import Role
+from hub.api.scopes import SCOPES
 from hub.database_probe import DatabaseUnusable, probe_database
 from hub.migrate import schema_state
 from hub.passwords import hash_password
@@ -119,6 +120,9 @@ async def enable_user(db: Database, arguments: Namespace, clock: Clock) -> None:
 
 async def add_token(db: Database, arguments: Namespace, clock: Clock) -> None:
     user = await known(db, arguments.login)
+    unknown = sorted(set(arguments.scope) - SCOPES.keys())
+    if unknown:
+        raise Invalid(f"There is no scope {', '.join(unknown)}. Scopes are: {', '.join(sorted(SCOPES))}.")
     now = clock.now()
     expires_at = None if arguments.days is None else now + timedelta(days=min(arguments.days, LONGEST_DAYS))
     token, secret = await db.write(

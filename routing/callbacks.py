@@ -353,7 +353,7 @@ async def list_due(tx: Tx, *, now: datetime, limit: int = 100) -> list[Callback]
     """Promises whose time has come and that wait for no agent yet."""
     return await tx.all(
         select(Callback)
-        .where(Callback.state == CallbackState.REQUESTED, col(Callback.due_at) <= now)
+        .where(Callback.state == CallbackState.REQUESTED, col(Callback.state).in_(OPEN), col(Callback.due_at) <= now)
         .order_by(col(Callback.due_at))
         .limit(limit)
     )

@@ -61,8 +61,14 @@ async def start_call(
         purpose = Purpose.REQUESTED_CALLBACK
         if promise.until_at is not None:
             window = (promise.due_at, promise.until_at)
+    owners = await contacts.list_owners(tx, address)
+    if contact_id is not None and contact_id not in {contact.id for contact, _ in owners}:
+        # Whose zone and whose consent bind a call is never for the caller to choose.
+        if callback_id is None and list_entry_id is None:
+            raise Invalid("This number is not on that contact's card. Add it there first, or call without the contact.")
+        contact_id = None
     if contact_id is None:
-        contact_id = match(address, await contacts.list_owners(tx, address)).contact_id
+        contact_id = match(address, owners).contact_id
     verdict = await gate.ask(
         tx, address, purpose=purpose, channel=VOICE, sender=account.id, user_id=agent_id, now=now,
         contact_id=contact_id, callback_id=callback_id, window=window,

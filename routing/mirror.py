@@ -13,7 +13,7 @@ from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
 from crm_core.statements import fixed
 from routing.agents import FRESH, LOST, Activity, Agent, AgentSkill
-from routing.callbacks import Callback, CallbackState
+from routing.callbacks import OPEN, Callback, CallbackState
 from routing.core import Memory, Ring, Rules, Snapshot, Timer, Work, Worker
 from routing.offers import Offer, OfferState
 from routing.queues import IS_OPEN, IS_WAITING, EntryState, EntryTrace, Queue, QueueEntry, QueueMember, Refusal
@@ -57,7 +57,7 @@ _GRACES = fixed(
 )
 _PROMISES = fixed(
     select(Callback.id, Callback.due_at)
-    .where(Callback.state == CallbackState.REQUESTED)
+    .where(Callback.state == CallbackState.REQUESTED, col(Callback.state).in_(OPEN))  # named for its index
     .order_by(col(Callback.due_at))
     .limit(200)
 )

@@ -126,6 +126,7 @@ async def test_a_token_works_once_shown_and_ends_when_revoked(hub: Commands) -> 
         (("user", "add", "b o", "--role", "agent"), "long enough it is\n", "A login is 2 to 64 letters"),
         (("user", "password", "nobody", "--generate"), "", "There is no user 'nobody'."),
         (("token", "add", "nobody", "--name", "n", "--scope", "contacts:read"), "", "There is no user 'nobody'."),
+        (("token", "add", "ann", "--name", "n", "--scope", "contacts:red"), "", "There is no scope contacts:red."),
         (("token", "revoke", "none"), "", "There is no such token."),
     ],
 )
