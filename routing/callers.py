@@ -14,6 +14,7 @@ from channels.contract import CallArrived
 from crm_core import addresses, contacts, conversations
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
+from crm_core.blocked_callers import BlockedCaller
 from crm_core.calls import CallLeg
 from crm_core.contacts import Contact, ContactLink, ContactPoint, PointKind
 from crm_core.conversations import Conversation, ConversationState
@@ -22,9 +23,12 @@ from crm_core.statements import fixed
 from routing.queues import Queue
 
 VOICE = "voice"
+# What carriers send for a number that is withheld: the words ANONYMOUS, RESTRICTED, BLOCKED, UNKNOWN, UNAVAILABLE on the keys of
+# a telephone (Twilio, "why am I getting calls from these strange numbers", as of the knowledge notes).
+HIDDEN = frozenset({"266696687", "7378742833", "2562533", "8566696", "86282452253"})
 
 _LOOK_UP = fixed(
-    select(ChannelAccount, CallLeg, Queue, Conversation, Contact, ContactLink)
+    select(ChannelAccount, CallLeg, Queue, Conversation, BlockedCaller, Contact, ContactLink)
     .select_from(ChannelAccount)
     .outerjoin(CallLeg, col(CallLeg.id) == bindparam("call_id"))
     .outerjoin(Queue, col(Queue.id) == col(ChannelAccount.queue_id))
@@ -50,6 +54,7 @@ _LOOK_UP = fixed(
             col(Contact.erased_at).is_(None),
         ),
     )
+    .outerjoin(BlockedCaller, col(BlockedCaller.value) == bindparam("value"))
     .where(col(ChannelAccount.channel) == VOICE, col(ChannelAccount.address) == bindparam("address"))
     .order_by(col(ContactLink.id))
     .limit(20)
@@ -67,23 +72,26 @@ class Calling:
     owners: list[tuple[Contact, ContactLink]]
     thread_key: str
     conversation: Conversation | None
+    blocked: BlockedCaller | None = None  # somebody does not want their calls; perhaps not any more
 
 
 async def look_up(tx: Tx, event: CallArrived) -> Calling | None:
     """What is known about a call; None when the number called is not ours."""
-    caller = addresses.find_phone(event.from_raw)
+    hidden = event.from_raw.lstrip("+") in HIDDEN
+    caller = None if hidden else addresses.find_phone(event.from_raw)
     value = caller.value if caller else ""
     thread_key = value or f"withheld:{event.call_id}"
     rows = await tx.all(_LOOK_UP, address=event.to_raw, call_id=event.call_id, value=value, thread_key=thread_key)
     if not rows:
         return None
-    account, known, queue, conversation, _, _ = rows[0]
+    account, known, queue, conversation, blocked, _, _ = rows[0]
     owners = [(contact, link) for *_, contact, link in rows if contact is not None]
-    if caller is None:
+    if caller is None and not hidden:
         # A number in the national style can be read only now that the country is known.
         caller = addresses.find_phone(event.from_raw, country=account.country)
         if caller is not None:
             thread_key = caller.value
             owners = await contacts.list_owners(tx, caller)
             conversation = await conversations.find_open(tx, account.id, thread_key)
-    return Calling(account, queue, known, caller, owners, thread_key, conversation)
+            blocked = await tx.one(select(BlockedCaller).where(BlockedCaller.value == caller.value))
+    return Calling(account, queue, known, caller, owners, thread_key, conversation, blocked)

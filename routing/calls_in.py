@@ -32,6 +32,7 @@ from routing import (
     prompts,
     queues,
     rooms,
+    screening,
     talks,
     transfers,
     voicemail,
@@ -57,6 +58,7 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
     account, queue, caller = found.account, found.queue, found.caller
     if found.known is not None:
         return await _again(tx, found.known.interaction_id, now=now)
+    screened = screening.verdict(account, caller, found.blocked, now)
     matched = match(caller, found.owners)
     conversation = found.conversation or await conversations.start(
         tx, channel=VOICE, account_id=account.id, thread_key=found.thread_key, peer=caller.value if caller else "",
@@ -74,7 +76,10 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
     walked = flows.walk(steps, at="", interaction_id=interaction.id, language=spoken, number=0)
     if walked.language not in ("", spoken):
         interaction.data["chosen"] = walked.language
-    straight = await _open_queue(tx, account, queue, walked.queue_id, now=now)
+    if screened in (screening.BLOCKED, screening.REFUSE):
+        return await _refused(tx, interaction, event, screened, now=now)
+    asked = screened == screening.PRESS
+    straight = None if asked else await _open_queue(tx, account, queue, walked.queue_id, now=now)
     if straight is not None:
         # Nothing to press before the queue: it waits from the first row on.
         interaction.__dict__.update(state=InteractionState.WAITING, queue_id=straight.id, entry_id=new_id(now))
@@ -97,6 +102,9 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
             tx, caller, direction=Direction.INBOUND, channel=VOICE, now=now, contact_id=matched.contact_id,
             interaction_id=interaction.id,
         )  # fmt: skip
+    if asked:
+        action = step_path(interaction.id, "screen", 1)
+        return [Gather(action, [prompts.say("screen", spoken)], digits=1, language=spoken), Redirect(action)]
     if straight is None:
         return await _walk(tx, interaction, account, steps, at="", number=0, pressed="", now=now)
     entry = await entries.enter(
@@ -114,6 +122,38 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
         now=now,
     )
     return [*walked.steps, *_consent(interaction, straight), _enqueue(interaction.id, straight, entry)]
+
+
+async def _refused(tx: Tx, interaction: Interaction, event: CallArrived, why: str, *, now: datetime) -> list[Step]:
+    """A call that is not taken: on the record, with the rule, and the line is busy."""
+    interaction.__dict__.update(state=InteractionState.ENDED, outcome=Outcome.REJECTED, ended_at=now)
+    interaction.data["screened"] = why
+    await interactions.create(tx, interaction, now=now)
+    tx.later(
+        CallLeg(
+            id=event.call_id, interaction_id=interaction.id, role=LegRole.CUSTOMER, created_at=now, status="in-progress",
+            conference=rooms.name_of(interaction.id),
+        )
+    )  # fmt: skip
+    calls.note_event(
+        tx, interaction_id=interaction.id, kind="arrived", event_key=f"hub:{interaction.id}:arrived", now=now,
+        leg_id=event.call_id, role=LegRole.CUSTOMER,
+        raw={"from": interaction.from_address, "to": interaction.to_address, "direction": "inbound"},
+    )  # fmt: skip
+    return [Reject("busy")]
+
+
+async def _screened(tx: Tx, interaction: Interaction, pressed: str, *, number: int, now: datetime) -> list[Step]:
+    """1: they are let in. Silence or another key: the end."""
+    if interaction.state != InteractionState.MENU:
+        return await _again(tx, interaction.id, now=now)
+    account = await accounts.get(tx, interaction.account_id)
+    if pressed == "1":
+        steps, _, _ = await flows.load(tx, account.flow_id, interaction.data.get("flow"))
+        return await _walk(tx, interaction, account, steps, at="", number=number, pressed="", now=now)
+    data = {**interaction.data, "screened": screening.PRESS}
+    await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.REJECTED, data=data)
+    return [prompts.say("blocked", await _language(tx, account)), Hangup()]
 
 
 def _consent(interaction: Interaction, queue: Queue) -> list[Step]:
@@ -293,6 +333,8 @@ async def call_step(
             tx, interaction, account, steps, at=step.removeprefix("menu-"), number=number, pressed=pressed, now=now,
             said=params.get("SpeechResult", "")[:500],
         )  # fmt: skip
+    if step == "screen":
+        return await _screened(tx, interaction, pressed, number=number, now=now)
     if step == "closed":
         return await _closed_answer(tx, interaction, pressed, now=now)
     if step == "message":

@@ -10,7 +10,8 @@ from aiohttp import web
 from aiohttp.web_request import FileField
 from sqlmodel import select
 
-from crm_core import audit, blocked_callers, sounds
+from crm_core import accounts, audit, blocked_callers, sounds
+from crm_core.accounts import ChannelAccount
 from crm_core.blocked_callers import BlockedCaller
 from crm_core.db import Tx
 from crm_core.errors import Conflict, HubError, Invalid
@@ -19,7 +20,7 @@ from hub.desktop.render import render
 from hub.desktop.templating import told
 from hub.desktop.work import ID
 from hub.web import ADMINS, SUPERVISORS, Route, now_of, runtime_of, user_of
-from routing import call_rules, queues
+from routing import call_rules, queues, screening
 from routing.call_rules import CallRules
 from routing.queues import Queue
 
@@ -33,6 +34,7 @@ class CallSettings:
     rows: list[tuple[Queue, CallRules]]
     sounds: list[Sound]
     blocked: list[BlockedCaller]
+    numbers: list[ChannelAccount]
     error: str
     saved: str
 
@@ -45,7 +47,10 @@ async def show(request: web.Request) -> web.StreamResponse:
 async def _page(request: web.Request, *, error: str = "", saved: str = "") -> web.Response:
     async with runtime_of(request).db.reading() as tx:
         rows = [(queue, call_rules.of(queue)) for queue in await queues.list_all(tx)]
-        page = CallSettings(rows, await sounds.list_all(tx), await blocked_callers.list_all(tx), error, saved)
+        page = CallSettings(
+            rows, await sounds.list_all(tx), await blocked_callers.list_all(tx), await accounts.list_channel(tx, "voice"),
+            error, saved,
+        )  # fmt: skip
     return await render(request, "admin/calls.html", page, status=422 if error else 200)
 
 
@@ -124,6 +129,33 @@ async def retire(request: web.Request) -> web.StreamResponse:
     return await _page(request, saved="sounds")
 
 
+async def save_screening(request: web.Request) -> web.StreamResponse:
+    """Which callers of one number must press a key, or are refused; and the countries that are no foreign ones."""
+    form = {name: str(value).strip() for name, value in (await request.post()).items()}
+    user, now, account_id = user_of(request), now_of(request), request.match_info["account"]
+
+    async def unit(tx: Tx) -> None:
+        account = await accounts.get(tx, account_id)
+        rules = screening.check({name: form.get(name, "accept") for name in ("withheld", "foreign")})
+        countries = [code.upper() for code in form.get("countries", "").replace(",", " ").split()][:50]
+        if any(len(code) != 2 or not code.isalpha() for code in countries):
+            raise Invalid("Countries are written with two letters each, such as GB or US.")
+        fresh = {**account.settings, "screen": rules, "countries": countries}
+        guard = {"id": account.id, "version": account.version}
+        if await tx.change(ChannelAccount, {"settings": fresh, "version": account.version + 1}, **guard) != 1:
+            raise Conflict("Somebody changed this number meanwhile.")
+        await audit.record(
+            tx, actor=user.id, action="account.screening", subject=f"account:{account.id}", now=now, changed=rules,
+            countries=countries,
+        )  # fmt: skip
+
+    try:
+        await runtime_of(request).db.write(unit)
+    except HubError as error:
+        return await _page(request, error=told(request, error))
+    return await _page(request, saved=account_id)
+
+
 async def block(request: web.Request) -> web.StreamResponse:
     """Refuse a number's calls, or take them again."""
     form = {name: str(value).strip() for name, value in (await request.post()).items()}
@@ -150,5 +182,6 @@ routes = [
     Route("POST", f"{A}/queues/{{queue:{ID}}}", save_rules, roles=ADMINS),
     Route("POST", f"{A}/sounds", upload, roles=ADMINS, body_limit=BODY),
     Route("POST", f"{A}/sounds/{{sound:{ID}}}/retire", retire, roles=ADMINS),
+    Route("POST", f"{A}/numbers/{{account:{ID}}}", save_screening, roles=ADMINS),
     Route("POST", f"{A}/blocked", block, roles=SUPERVISORS),
 ]
