@@ -43,7 +43,7 @@ async def _newest(api: TwilioApi, first: Callable[[Any], Any], *, since: datetim
         if not records or _made(records[-1]) < since:
             break
         last = page
-        page = await api.call(lambda _, last=last: last.next_page_async())
+        page = await api.call(lambda _, last=last: last.next_page_async())  # type: ignore[misc]
         if page is None:
             break
     return found
@@ -81,7 +81,9 @@ async def list_running_rooms(api: TwilioApi) -> list[SeenRoom]:
     found: list[SeenRoom] = []
     for status in ("in-progress", "init"):
         records = await api.call(
-            lambda client, status=status: client.conferences.list_async(status=status, limit=1000, page_size=PAGE)
+            lambda client, status=status: client.conferences.list_async(  # type: ignore[misc]
+                status=status, limit=1000, page_size=PAGE
+            )
         )
         for record in records:
             found.append(await _with_seats(api, record))

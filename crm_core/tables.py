@@ -209,11 +209,12 @@ class Word(TypeDecorator[StrEnum]):
             if op in (eq, ne) and isinstance(other[0], StrEnum):
                 other = (_constant(self.type, other[0]),)
             elif op in (in_op, not_in_op) and isinstance(other[0], Collection) and _are_words(other[0]):
-                words = list(type(next(iter(other[0]))))  # in the order of the enum, as the indexes name them
+                kind: type[StrEnum] = type(next(iter(other[0])))
+                words = list(kind)  # in the order of the enum, as the indexes name them
                 other = ([_constant(self.type, word) for word in words if word in other[0]],)
             return super().operate(op, *other, **kwargs)
 
-    comparator_factory = Comparator  # type: ignore[assignment]
+    comparator_factory = Comparator
 
     def __init__(self, kind: type[StrEnum]) -> None:
         super().__init__()

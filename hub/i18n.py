@@ -12,7 +12,6 @@ from datetime import date, datetime, timedelta
 from functools import lru_cache
 from gettext import GNUTranslations, NullTranslations
 from io import BytesIO
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -23,9 +22,8 @@ from babel.messages.pofile import read_po
 from babel.numbers import format_decimal, format_percent
 
 from crm_core.texts import Text, fill, plain
-from hub.i18n_known import recognised
+from hub.i18n_known import FOLDER, recognised
 
-FOLDER = Path(__file__).parent / "locale"
 SOURCE = "en"
 LOCALES = {"en": "English", "es": "Español", "de": "Deutsch", "zh": "中文"}
 PSEUDO = "pseudo"  # not offered to anybody: marks every translated text, so that a test finds what is not

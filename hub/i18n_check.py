@@ -17,7 +17,8 @@ from babel.messages.extract import DEFAULT_KEYWORDS, extract_from_dir
 from babel.messages.frontend import parse_mapping_cfg
 from babel.messages.pofile import read_po, write_po
 
-from hub.i18n import FOLDER, LOCALES, SOURCE
+from hub.i18n import LOCALES, SOURCE
+from hub.i18n_known import FOLDER
 
 ROOT = Path(__file__).parent.parent
 PACKAGES = ("hub", "webhooks", "routing", "campaigns", "channels", "crm_core")

@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from datetime import date, datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from babel.messages.pofile import read_po
 
 from crm_core.texts import PLACEHOLDER, Text
 
+FOLDER = Path(__file__).parent / "locale"
 CATALOGUE = "es"  # any complete one: `run.py check` keeps them all complete
 LEAST = 7  # letters that a source must have beside its placeholders, so that it does not fit everything
 
@@ -22,8 +24,6 @@ LEAST = 7  # letters that a source must have beside its placeholders, so that it
 @lru_cache(maxsize=1)
 def sources() -> frozenset[str]:
     """Every text of the catalogue, singular."""
-    from hub.i18n import FOLDER
-
     with (FOLDER / CATALOGUE / "LC_MESSAGES" / "messages.po").open("rb") as source:
         catalogue = read_po(source, locale=CATALOGUE)
     return frozenset(

@@ -119,10 +119,10 @@ async def enable_user(db: Database, arguments: Namespace, clock: Clock) -> None:
 
 
 async def add_token(db: Database, arguments: Namespace, clock: Clock) -> None:
-    user = await known(db, arguments.login)
     unknown = sorted(set(arguments.scope) - SCOPES.keys())
     if unknown:
         raise Invalid(f"There is no scope {', '.join(unknown)}. Scopes are: {', '.join(sorted(SCOPES))}.")
+    user = await known(db, arguments.login)
     now = clock.now()
     expires_at = None if arguments.days is None else now + timedelta(days=min(arguments.days, LONGEST_DAYS))
     token, secret = await db.write(

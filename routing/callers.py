@@ -13,10 +13,10 @@ from sqlmodel import col, select
 from channels.contract import CallArrived
 from crm_core import addresses, contacts, conversations
 from crm_core.accounts import ChannelAccount
-from crm_core.addresses import Address
+from crm_core.addresses import Address, PointKind
 from crm_core.blocked_callers import BlockedCaller
 from crm_core.calls import CallLeg
-from crm_core.contacts import Contact, ContactLink, ContactPoint, PointKind
+from crm_core.contacts import Contact, ContactLink, ContactPoint
 from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
 from crm_core.statements import fixed
@@ -28,7 +28,8 @@ VOICE = "voice"
 HIDDEN = frozenset({"266696687", "7378742833", "2562533", "8566696", "86282452253"})
 
 _LOOK_UP = fixed(
-    select(ChannelAccount, CallLeg, Queue, Conversation, BlockedCaller, Contact, ContactLink)
+    select(ChannelAccount, CallLeg, Queue, Conversation)
+    .add_columns(BlockedCaller, Contact, ContactLink)
     .select_from(ChannelAccount)
     .outerjoin(CallLeg, col(CallLeg.id) == bindparam("call_id"))
     .outerjoin(Queue, col(Queue.id) == col(ChannelAccount.queue_id))

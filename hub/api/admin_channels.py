@@ -5,6 +5,7 @@ The same functions as the screens. Secrets go in and never come out: an answer s
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from typing import Any, Literal
 
@@ -84,8 +85,8 @@ class MailboxIn(Strict):
     from_name: str = Short
     queue_id: str = Field("", max_length=40)
     folder: str = Field("INBOX", max_length=200)
-    imap: ServerIn = ServerIn()
-    smtp: ServerIn = ServerIn()
+    imap: ServerIn = Field(default_factory=lambda: ServerIn.model_validate({}))
+    smtp: ServerIn = Field(default_factory=lambda: ServerIn.model_validate({}))
 
 
 class MailboxChange(MailboxIn):
@@ -144,7 +145,10 @@ def account_shown(call: Call[Any, Any], row: ChannelAccount) -> AccountShown:
     return AccountShown(**known, settings=plain, secrets=channel_admin.endings(call.runtime.channels, row))
 
 
-def admin_operation(method: str, path: str, summary: str, **more: Any) -> Any:
+def admin_operation(
+    method: str, path: str, summary: str, **more: Any
+) -> Callable[[Callable[[Any], Awaitable[Any]]], Operation]:
+    """An operation for administrators alone; its scope follows from whether it changes something."""
     scope = "admin:read" if method == "GET" else "admin:write"
     return operation(method, f"/api/v1/{path}", summary, scope=scope, roles=ADMINS, **more)
 
