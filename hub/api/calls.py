@@ -1,16 +1,23 @@
-"""API: what may be done with a call beyond starting and ending it: where it may be transferred to, and the transfer."""
+"""API: calls beyond starting and ending them: transfer, recording, blocked callers, call flows."""
 
 from __future__ import annotations
 
-from typing import Literal
+from datetime import datetime
+from typing import Any, Literal
 
 from pydantic import Field
+from sqlmodel import select
 
-from crm_core import accounts, addresses, interactions
+from crm_core import accounts, addresses, blocked_callers, interactions, recordings
 from crm_core.db import Tx
-from hub.api.operation import Call, Nothing, Operation, Shown, Strict, operation
-from hub.api.work import AGENTS
-from routing import transfers
+from crm_core.errors import Invalid, NotFound
+from crm_core.recordings import RecordingState
+from hub import rights
+from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
+from hub.api.work import AGENTS, READERS
+from hub.web import ADMINS, SUPERVISORS
+from routing import flows, transfers
+from routing import recordings as behaviour
 
 
 class TargetsQuery(Strict):
@@ -106,4 +113,214 @@ async def transfer(call: Call[Nothing, TransferIn]) -> None:
     await call.runtime.db.write(unit)
 
 
-OPERATIONS: list[Operation] = [list_targets, transfer]
+class RecordingShown(Shown):
+    """A recording. `media` is there once `state` is kept; it answers range requests."""
+
+    id: str
+    kind: str
+    state: str
+    consent: str
+    duration_s: int | None
+    started_at: datetime
+    media: str
+
+
+class RecordingList(Shown):
+    """Oldest first."""
+
+    items: list[RecordingShown]
+
+
+class RecordIn(Strict):
+    """start: the customer was asked and agrees. A pause ends by itself."""
+
+    action: Literal["start", "pause", "resume"]
+
+
+@operation(
+    "GET",
+    "/api/v1/calls/{id}/recordings",
+    "Recordings of a call",
+    scope="calls:read",
+    roles=READERS,
+    answer=RecordingList,
+)
+async def list_recordings(call: Call[Nothing, Nothing]) -> RecordingList:
+    """Of a call, or of the message that was left."""
+    async with call.runtime.db.reading() as tx:
+        row = await rights.interaction(tx, call.user, call.path["id"])
+        found = await recordings.list_of(tx, row.id)
+    return RecordingList(
+        items=[
+            RecordingShown(
+                id=each.id, kind=each.kind, state=each.state, consent=each.consent, duration_s=each.duration_s,
+                started_at=each.started_at,
+                media=f"/desk/recordings/{each.id}" if each.state == RecordingState.KEPT else "",
+            )
+            for each in found
+        ]
+    )  # fmt: skip
+
+
+@operation(
+    "POST",
+    "/api/v1/calls/{id}/recording",
+    "Begin, pause or go on recording",
+    scope="calls:write",
+    roles=AGENTS,
+    body=RecordIn,
+    answer=None,
+)
+async def record(call: Call[Nothing, RecordIn]) -> None:
+    """Your own talk only, and only where its queue records."""
+    acts = {"start": behaviour.begin_by_agent, "pause": behaviour.pause, "resume": behaviour.resume}
+    wanted = acts[call.body.action]
+    await call.runtime.db.write(lambda tx: wanted(tx, call.path["id"], agent_id=call.user.id, now=call.now))
+
+
+class BlockedCallerShown(Shown):
+    """A number whose calls are refused."""
+
+    number: str
+    reason: str
+    until: datetime | None
+    created_at: datetime
+
+
+class BlockedCallers(Shown):
+    """Newest first."""
+
+    items: list[BlockedCallerShown]
+
+
+class BlockIn(Strict):
+    """A number to refuse, in E.164 or national with `country`."""
+
+    number: str = Field(min_length=3, max_length=40)
+    country: str = Field("", max_length=2)
+    reason: str = Field("", max_length=200)
+    until: Instant | None = None
+
+
+@operation(
+    "GET",
+    "/api/v1/blocked-callers",
+    "Blocked callers",
+    scope="admin:read",
+    roles=SUPERVISORS,
+    answer=BlockedCallers,
+)
+async def list_blocked(call: Call[Nothing, Nothing]) -> BlockedCallers:
+    """At most 500."""
+    async with call.runtime.db.reading() as tx:
+        rows = await blocked_callers.list_all(tx)
+    return BlockedCallers(
+        items=[
+            BlockedCallerShown(number=row.value, reason=row.reason, until=row.until_at, created_at=row.created_at)
+            for row in rows
+        ]
+    )
+
+
+@operation(
+    "POST",
+    "/api/v1/blocked-callers",
+    "Block a caller",
+    scope="admin:write",
+    roles=SUPERVISORS,
+    body=BlockIn,
+    answer=None,
+)
+async def block_caller(call: Call[Nothing, BlockIn]) -> None:
+    """They hear the busy tone from now on; twice is once."""
+    body = call.body
+    await call.runtime.db.write(
+        lambda tx: blocked_callers.block(
+            tx, body.number, user_id=call.user.id, now=call.now, reason=body.reason, until_at=body.until,
+            country=body.country,
+        )
+    )  # fmt: skip
+
+
+@operation(
+    "DELETE",
+    "/api/v1/blocked-callers/{number}",
+    "Take a caller's calls again",
+    scope="admin:write",
+    roles=SUPERVISORS,
+    answer=None,
+)
+async def unblock_caller(call: Call[Nothing, Nothing]) -> None:
+    """404 when they were not blocked."""
+    gone = await call.runtime.db.write(
+        lambda tx: blocked_callers.unblock(tx, call.path["number"], user_id=call.user.id, now=call.now)
+    )
+    if not gone:
+        raise NotFound("This number is not blocked.")
+
+
+class FlowShown(Shown):
+    """A call flow and the steps that new calls take (docs/users/administrators.md says what steps there are)."""
+
+    id: str
+    name: str
+    language: str
+    version: int
+    steps: list[dict[str, Any]]
+
+
+class FlowIn(Strict):
+    """New steps; calls that run keep the version they began with."""
+
+    steps: list[dict[str, Any]] = Field(min_length=1, max_length=50)
+
+
+async def _flow(tx: Tx, flow_id: str) -> FlowShown:
+    flow = await tx.one(select(flows.Flow).where(flows.Flow.id == flow_id))
+    if flow is None:
+        raise NotFound("There is no such call flow.")
+    steps, _, _ = await flows.load(tx, flow.id)
+    return FlowShown(id=flow.id, name=flow.name, language=flow.language, version=flow.version, steps=steps)
+
+
+@operation("GET", "/api/v1/call-flows/{id}", "A call flow", scope="admin:read", roles=ADMINS, answer=FlowShown)
+async def get_flow(call: Call[Nothing, Nothing]) -> FlowShown:
+    """Its latest version."""
+    async with call.runtime.db.reading() as tx:
+        return await _flow(tx, call.path["id"])
+
+
+@operation(
+    "PUT",
+    "/api/v1/call-flows/{id}",
+    "Change a call flow",
+    scope="admin:write",
+    roles=ADMINS,
+    body=FlowIn,
+    answer=FlowShown,
+)
+async def put_flow(call: Call[Nothing, FlowIn]) -> FlowShown:
+    """A new version; 422 naming the step that would leave a caller in silence."""
+
+    async def unit(tx: Tx) -> FlowShown:
+        await _flow(tx, call.path["id"])
+        try:
+            await flows.save_version(tx, call.path["id"], steps=call.body.steps, actor=call.user.id, now=call.now)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise Invalid("These are not the steps of a call flow.") from error
+        return await _flow(tx, call.path["id"])
+
+    return await call.runtime.db.write(unit)
+
+
+OPERATIONS: list[Operation] = [
+    list_targets,
+    transfer,
+    list_recordings,
+    record,
+    list_blocked,
+    block_caller,
+    unblock_caller,
+    get_flow,
+    put_flow,
+]

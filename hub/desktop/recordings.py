@@ -162,6 +162,6 @@ async def play_prompt(request: web.Request) -> web.StreamResponse:
 routes = [
     Route("GET", "/desk/recording", show_switch, roles=WORKERS),
     Route("POST", "/desk/recording/{action:start|pause|resume}", switch, roles=WORKERS),
-    Route("GET", f"/desk/recordings/{{recording:{ID}}}", listen, roles=STAFF),
+    Route("GET", f"/desk/recordings/{{recording:{ID}}}", listen, roles=STAFF, scope="calls:read"),
     Route("GET", f"/sounds/{{sound:{ID}}}.{{ending:wav|mp3}}", play_prompt, access=PUBLIC),
 ]
