@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from channels.contract import OutboundCall, SendReceipt
 from channels.errors import ChannelError
 from crm_core import recordings
 from crm_core.clock import Clock
@@ -14,6 +15,7 @@ from crm_core.recordings import Recording, RecordingState
 from hub.channel_set import ChannelSet
 from hub.files import Files
 from hub.relay import Done, Executor
+from routing import agent_phones, rooms
 from routing import recordings as behaviour
 from routing.voicemail import RECORDING_PATH
 
@@ -24,6 +26,7 @@ def voice_executors(channels: ChannelSet, clock: Clock, files: Files) -> Mapping
     """Every kind about recordings."""
     made = _VoiceExecutors(channels, clock, files)
     return {
+        "agent.place": Executor("voice", made.ring_agent, repeatable=False, record=made.rung),
         "recording.start": Executor("voice", made.start, repeatable=False, record=made.started),
         "recording.pause": Executor("voice", made.pause, repeatable=True, prepare=made.known),
         "recording.resume": Executor(
@@ -41,6 +44,25 @@ class _VoiceExecutors:
         self._channels = channels
         self._clock = clock
         self._files = files
+
+    async def ring_agent(self, task: OutboxTask, _: Any) -> SendReceipt:
+        asked = task.payload["told"]
+        call = OutboundCall(
+            from_address=asked["from"], to_address=asked["to"], room=task.payload["room"],
+            label=f"agent-{asked['user_id']}", status_url="/webhooks/twilio/voice/status",
+            room_status_url=rooms.event_path(task.subject_id), timeout_s=int(task.payload["timeout_s"]),
+            end_on_exit=False,
+        )  # fmt: skip
+        placed: SendReceipt = await self._channels.voice().place_call(call)
+        return placed
+
+    async def rung(self, tx: Tx, task: OutboxTask, _: Any, done: Done) -> None:
+        asked = task.payload["told"]
+        call_id = done.value.external_id if isinstance(done.value, SendReceipt) else ""
+        await agent_phones.placed(
+            tx, task.subject_id, user_id=asked["user_id"], offer_id=asked["offer_id"], call_id=call_id, error=done.error,
+            now=self._clock.now(),
+        )  # fmt: skip
 
     async def start(self, task: OutboxTask, _: Any) -> str:
         asked = task.payload

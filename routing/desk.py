@@ -16,7 +16,7 @@ from crm_core.errors import Conflict, Invalid, NotAllowed, NotFound
 from crm_core.interactions import Disposition, Interaction, InteractionState, Outcome
 from crm_core.texts import Text
 from crm_core.touches import Direction
-from routing import agents, callbacks, entries, offers, queues, rooms, talks, transfers
+from routing import agent_phones, agents, callbacks, entries, offers, queues, rooms, talks, transfers
 from routing.agents import Activity, Agent
 from routing.calls_agent import nonce_of
 from routing.calls_out import start_call
@@ -62,6 +62,7 @@ async def accept(tx: Tx, offer_id: str, *, agent_id: str, now: datetime) -> Offe
         deadline_at=now + timedelta(seconds=queue.accept_timeout_s),
     )  # fmt: skip
     await entries.tell_calls(tx, entry, "accepted", now=now, user_id=agent_id, key=offer.id)
+    await agent_phones.ring(tx, interaction, agent_id, offer_id=offer.id, timeout_s=queue.accept_timeout_s - 2, now=now)
     tx.wake("router")
     return offer
 
@@ -140,7 +141,8 @@ async def give_back_text(tx: Tx, agent_id: str, *, now: datetime) -> int:
 async def heartbeat(tx: Tx, agent_id: str, *, voice_ready: bool, now: datetime) -> Agent:
     """The agent's tab lives, and whether its phone is registered."""
     agent = await agents.ensure(tx, agent_id, now=now)
-    await agents.beat(tx, agent, voice_ready=voice_ready, now=now)
+    # Who takes calls on a telephone needs the browser for the screen only.
+    await agents.beat(tx, agent, voice_ready=voice_ready or bool(agent.phone_e164), now=now)
     return agent
 
 
@@ -282,7 +284,9 @@ async def rejoin(tx: Tx, *, agent_id: str, now: datetime) -> dict[str, Any] | No
                 if offer is None or offer.state != OfferState.ACCEPTING:
                     continue
                 params = {"offer": offer.id, "nonce": offer.nonce}
-            return await _as_shown(tx, interaction, entry, agent_id, params)
+            shown = await _as_shown(tx, interaction, entry, agent_id, params)
+            # On a telephone the browser has nothing to join.
+            return {**shown, "rejoin_params": None} if await agent_phones.number_of(tx, agent_id) else shown
     return None
 
 

@@ -29,7 +29,7 @@ from hub.desktop.templating import reader_of, told
 from hub.desktop.work import ID, WORKERS
 from hub.desktop.work_actions import refusal
 from hub.web import Route, now_of, runtime_of, user_of
-from routing import desk, gate
+from routing import agent_phones, desk, gate
 from routing.agents import Activity
 from routing.queues import QueueEntry
 
@@ -113,12 +113,14 @@ async def accept(request: web.Request) -> web.StreamResponse:
     if not as_json:
         target = {"path": f"/desk/work/{entry.conversation_id}", "target": "#page"}
         return web.Response(status=200, headers={"HX-Location": json.dumps(target)})
+    async with runtime_of(request).db.reading() as tx:
+        by_phone = bool(await agent_phones.number_of(tx, user.id))
     name = await _contact_name(request, entry.contact_id)
     number = first.from_address if first.direction == "inbound" else first.to_address
     return web.json_response(
         {
             "nonce": offer.nonce,
-            "connect": {"offer": offer.id, "nonce": offer.nonce},
+            "connect": None if by_phone else {"offer": offer.id, "nonce": offer.nonce},
             "call": {
                 "interaction_id": first.id,
                 "customer": {
@@ -165,9 +167,11 @@ async def dial(request: web.Request) -> web.StreamResponse:
     except HubError as error:
         return problem(request, error, status=422, code="server")
     number, name = addresses.shown(call.to_address), await _contact_name(request, call.contact_id)
+    async with db.reading() as tx:
+        by_phone = bool(await agent_phones.number_of(tx, user.id))
     return web.json_response(
         {
-            "connect": {"call": call.id, "nonce": str(call.data["nonce"])},
+            "connect": None if by_phone else {"call": call.id, "nonce": str(call.data["nonce"])},
             "call": {
                 "interaction_id": call.id,
                 "customer": {"name": name or number, "number": number if name else ""},

@@ -11,10 +11,11 @@ import aiohttp
 import pytest
 from sqlmodel import select
 
-from crm_core import accounts, contacts, conversations, interactions, users
+from crm_core import accounts, contacts, conversations, interactions, sounds, users
 from crm_core.addresses import phone
 from crm_core.ids import new_id
-from crm_core.interactions import Interaction, InteractionState
+from crm_core.interactions import Attachment, Interaction, InteractionState
+from crm_core.recordings import Recording, RecordingState
 from crm_core.touches import Direction
 from crm_core.users import Role, User
 from hub.app import collect_routes
@@ -31,9 +32,13 @@ VARIABLE = re.compile(r"\{(\w+)(?::(?:[^{}]|\{[^}]*\})*)?\}")
 
 # Open to everybody on purpose. A new public route must be added here by hand.
 EXPECTED_PUBLIC = {
+    ("GET", "/sounds/{sound:[0-9a-z]{26}}.{ending:wav|mp3}"),
     ("GET", "/healthz"), ("GET", "/readyz"), ("GET", "/metrics"), ("GET", "/login"), ("POST", "/login"),
     ("POST", "/login/code"), ("GET", "/login/forgot"), ("POST", "/login/forgot"), ("GET", "/account/{token}"),
-    ("POST", "/account/{token}"), ("GET", "/api/openapi.json"), ("GET", "/forms/{key}"), ("POST", "/forms/{key}"), ("POST", "/webhooks/forms/{key}"),
+    ("POST", "/account/{token}"), ("GET", "/api/openapi.json"),
+    # What callers hear anyhow: the provider fetches it without a log-in, by a name with 79 bits of chance, from one table.
+    ("GET", "/sounds/{sound:[0-9a-z]{26}}.{ending:wav|mp3}"),
+    ("GET", "/forms/{key}"), ("POST", "/forms/{key}"), ("POST", "/webhooks/forms/{key}"),
 }  # fmt: skip
 
 
@@ -210,6 +215,37 @@ async def test_wrong_passwords(house: House, visitor: Visitor) -> None:
     house.runtime.clock.tick(3)  # type: ignore[attr-defined]
     assert await visitor.log_in("agent") == 303
     assert await visitor.log_in("nobody here", PASSWORD) in (422, 429)
+
+
+async def test_a_sound_is_fetched_without_a_log_in_and_nothing_else_is(house: House, visitor: Visitor) -> None:
+    runtime, now, call = house.runtime, house.runtime.clock.now(), house.ids["interaction"]
+    key = await runtime.files.put(b"RIFF....WAVE", folder="sounds", now=now)
+    secret = await runtime.files.put(b"what a customer said", folder="recordings", now=now)
+
+    async def make(tx: Any) -> tuple[str, list[str]]:
+        sound = await sounds.add(
+            tx, name="Welcome", file_key=key, content_type="audio/wav", ending="wav", size=12, actor="test", now=now
+        )
+        recording = Recording(
+            id=new_id(now), interaction_id=call, kind="call", state=RecordingState.KEPT, consent="given",
+            file_key=secret, content_type="audio/wav", size=20, started_at=now,
+        )  # fmt: skip
+        await tx.add(recording)
+        file = await tx.add(Attachment(id=new_id(now), interaction_id=call, name="a.wav", file_key=secret))
+        return sound.id, [recording.id, file.id, call]
+
+    sound_id, others = await runtime.db.write(make)
+    status, heard = await visitor.ask("GET", f"/sounds/{sound_id}.wav")
+    assert (status, heard) == (200, "RIFF....WAVE")
+    closed = [
+        f"{sound_id}.mp3",
+        *(f"{other}.wav" for other in others),
+        f"..%2f{secret}.wav",
+        f"{sound_id}.wav%2f..%2fx.wav",
+    ]
+    for name in closed:
+        assert (await visitor.ask("GET", f"/sounds/{name}"))[0] == 404, name
+    assert (await visitor.ask("GET", f"/desk/recordings/{others[0]}"))[0] == 401
 
 
 async def test_tokens_are_bound_to_scope_and_user(house: House, visitor: Visitor) -> None:

@@ -223,7 +223,8 @@ export class Owner extends Emitter {
     try {
       const answer = await ask();
       if (answer.call) this.#show({ ...answer.call, rejoin_params: undefined });
-      await this.#join(answer.connect, false);
+      // Who takes calls on a telephone is rung there: nothing joins here, and the server's word says how it goes on.
+      if (answer.connect) await this.#join(answer.connect, false);
     } catch (error) {
       if (!this.#server) this.#change({ call: null });
       if (error.code !== "hung_up") throw error;

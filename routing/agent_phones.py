@@ -1,0 +1,90 @@
+"""Agents who take calls on a telephone: their number is dialled into the room, where the browser would have joined.
+
+The screen stays the browser's: offer, who it is, wrap-up. A phone that is not answered fails the accept like a browser that never
+comes: the caller keeps the place and nobody is blamed.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import update
+from sqlmodel import col, select
+
+from crm_core import accounts, addresses, audit, calls, interactions, outbox
+from crm_core.calls import CallEvent, CallLeg, LegRole
+from crm_core.db import Tx
+from crm_core.interactions import Interaction
+from routing import agents, dialling, rooms, talks
+from routing.agents import Agent
+
+SHORTEST_RING_S = 8
+
+
+async def number_of(tx: Tx, agent_id: str) -> str:
+    """The telephone that this agent takes calls on; empty: the browser."""
+    found = await agents.find(tx, agent_id)
+    return found.phone_e164 if found is not None else ""
+
+
+async def set_number(tx: Tx, agent_id: str, number: str, *, actor: str, now: datetime) -> str:
+    """Take calls on this number from now on, or (empty) in the browser again. Invalid for numbers that the hub does not dial."""
+    await agents.ensure(tx, agent_id, now=now)
+    stored = ""
+    if number.strip():
+        account = next(iter(await accounts.list_channel(tx, "voice")), None)
+        found = addresses.phone(number, country=account.country if account is not None else "")
+        if account is not None:
+            dialling.check(found, account)
+        stored = found.value
+    agent = await agents.lock(tx, agent_id)
+    await tx.change(Agent, {"phone_e164": stored}, user_id=agent.user_id)
+    await audit.record(tx, actor=actor, action="agent.phone", subject=f"user:{agent_id}", now=now, number=stored)
+    return stored
+
+
+async def ring(
+    tx: Tx, interaction: Interaction, agent_id: str, *, now: datetime, timeout_s: int, offer_id: str = ""
+) -> bool:
+    """Have the agent's telephone rung for this call; False when they take calls in the browser."""
+    number = await number_of(tx, agent_id)
+    if not number:
+        return False
+    account = await accounts.get(tx, interaction.account_id)
+    told = {"from": account.address, "to": number, "user_id": agent_id, "offer_id": offer_id}
+    await outbox.ask(
+        tx, "agent.place", interaction.id, lane="control", now=now, ordering=interaction.id,
+        dedupe=f"agent.place:{interaction.id}:{offer_id or agent_id}", room=rooms.name_of(interaction.id),
+        timeout_s=max(SHORTEST_RING_S, timeout_s), told=told,
+    )  # fmt: skip
+    return True
+
+
+async def placed(
+    tx: Tx, interaction_id: str, *, user_id: str, offer_id: str, call_id: str, error: str, now: datetime
+) -> None:
+    """The provider rings the agent, or could not: then the accept has failed."""
+    interaction, entry = await talks.open_call(tx, interaction_id)
+    if not call_id:
+        if entry is not None and entry.agent_id == user_id:
+            await talks.fail_accept(tx, interaction, entry, reason=error or "the telephone could not be rung", now=now)
+        return
+    leg = CallLeg(
+        id=call_id, interaction_id=interaction.id, role=LegRole.AGENT, user_id=user_id, offer_id=offer_id,
+        conference=rooms.name_of(interaction.id), created_at=now,
+    )  # fmt: skip
+    await tx.add_new(leg, unique=["id"])
+    await tx.run(update(CallLeg).where(col(CallLeg.id) == call_id).values(offer_id=offer_id))
+    early = (col(CallEvent.leg_id) == call_id, col(CallEvent.interaction_id) == "")
+    told = await tx.all(select(CallEvent).where(*early).limit(50))
+    await tx.run(
+        update(CallEvent).where(*early).values(interaction_id=interaction.id, role=str(LegRole.AGENT), user_id=user_id)
+    )
+    known = await calls.find_leg(tx, call_id)
+    ended = next((event.kind for event in told if event.kind in ("busy", "no-answer", "failed", "canceled")), "")
+    if known is not None and ended:
+        # The phone was refused before its own answer came: taken now.
+        await tx.run(update(CallLeg).where(col(CallLeg.id) == call_id).values(status=ended, rank=9, left_at=now))
+        known = await calls.find_leg(tx, call_id)
+        if known is not None:
+            await talks.agent_gone(tx, await interactions.get(tx, interaction.id), entry, known, now=now)
