@@ -12,6 +12,7 @@ from crm_core import user_access, users
 from crm_core.addresses import find_email
 from crm_core.db import Tx
 from crm_core.errors import Invalid
+from crm_core.texts import Text
 from crm_core.user_access import RESET
 from crm_core.users import User
 from hub import totp
@@ -101,7 +102,7 @@ async def check_code(request: web.Request) -> web.StreamResponse:
 
     if not await runtime.db.write(unit):
         return await ask_code(
-            request, user, next_page=next_page, error="This code is wrong or was used before.", status=422
+            request, user, next_page=next_page, error=Text("This code is wrong or was used before."), status=422
         )
     return await let_in(request, user, [*subjects, f"login:{user.login}"], next_page=next_page)
 
@@ -121,7 +122,7 @@ async def forgot(request: web.Request) -> web.StreamResponse:
         f"forgot:{remote_of(request)}", limit=FORGOT_PER_ADDRESS, window_s=FORGOT_WINDOW_S, now=now
     )
     if wait_s:
-        page = ForgotPage(done=False, error="Too many tries from here. Wait an hour.")
+        page = ForgotPage(done=False, error=Text("Too many tries from here. Wait an hour."))
         return await render(request, "login_forgot.html", page, status=429)
 
     async def unit(tx: Tx) -> None:

@@ -15,10 +15,12 @@ from aiohttp import web
 
 from crm_core import users
 from crm_core.db import DatabaseUnavailable
-from crm_core.errors import Conflict, HubError, Invalid, NotAllowed, NotFound, Refused
+from crm_core.errors import HubError, NotAllowed, NotFound
+from crm_core.texts import Text
 from crm_core.users import Role, User
 from hub.keys import RUNTIME, SCOPES, SESSION, USER
 from hub.log import get_logger
+from hub.problems import NotLoggedIn, problem, status_of
 from hub.runtime import Runtime
 from hub.web import LOGGED_IN, PUBLIC, SIGNED, Handler, Route, roles_of
 
@@ -27,24 +29,6 @@ log = get_logger(__name__)
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 SESSION_LIFETIME = timedelta(hours=12)
 SESSION_KEEP = timedelta(minutes=1)
-
-# Most particular first.
-STATUS: tuple[tuple[type[HubError], int], ...] = (
-    (NotFound, 404),
-    (NotAllowed, 403),
-    (Invalid, 422),
-    (Refused, 409),
-    (Conflict, 409),
-    (HubError, 502),
-)
-
-
-class NotLoggedIn(HubError):
-    """Log in first."""
-
-
-class TooManyRequests(HubError):
-    """Too many tries. Wait a little."""
 
 
 def cookie_name(runtime: Runtime) -> str:
@@ -64,8 +48,10 @@ def guarded(route: Route) -> Handler:
             raise NotAllowed("Your role may not do this.")
         scopes = request.get(SCOPES)
         if scopes is not None:
-            if not route.scope or route.scope not in scopes:
-                raise NotAllowed(f"This token lacks the scope {route.scope or 'for this'}.")
+            if not route.scope:
+                raise NotAllowed("A token may not do this; it takes a person who has logged in.")
+            if route.scope not in scopes:
+                raise NotAllowed("This token lacks the scope %(scope)s.", scope=route.scope)
         elif request.method not in SAFE:
             await _same_site(request)
         return await route.handler(request)
@@ -120,33 +106,9 @@ def refuse_other_origin(request: web.Request) -> None:
         raise NotAllowed("This request came from another site.")
 
 
-def status_of(error: HubError) -> int:
-    """The HTTP status of an error."""
-    if isinstance(error, NotLoggedIn):
-        return 401
-    if isinstance(error, TooManyRequests):
-        return 429
-    return next(status for kind, status in STATUS if isinstance(error, kind))
-
-
 def wants_json(request: web.Request) -> bool:
     """True for the API and for scripts that say so."""
     return request.path.startswith("/api/") or "json" in request.headers.get("Accept", "")
-
-
-def problem(status: int, error: HubError) -> web.Response:
-    """RFC 9457 problem+json."""
-    body: dict[str, object] = {
-        "type": f"urn:hub:{type(error).__name__}",
-        "title": type(error).__name__,
-        "status": status,
-        "detail": error.message,
-    }
-    if isinstance(error, Invalid) and error.fields:
-        body["fields"] = error.fields
-    if isinstance(error, Refused):
-        body["rule"] = error.rule
-    return web.json_response(body, status=status, content_type="application/problem+json")
 
 
 @web.middleware
@@ -203,7 +165,7 @@ def _worded(answer: web.HTTPException) -> HubError:
 
 async def _tell(request: web.Request, status: int, error: HubError) -> web.StreamResponse:
     if wants_json(request):
-        return problem(status, error)
+        return problem(request, error, status=status)
     if status == 401:
         login = f"/login?next={request.rel_url.raw_path_qs}" if request.method in SAFE else "/login"
         if request.headers.get("HX-Request"):
@@ -259,9 +221,10 @@ def add_security_headers(runtime: Runtime) -> Callable[[web.Request, web.StreamR
     return add
 
 
-def retry_sentence(until: datetime, now: datetime) -> str:
+def retry_sentence(until: datetime, now: datetime) -> Text:
     """How long to wait, in words."""
-    return f"Too many wrong passwords. Try again in {max(1, round((until - now).total_seconds()))} seconds."
+    seconds = max(1, round((until - now).total_seconds()))
+    return Text("Too many wrong passwords. Try again in %(seconds)s seconds.", seconds=seconds)
 
 
 def may(user: User, *roles: Role) -> bool:

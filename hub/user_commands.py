@@ -121,7 +121,7 @@ async def enable_user(db: Database, arguments: Namespace, clock: Clock) -> None:
 async def add_token(db: Database, arguments: Namespace, clock: Clock) -> None:
     unknown = sorted(set(arguments.scope) - SCOPES.keys())
     if unknown:
-        raise Invalid(f"There is no scope {', '.join(unknown)}. Scopes are: {', '.join(sorted(SCOPES))}.")
+        raise Invalid("There is no scope %(wanted)s. Scopes are: %(known)s.", wanted=unknown, known=sorted(SCOPES))
     user = await known(db, arguments.login)
     now = clock.now()
     expires_at = None if arguments.days is None else now + timedelta(days=min(arguments.days, LONGEST_DAYS))

@@ -19,8 +19,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from crm_core.errors import Conflict, HubError, Invalid, NotFound, Refused
 from crm_core.users import Role, User
 from hub.api import replays
-from hub.api.problems import problem
 from hub.api.replays import ApiReplay
+from hub.problems import problem
 from hub.runtime import Runtime
 from hub.web import Route, now_of, runtime_of, user_of
 from routing import gate
