@@ -77,7 +77,7 @@ async def test_a_text_is_written_by_the_keyboard_and_a_double_click_sends_once(
     await page.keyboard.press("Enter")
     await page.wait_for_url("**/desk/**")
     await page.goto(f"{house.url}/desk/contacts/{contact}")
-    await page.keyboard.press("w")
+    await page.keyboard.press("c")
     await page.wait_for_url("**/desk/messages/new?**")
     field = page.locator("#f-body")
     await expect(field).to_be_focused()

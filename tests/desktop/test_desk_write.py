@@ -109,6 +109,16 @@ async def test_another_address_changes_the_form_and_keeps_what_was_typed(desk: D
     assert "data-segments" not in text
 
 
+async def test_write_has_a_key_of_its_own(desk: Desk, visitor: Visitor) -> None:
+    """`w` finishes work; the card's letter is another one, and the list of keys names it."""
+    status, card = await visitor.ask("GET", f"/desk/contacts/{desk.contact}", headers={"Accept": "text/html"})
+    assert status == 200
+    assert f'<a class="btn" href="/desk/messages/new?contact={desk.contact}" data-key="c">' in card
+    assert 'data-key="w"' not in card
+    assert "<kbd>c</kbd></td><td>On a card: write to them</td>" in card
+    assert "<kbd>w</kbd></td><td>Finish: disposition</td>" in card
+
+
 async def test_a_double_click_sends_once(desk: Desk, runtime: Runtime, visitor: Visitor) -> None:
     form = {
         "contact": desk.contact, "to": ANA, "sender": "texts", "purpose": "service", "body": "Your parcel is here.", "once": KEY,
