@@ -16,7 +16,7 @@ from hub import rights
 from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
 from hub.api.work import AGENTS, READERS
 from hub.web import ADMINS, SUPERVISORS
-from routing import flows, transfers
+from routing import agent_phones, flows, transfers
 from routing import recordings as behaviour
 
 
@@ -313,7 +313,30 @@ async def put_flow(call: Call[Nothing, FlowIn]) -> FlowShown:
     return await call.runtime.db.write(unit)
 
 
+class PhoneIn(Strict):
+    """A number in E.164; empty: in the browser."""
+
+    number: str = Field("", max_length=40)
+
+
+@operation(
+    "PUT",
+    "/api/v1/me/phone",
+    "Take calls on a telephone",
+    scope="work:write",
+    roles=AGENTS,
+    body=PhoneIn,
+    answer=None,
+)
+async def put_phone(call: Call[Nothing, PhoneIn]) -> None:
+    """From the next call on; 422 for numbers that this hub does not dial."""
+    await call.runtime.db.write(
+        lambda tx: agent_phones.set_number(tx, call.user.id, call.body.number, actor=call.user.id, now=call.now)
+    )
+
+
 OPERATIONS: list[Operation] = [
+    put_phone,
     list_targets,
     transfer,
     list_recordings,

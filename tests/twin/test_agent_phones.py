@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import aiohttp
 import pytest
 from sqlmodel import col, select
 
 from crm_core.addresses import phone
 from crm_core.consent import Purpose
 from crm_core.errors import Invalid
+from crm_core.users import Role
 from routing import agent_phones, desk
 from routing.offers import Offer
+from tests.apps import Visitor, add_user
 from tests.twin.stage import ANA, BEN, Stage
 
 HANDSET = "+12025550195"  # picked up at once by a person
@@ -95,3 +98,21 @@ async def test_numbers_that_no_agent_can_have(stage: Stage) -> None:
     with pytest.raises(Invalid):
         await stage.do(lambda tx: agent_phones.set_number(tx, "kim", HANDSET, actor="kim", now=stage.now))
     assert await stage.do(lambda tx: agent_phones.set_number(tx, "kim", "", actor="kim", now=stage.now)) == ""
+
+
+async def test_the_profile_sets_and_clears_the_number(stage: Stage) -> None:
+    await stage.open()
+    kim = await add_user(stage.runtime, "kim", [Role.AGENT])
+    async with aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http:
+        visitor = Visitor(stage.runtime.settings.public_url, http)
+        assert await visitor.log_in("kim") == 303
+        path = "/desk/profile/telephone"
+        status, shown = await visitor.ask("POST", path, data={"number": "020 7946 0077"})
+        assert (status, "+442079460077" in shown) == (200, True)
+        status, shown = await visitor.ask("POST", path, data={"number": HANDSET})
+        assert "Numbers in US are not dialled" in shown
+        status, shown = await visitor.ask("GET", path)
+        assert "+442079460077" in shown
+        await visitor.ask("POST", path, data={"number": ""})
+    async with stage.runtime.db.reading() as tx:
+        assert await agent_phones.number_of(tx, kim.id) == ""
