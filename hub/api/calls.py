@@ -210,7 +210,7 @@ class BlockIn(Strict):
     roles=SUPERVISORS,
     answer=BlockedCallers,
 )
-async def list_blocked(call: Call[Nothing, Nothing]) -> BlockedCallers:
+async def list_blocked_callers(call: Call[Nothing, Nothing]) -> BlockedCallers:
     """At most 500."""
     async with call.runtime.db.reading() as tx:
         rows = await blocked_callers.list_all(tx)
