@@ -341,7 +341,7 @@ OPERATIONS: list[Operation] = [
     transfer,
     list_recordings,
     record,
-    list_blocked,
+    list_blocked_callers,
     block_caller,
     unblock_caller,
     get_flow,
