@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,64 @@ async def test_a_csv_becomes_a_campaign_that_survives_its_worker(cast: Cast, tmp
 
     await leave_by_one_click(cast, machine, mailbox(0), ids[0])
     await leave_by_page(cast, machine, mailbox(1), ids[1])
+
+
+def midday_zone() -> str:
+    """A zone in which it is about one o'clock now: texts go out only when it is a decent hour where people are."""
+    ahead = 13 - datetime.now(UTC).hour
+    return f"Etc/GMT{-ahead:+d}" if ahead else "Etc/GMT"
+
+
+async def test_a_text_reaches_the_outside_phones(cast: Cast, tmp_path: Path) -> None:
+    machine = cast.machine()
+    phones = [f"+120255501{n}" for n in range(40, 50)]
+    for number in phones:
+        (found,) = cast.hub.rows(
+            "SELECT l.contact_id, c.version FROM contact_links l JOIN contact_points p ON p.id = l.point_id"
+            f" JOIN contacts c ON c.id = l.contact_id WHERE p.value = '{number}'"
+        )
+        where = f"/contacts/{found['contact_id']}"
+        await machine.ask("PATCH", where, {"zone": midday_zone(), "version": found["version"]})
+        grant = {"kind": "phone", "value": number, "channel": "sms", "purpose": "marketing"}
+        await machine.ask("POST", f"{where}/consents", {**grant, "evidence": {"text": "Yes, by text"}})
+    await cast.outside.text(phones[-1], "STOP")
+    await until(lambda: is_stopped(machine, str(found["contact_id"])))
+
+    mara = await cast.at_desk("mara", "/desk/campaigns/new")
+    page = mara.page
+    await page.get_by_label("Name").fill("Sale by text")
+    sender = page.get_by_label("Sent by").locator("option", has_text="SMS ·").first
+    await page.get_by_label("Sent by").select_option(await sender.get_attribute("value"))
+    await page.get_by_label("Purpose").select_option("marketing")
+    await page.get_by_role("button", name="Next").click()
+    file = tmp_path / "phones.csv"
+    file.write_text("name,phone\n" + "".join(f"Phone {number[-2:]},{number}\n" for number in phones))
+    await page.get_by_label("CSV file of recipients").set_input_files(file)
+    await page.get_by_role("button", name="Next").click()
+    await page.get_by_label("Text", exact=True).fill(
+        "Hello {{ name }}, the sale begins. STOP ends this. {{ unsubscribe_url }}"
+    )
+    await page.get_by_role("button", name="Next").click()
+    await page.wait_for_url("**/when")
+    await page.get_by_role("button", name="Next").click()
+    await page.wait_for_url("**/check")
+    await expect(page.locator("#check")).to_contain_text("10 recipients", timeout=20_000)
+    await picture(page, "6b-forecast")
+    await page.get_by_role("link", name="Next").click()
+    await page.get_by_role("button", name="Launch").click()
+    await expect(page.get_by_text("Finished", exact=True)).to_be_visible(timeout=60_000)
+    await picture(page, "6b-finished")
+    for number in phones[:-1]:
+        got = [text["body"] for text in await cast.outside.texts(number) if "the sale begins" in text["body"]]
+        assert len(got) == 1, (number, got)
+    assert not [text for text in await cast.outside.texts(phones[-1]) if "the sale begins" in text["body"]]
+
+    # STOP on the phone ends it, and the campaign counts it.
+    await cast.outside.text(phones[0], "STOP")
+    (stopper,) = cast.hub.rows(
+        f"SELECT contact_id FROM contact_links l JOIN contact_points p ON p.id = l.point_id WHERE p.value = '{phones[0]}'"
+    )
+    await until(lambda: is_stopped(machine, str(stopper["contact_id"])))
 
 
 async def the_wizard(mara: Desk, folder: Path) -> None:
