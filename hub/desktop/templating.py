@@ -22,7 +22,7 @@ from crm_core.errors import HubError
 from hub.desktop.assets import asset, icon
 from hub.i18n import Reader, clock, negotiate, translations
 from hub.keys import USER
-from hub.web import now_of, session_of
+from hub.web import now_of, roles_of, session_of
 
 TEMPLATES = Path(__file__).parent / "templates"
 _READER: ContextVar[Reader] = ContextVar("reader")
@@ -96,13 +96,12 @@ def html(request: web.Request, template: str, context: object, **extra: Any) -> 
     reader = reader_of(request)
     values = {field.name: getattr(context, field.name) for field in fields(context)}
     session = session_of(request)
+    user = request.get(USER)
+    my_roles = frozenset(str(role) for role in roles_of(user)) if user is not None else frozenset()
+    around = {"lang": reader.tag, "csrf": session.csrf if session else "", "path": request.path, "my_roles": my_roles}
     token = _READER.set(reader)
     try:
-        return (
-            environment(reader.locale)
-            .get_template(template)
-            .render(**values, **extra, lang=reader.tag, csrf=session.csrf if session else "", path=request.path)
-        )
+        return environment(reader.locale).get_template(template).render(**values, **extra, **around)
     finally:
         _READER.reset(token)
 
