@@ -1,4 +1,4 @@
-"""What a caller hears: the flow, the queue, the offer of a callback, the way into the room.
+"""What a caller hears when they arrive: the flow, the menu, the way into a queue. What they hear there is in calls_waiting.py.
 
 Every URL handed out carries a step number, and a number is handed out once per call: the repeat of a request gets the stored
 answer, the next turn of a loop a new number.
@@ -7,14 +7,13 @@ answer, the next turn of a loop a new number.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from channels.contract import CallArrived
-from channels.steps import DialConference, DialNumber, Enqueue, Gather, Hangup, Leave, Play, Redirect, Reject, Step
+from channels.steps import DialNumber, Gather, Hangup, Redirect, Reject, Step
 from crm_core import accounts, addresses, calls, conversations, events, interactions, touches
 from crm_core.accounts import ChannelAccount
-from crm_core.addresses import Address
 from crm_core.calls import CallLeg, LegRole
 from crm_core.db import Tx
 from crm_core.errors import NotFound
@@ -25,29 +24,23 @@ from routing import (
     call_rules,
     callbacks,
     callers,
+    calls_waiting,
     entries,
     flows,
     hours,
-    offers,
     prompts,
     queues,
     rooms,
     screening,
     talks,
-    transfers,
     voicemail,
 )
 from routing.call_rules import spoken_in
 from routing.matching import match
-from routing.offers import OfferState
-from routing.queues import EntryState, Queue, QueueEntry
-from routing.rooms import HOLD_MUSIC, event_path, step_path
+from routing.queues import EntryState, Queue
+from routing.rooms import step_path
 
 VOICE = "voice"
-TURNS = 1000  # step numbers per offer: after each, the waiting loop counts on from the next thousand
-CALLBACK_LEAD = timedelta(
-    seconds=20
-)  # a callback asked for in the queue is not offered while its number is being read out
 
 
 async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Step]:
@@ -121,7 +114,7 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
         event_key=f"hub:{interaction.id}:queued:{entry.version}",
         now=now,
     )
-    return [*walked.steps, *_consent(interaction, straight), _enqueue(interaction.id, straight, entry)]
+    return [*walked.steps, *_consent(interaction, straight), calls_waiting.enqueue(interaction.id, straight, entry)]
 
 
 async def _refused(tx: Tx, interaction: Interaction, event: CallArrived, why: str, *, now: datetime) -> list[Step]:
@@ -232,7 +225,7 @@ async def _led(
     await callbacks.request(
         tx, number=caller, queue_id=queue.id, due_at=opens, origin="menu", now=now, account_id=account.id,
         interaction=interaction, order_at=interaction.first_arrival_at, created_by="caller",
-        not_before=now + CALLBACK_LEAD,
+        not_before=now + calls_waiting.CALLBACK_LEAD,
     )  # fmt: skip
     await calls.record_event(
         tx, interaction_id=interaction.id, kind="callback", event_key=f"hub:{interaction.id}:callback",
@@ -264,7 +257,7 @@ async def _into_queue(
         tx, interaction, InteractionState.WAITING, now=now, queue_id=queue.id, entry_id=entry.id, **told
     )
     await entries.tell_calls(tx, entry, "queued", now=now)
-    return [*_consent(interaction, queue), _enqueue(interaction.id, queue, entry)]
+    return [*_consent(interaction, queue), calls_waiting.enqueue(interaction.id, queue, entry)]
 
 
 async def _queue(tx: Tx, queue_id: str | None) -> Queue | None:
@@ -272,13 +265,6 @@ async def _queue(tx: Tx, queue_id: str | None) -> Queue | None:
         return next(iter(await queues.list_all(tx)), None)
     found: Queue | None = await tx.one(queues.BY_ID, id=queue_id)
     return found
-
-
-def _enqueue(interaction_id: str, queue: Queue, entry: QueueEntry) -> Enqueue:
-    number = entry.offers * TURNS + 1
-    return Enqueue(
-        f"queue-{queue.id}", step_path(interaction_id, "wait", number), step_path(interaction_id, "left", number)
-    )
 
 
 async def _closed(tx: Tx, interaction: Interaction, queue: Queue, *, number: int, now: datetime) -> list[Step]:
@@ -305,7 +291,7 @@ async def _again(tx: Tx, interaction_id: str, *, now: datetime) -> list[Step]:
     """The provider asks a second time for a call's first steps (its fallback): back to where the call stands."""
     interaction, entry = await talks.open_call(tx, interaction_id)
     if entry is not None and entry.state in (EntryState.WAITING, EntryState.OFFERED):
-        return [_enqueue(interaction_id, await queues.get(tx, entry.queue_id), entry)]
+        return [calls_waiting.enqueue(interaction_id, await queues.get(tx, entry.queue_id), entry)]
     if interaction.state == InteractionState.MENU:
         account = await accounts.get(tx, interaction.account_id)
         steps, _, _ = await flows.load(tx, account.flow_id, interaction.data.get("flow"))
@@ -343,25 +329,28 @@ async def call_step(
         return [Hangup()]
     queue = await queues.get(tx, entry.queue_id)
     if step == "wait":
-        return await _wait(tx, interaction, entry, queue, number, now=now)
+        return await calls_waiting.wait(tx, interaction, entry, queue, number, now=now)
     if step == "pressed":
-        return await _pressed(tx, interaction, entry, queue, number, pressed, now=now)
+        return await calls_waiting.pressed(tx, interaction, entry, queue, number, pressed, now=now)
     if step == "left":
-        return await _left_queue(tx, interaction, entry, queue, params.get("QueueResult", ""), now=now)
+        return await calls_waiting.left_queue(tx, interaction, entry, queue, params.get("QueueResult", ""), now=now)
     if step == "join":
-        return await _join(tx, interaction, entry, queue, now=now)
+        return await calls_waiting.join(tx, interaction, entry, queue, now=now)
     if step == "consent":
-        return await _consent_answer(tx, interaction, entry, queue, pressed, now=now)
+        return await calls_waiting.consent_answer(tx, interaction, entry, queue, pressed, now=now)
     if step == "away":
-        return await _away(interaction, entry, queue)
+        return await calls_waiting.away(interaction, entry, queue)
     if step == "back":
-        return await _back(tx, interaction, entry, queue, params.get("DialCallStatus", ""), now=now)
+        return await calls_waiting.back(tx, interaction, entry, queue, params.get("DialCallStatus", ""), now=now)
     if step in ("rescue", "retry", "transfer"):
         if entry.state in (EntryState.WAITING, EntryState.OFFERED):
-            return [prompts.say(step, spoken_in(interaction, queue)), _enqueue(interaction_id, queue, entry)]
+            return [
+                prompts.say(step, spoken_in(interaction, queue)),
+                calls_waiting.enqueue(interaction_id, queue, entry),
+            ]
         return [Hangup()]
     if step == "overflow":
-        return await _overflow_said(tx, interaction, queue, number=number)
+        return await calls_waiting.overflow_said(tx, interaction, queue, number=number)
     if step == "sorry":
         said = prompts.spoken(interaction.to_address, spoken_in(interaction, queue))
         return [prompts.say("promised", spoken_in(interaction, queue), number=said), Hangup()]
@@ -375,195 +364,6 @@ def _arrival_in(params: Mapping[str, str]) -> CallArrived:
     if not call_id:
         raise NotFound("There is no such call.")
     return CallArrived(call_id, params.get("From", ""), params.get("To", ""), call_id, {}, params)
-
-
-async def _wait(
-    tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, number: int, *, now: datetime
-) -> list[Step]:
-    """One turn of the waiting loop: place, estimate, the offer of a callback, music."""
-    if entry.state == EntryState.DONE:
-        return [Leave()]
-    language = spoken_in(interaction, queue)
-    place = await entries.position(tx, entry) if entry.state == EntryState.WAITING else 1
-    said = [prompts.say("position", language, position=place) if place > 1 else prompts.say("next", language)]
-    estimate = await entries.estimate_s(tx, queue.id, now=now) if place > 1 else None
-    if estimate is not None:
-        minutes = int(estimate // 60) + 1
-        said.append(
-            prompts.say("estimate", language, minutes=minutes) if minutes > 1 else prompts.say("estimate_one", language)
-        )
-    rules = call_rules.of(queue)
-    music = Play(rules.music_url)
-    onward = Redirect(step_path(interaction.id, "wait", number + 1))
-    waited = (now - entry.entered_at).total_seconds()
-    offered = []
-    if 0 <= queue.callback_offer_after_s <= waited and addresses.find_phone(interaction.from_address) is not None:
-        offered.append(prompts.say("offer", language))
-    if rules.voicemail_key:
-        offered.append(prompts.say("voicemail_offer", language))
-    if offered:
-        action = step_path(interaction.id, "pressed", number)
-        return [Gather(action, [*said, *offered, music], digits=1, timeout_s=1, language=language), onward]
-    return [*said, music, onward]
-
-
-async def _pressed(
-    tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, number: int, pressed: str, *, now: datetime
-) -> list[Step]:
-    """A key in the waiting loop. 1: the call becomes a promise at the same place, and the number is read back digit by digit."""
-    onward = Redirect(step_path(interaction.id, "wait", number + 1))
-    caller = addresses.find_phone(interaction.from_address)
-    if pressed == "2" and call_rules.of(queue).voicemail_key:
-        if await voicemail.give_up_waiting(tx, interaction, entry, queue, now=now):
-            return [Leave()]
-        return [prompts.say("too_late", spoken_in(interaction, queue)), Play(call_rules.of(queue).music_url), onward]
-    if pressed != "1" or queue.callback_offer_after_s < 0:
-        return [onward]
-    if caller is None:
-        return [prompts.say("withheld", spoken_in(interaction, queue)), onward]
-    if not await _to_callback(tx, interaction, entry, caller, origin="in_queue", now=now):
-        return [prompts.say("too_late", spoken_in(interaction, queue)), Play(HOLD_MUSIC), onward]
-    return [
-        prompts.say(
-            "promised",
-            spoken_in(interaction, queue),
-            number=prompts.spoken(caller.value, spoken_in(interaction, queue)),
-        ),
-        Leave(),
-    ]
-
-
-async def _to_callback(
-    tx: Tx, interaction: Interaction, entry: QueueEntry, caller: Address, *, origin: str, now: datetime
-) -> bool:
-    """Turn a waiting call into a promise; False when an agent has accepted it already: the conversion loses."""
-    if entry.state == EntryState.OFFERED:
-        live = await offers.find_live(tx, entry.id)
-        if live is None or live.state != OfferState.OPEN:
-            return False
-        await entries.end_offer(tx, entry, live, OfferState.WITHDRAWN, reason="caller asked for a callback", now=now)
-        interaction = await interactions.get(tx, interaction.id)
-    if entry.state != EntryState.WAITING:
-        return False
-    await callbacks.request(
-        tx, number=caller, queue_id=entry.queue_id, due_at=now, origin=origin, now=now,
-        account_id=interaction.account_id, contact_id=interaction.contact_id, interaction=interaction,
-        order_at=entry.order_at, created_by="caller", not_before=now + CALLBACK_LEAD,
-    )  # fmt: skip
-    await calls.record_event(
-        tx, interaction_id=interaction.id, kind="callback", event_key=f"hub:{interaction.id}:callback",
-        happened_at=now, now=now,
-    )  # fmt: skip
-    await entries.close(tx, entry, outcome=Outcome.CALLBACK, now=now)
-    return True
-
-
-async def overflow(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: datetime) -> None:
-    """Nobody took the call within the queue's longest wait: a promise where the number is known, else the end; both said."""
-    caller = addresses.find_phone(interaction.from_address)
-    if entry.state != EntryState.WAITING:
-        return
-    moved = await talks.ask_move(tx, interaction, entry, "overflow", now=now)
-    queue = await queues.get(tx, entry.queue_id)
-    if moved and call_rules.of(queue).voicemail_overflow:
-        await voicemail.give_up_waiting(tx, interaction, entry, queue, now=now)
-        return
-    if caller is not None and moved and await _to_callback(tx, interaction, entry, caller, origin="overflow", now=now):
-        return
-    await entries.close(tx, entry, outcome=Outcome.OVERFLOW, now=now)
-
-
-async def _overflow_said(tx: Tx, interaction: Interaction, queue: Queue, *, number: int) -> list[Step]:
-    said: list[Step] = [prompts.say("overflow", spoken_in(interaction, queue))]
-    if "voicemail" in interaction.data:
-        return [*said, *voicemail.record(interaction, queue, number=number)]
-    if interaction.outcome in ("", Outcome.CALLBACK):
-        spoken = prompts.spoken(interaction.from_address, spoken_in(interaction, queue))
-        said.append(prompts.say("promised", spoken_in(interaction, queue), number=spoken))
-    return [*said, Hangup()]
-
-
-async def _left_queue(
-    tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, result: str, *, now: datetime
-) -> list[Step]:
-    """The caller has left the provider's queue, and how. Moved by us: nothing, their steps come from elsewhere."""
-    if result in ("redirected", "bridged", "bridging-in-process", "redirected-from-bridged"):
-        return []
-    if result == "leave" and "voicemail" in interaction.data:
-        return voicemail.record(interaction, queue, number=entry.offers)
-    if result == "leave":
-        return [Hangup()]
-    if result == "hangup":
-        await talks.customer_gone(tx, interaction, entry, now=now)
-        return [Hangup()]
-    # queue-full, error, system-error: the provider would not let them wait, so we promise a call.
-    caller = addresses.find_phone(interaction.from_address)
-    if caller is not None and await _to_callback(tx, interaction, entry, caller, origin="missed", now=now):
-        number = prompts.spoken(caller.value, spoken_in(interaction, queue))
-        return [
-            prompts.say("overflow", spoken_in(interaction, queue)),
-            prompts.say("promised", spoken_in(interaction, queue), number=number),
-            Hangup(),
-        ]
-    if entry.state == EntryState.WAITING:
-        await entries.close(tx, entry, outcome=Outcome.OVERFLOW, now=now)
-    return [prompts.say("overflow", spoken_in(interaction, queue)), Hangup()]
-
-
-async def _join(tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, *, now: datetime) -> list[Step]:
-    """The caller on the way into the room; back to the queue when the agent is gone meanwhile."""
-    live = await offers.find_live(tx, entry.id) if entry.state == EntryState.OFFERED else None
-    if entry.state == EntryState.CONNECTED or (live is not None and live.state == OfferState.ACCEPTING):
-        return [
-            DialConference(
-                rooms.name_of(interaction.id), "customer", end_on_exit=True, status_url=event_path(interaction.id),
-                action=step_path(interaction.id, "done", entry.offers),
-            )
-        ]  # fmt: skip
-    if entry.state in (EntryState.WAITING, EntryState.OFFERED):
-        return [prompts.say("retry", spoken_in(interaction, queue)), _enqueue(interaction.id, queue, entry)]
-    return [Hangup()]
-
-
-async def _consent_answer(
-    tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, pressed: str, *, now: datetime
-) -> list[Step]:
-    """1: not to be recorded. Any other key: on to the queue."""
-    said: list[Step] = []
-    if pressed == "1":
-        data = {**interaction.data, "consent": "refused"}
-        await interactions.change(tx, interaction, now=now, data=data)
-        said = [prompts.say("consent_refused", spoken_in(interaction, queue))]
-    if entry.state in (EntryState.WAITING, EntryState.OFFERED):
-        return [*said, _enqueue(interaction.id, queue, entry)]
-    return [*said, Hangup()]
-
-
-async def _away(interaction: Interaction, entry: QueueEntry, queue: Queue) -> list[Step]:
-    """The customer is put through to a number outside, from our own."""
-    away = interaction.data.get("away")
-    if entry.state != EntryState.WAITING or not away:
-        return [Hangup()]
-    return [
-        prompts.say("transfer", spoken_in(interaction, queue)),
-        DialNumber(
-            away["to"], away["from"], action=step_path(interaction.id, "back", entry.offers), timeout_s=transfers.RING_S,
-            status_url="/webhooks/twilio/voice/status",
-        ),
-    ]  # fmt: skip
-
-
-async def _back(
-    tx: Tx, interaction: Interaction, entry: QueueEntry, queue: Queue, result: str, *, now: datetime
-) -> list[Step]:
-    """The talk outside is over, or it never came about: then the customer is at the front of the queue again."""
-    if result in ("completed", "answered"):
-        await transfers.answered_outside(tx, interaction, entry, now=now)
-        return [Hangup()]
-    await transfers.back_from_outside(tx, interaction, entry, now=now)
-    if entry.state not in (EntryState.WAITING, EntryState.OFFERED):
-        return [Hangup()]
-    return [prompts.say("retry", spoken_in(interaction, queue)), _enqueue(interaction.id, queue, entry)]
 
 
 async def _closed_answer(tx: Tx, interaction: Interaction, pressed: str, *, now: datetime) -> list[Step]:

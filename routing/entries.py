@@ -2,7 +2,7 @@
 
 Each step is one guarded update of the entry, and in the same transaction the agent's load, the offer and the interactions it
 stands for, so that no commit shows them apart. Lock order on PostgreSQL: entry, then agent; interactions follow their entry.
-Decides nothing about who gets what (core.py) or what a caller hears (calls_in.py).
+Decides nothing about who gets what (core.py) or what a caller hears (calls_in.py, calls_waiting.py).
 """
 
 from __future__ import annotations

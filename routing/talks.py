@@ -1,7 +1,8 @@
 """A call as a piece of work: the customer came together with an agent, one of them left, nobody answered, the agent was lost.
 
 Both directions. Every function is safe to call again: a step that does not fit the present state changes nothing.
-What a caller hears is in calls_in.py; who dials whom in calls_out.py; what the provider reported arrives through legs.py.
+What a caller hears is in calls_in.py and calls_waiting.py;
+who dials whom in calls_out.py; what the provider reported arrives through legs.py.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.interactions import Interaction, InteractionState
-from routing import agents, callbacks, calls_in, desk, entries, gate, hours, offers, queues, rooms, talks
+from routing import agents, callbacks, calls_waiting, desk, entries, gate, hours, offers, queues, rooms, talks
 from routing.agents import FRESH, LOST, Activity
 from routing.callbacks import CallbackState
 from routing.core import Timer
@@ -182,7 +182,7 @@ async def _longest_wait(tx: Tx, entry_id: str, now: datetime) -> None:
     queue = await queues.get(tx, entry.queue_id)
     interaction = await interactions.get(tx, entry.interaction_id)
     if "room" in interaction.data and entry.entered_at + timedelta(seconds=queue.max_wait_s) <= now:
-        await calls_in.overflow(tx, interaction, entry, now=now)
+        await calls_waiting.overflow(tx, interaction, entry, now=now)
 
 
 async def _snooze(tx: Tx, conversation_id: str, now: datetime) -> None:
