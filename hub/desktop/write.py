@@ -11,7 +11,7 @@ from typing import Any
 from aiohttp import web
 
 from crm_core import contacts
-from crm_core.addresses import Address, PointKind, find_email, find_phone
+from crm_core.addresses import Address, PointKind, find_email, find_phone, shown
 from crm_core.consent import Purpose
 from crm_core.contacts import Contact
 from crm_core.db import Tx
@@ -153,10 +153,9 @@ async def _senders(tx: Tx, user: User, address: Address | None, wanted: str) -> 
     ids = [account.id for account in listed]
     known = await starts.last_sender(tx, address)
     first = next((one for one in (wanted, known, *ids) if one in ids), "")
-    shown = [
-        (one.id, one.address if one.name in ("", one.address) else f"{one.name} · {one.address}") for one in listed
-    ]
-    return shown, first, bool(first) and first == known
+    named = [(one, shown(one.address) if one.address.startswith("+") else one.address) for one in listed]
+    choices = [(one.id, at if one.name in ("", one.address) else f"{one.name} · {at}") for one, at in named]
+    return choices, first, bool(first) and first == known
 
 
 async def show(request: web.Request) -> web.StreamResponse:
