@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import random
 import re
 import time
@@ -98,7 +97,7 @@ def _insert_many(plan: InsertPlan) -> str:
 class _Connection:
     """One asyncpg connection in a transaction, as a `Driver`.
 
-    What only prepares (BEGIN, SAVEPOINT, a lock) is sent together, right before the first statement that needs it.
+    What only prepares (BEGIN, SAVEPOINT) is sent together, right before the first statement that needs it.
     """
 
     __slots__ = ("_begun", "_broken", "_due", "_merged", "_passed", "_savepoints", "connection")
@@ -146,10 +145,6 @@ class _Connection:
     async def write_parts(self, parts: Sequence[Part]) -> None:
         sql, arguments = self._merged.merge(parts)
         await self.execute(sql, arguments)
-
-    def lock(self, name: str) -> None:
-        number = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
-        self._due.append(f"SELECT pg_advisory_xact_lock({number})")
 
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -228,9 +223,7 @@ class PostgresDatabase:
             async with pool.acquire():
                 pass  # it answers
             # Pages and reports choose their plans by what is asked; their connections come when they are needed.
-            reading = await asyncpg.create_pool(
-                url, max_size=max(1, pool_size // 2), server_settings=session, **shared
-            )
+            reading = await asyncpg.create_pool(url, max_size=max(1, pool_size // 2), server_settings=session, **shared)
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             raise DatabaseUnavailable(f"PostgreSQL does not answer: {error or type(error).__name__}.") from error
         return cls(pool, reading, bulk=bulk)

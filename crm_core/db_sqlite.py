@@ -68,9 +68,6 @@ class _Direct:
             else:
                 await self.execute_many(what.sql, arguments)
 
-    def lock(self, name: str) -> None:
-        """Nothing to do: there is one writer at a time."""
-
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
         # Names nest: ROLLBACK TO and RELEASE mean the innermost one of that name.
@@ -111,9 +108,6 @@ class _Threaded:
         raise TypeError("this transaction only reads")
 
     def savepoint(self) -> contextlib.AbstractAsyncContextManager[None]:
-        raise TypeError("this transaction only reads")
-
-    def lock(self, name: str) -> None:
         raise TypeError("this transaction only reads")
 
 

@@ -52,8 +52,6 @@ class Driver(Protocol):
 
     def savepoint(self) -> AbstractAsyncContextManager[None]: ...
 
-    def lock(self, name: str) -> None: ...
-
 
 class Tx:
     """One transaction. Rows come back as SQLModel objects, single values, or plain tuples for several columns."""
@@ -194,13 +192,6 @@ class Tx:
         parts = [*parents, *leaves.items(), *changes]
         for together in [[part] for part in parts] if twice else [parts]:
             await self._driver.write_parts(together)
-
-    def lock(self, name: str) -> None:
-        """From the next statement on, whoever else locks this name waits until this transaction is over.
-
-        Ask for it before anything else is done, once per transaction, so that nobody waits in a circle.
-        """
-        self._driver.lock(name)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:

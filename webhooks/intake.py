@@ -32,7 +32,7 @@ FORM_TYPE = "application/x-www-form-urlencoded"
 TOKEN_HEADER = "i-twilio-idempotency-token"  # noqa: S105 - the name of a header
 MAX_FIELDS = 300
 # Somebody else was first (Conflict): the whole unit runs again at once, before the receipt counts as failed.
-TRIES = 4
+LAST = 4
 # Twilio gives up on a voice webhook after 15 s; a caller hears the safe answer well before that.
 ANSWER_S = 8.0
 KEPT_HEADERS = ("content-type", "user-agent", TOKEN_HEADER)
@@ -180,25 +180,25 @@ async def store_and_run(
 
     Raises DatabaseUnavailable or TimeoutError when nothing is known to be stored.
     """
-    unit = lambda tx, last: _store(deps, kind, tx, post, key, headers or {}, last=last)  # noqa: E731 - a closure
+    unit = lambda tx, turn: _store(deps, kind, tx, post, key, headers or {}, turn=turn)  # noqa: E731 - a closure
     async with asyncio.timeout(deps.answer_s):
         return await run(deps, unit)
 
 
-async def run(deps: Deps, unit: Callable[[Tx, bool], Awaitable[Answer]]) -> Answer:
-    """Run a unit that is told whether this is its last try; run it again when somebody else was first."""
-    for left in reversed(range(TRIES)):
+async def run(deps: Deps, unit: Callable[[Tx, int], Awaitable[Answer]]) -> Answer:
+    """Run a unit that is told which try this is, from 0 to `LAST`; run it again when somebody else was first."""
+    for turn in range(LAST + 1):
         try:
-            return await deps.db.write(lambda tx: unit(tx, left == 0))  # noqa: B023 - awaited before the next turn
+            return await deps.db.write(lambda tx: unit(tx, turn))  # noqa: B023 - awaited before the next turn
         except Conflict:
-            if left == 0:
+            if turn == LAST:
                 raise
             await asyncio.sleep(random.uniform(0, 0.02))  # noqa: S311 - jitter, not a secret
     raise AssertionError("unreachable")
 
 
 async def _store(
-    deps: Deps, kind: Kind, tx: Tx, post: Post, given: str, extra: Mapping[str, str], *, last: bool
+    deps: Deps, kind: Kind, tx: Tx, post: Post, given: str, extra: Mapping[str, str], *, turn: int
 ) -> Answer:
     now = deps.clock.now()
     request = post.request
@@ -206,11 +206,15 @@ async def _store(
         key, fault = given or f"{kind.name}:{kind.key(post)}", ""
     except Unreadable as error:
         key, fault = f"{kind.name}:unreadable:{hash_of(request)}", str(error)
-    # Copies of one delivery wait for each other here, so that a receipt is written once, with what became of it.
-    tx.lock(f"{kind.provider}:{key}")
-    ending = await effects(deps, kind, tx, post, key=key, fault=fault, last=last)
-    if isinstance(ending, WebhookReceipt):
-        return await _repeat(deps, kind, tx, post, ending, last=last)
+    # Nearly every delivery is new, so the first turn does not ask. For a repeat the receipt's unique key undoes the whole
+    # turn (a parallel copy waits there until the first is committed), and the second turn finds what was answered.
+    known = await receipts.find(tx, kind.provider, key) if turn else None
+    if known is not None:
+        return await _repeat(deps, kind, tx, post, known, last=turn == LAST)
+    if fault:
+        ending = Ending(Answer(400, "unreadable", fault), ReceiptState.DISCARDED, fault)
+    else:
+        ending = await effects(deps, kind, tx, post, last=turn == LAST)
     receipts.keep(
         tx,
         provider=kind.provider,
@@ -246,7 +250,6 @@ async def _repeat(deps: Deps, kind: Kind, tx: Tx, post: Post, known: WebhookRece
 async def _end(deps: Deps, kind: Kind, tx: Tx, receipt_id: str, post: Post, *, last: bool) -> Answer:
     """Make the effects that a receipt kept before still owes, and write down what became of it."""
     ending = await effects(deps, kind, tx, post, last=last)
-    assert isinstance(ending, Ending)  # asked without a key
     now = deps.clock.now()
     if ending.state is ReceiptState.DONE:
         await receipts.close(tx, receipt_id, now=now, answer=ending.replay)
@@ -268,22 +271,11 @@ def repeated(deps: Deps, kind: Kind, post: Post, known: WebhookReceipt) -> Answe
     return Answer(200, "repeated", kind.empty, kind.content_type)
 
 
-async def effects(
-    deps: Deps, kind: Kind, tx: Tx, post: Post, *, last: bool, key: str = "", fault: str = ""
-) -> Ending | WebhookReceipt:
-    """Make the effects of a delivery in a savepoint; when they fail, only they are undone.
-
-    With a `key`, nothing is made when a receipt has it already: that receipt is given instead. `fault`: why the delivery
-    cannot be read.
-    """
+async def effects(deps: Deps, kind: Kind, tx: Tx, post: Post, *, last: bool) -> Ending:
+    """Make the effects of a delivery in a savepoint; when they fail, only they are undone."""
     now = deps.clock.now()
     try:
         async with tx.savepoint():
-            known = await receipts.find(tx, kind.provider, key) if key else None
-            if known is not None:
-                return known
-            if fault:
-                raise Unreadable(fault)
             arrivals = deps.channels[kind.channel].parse(post.request) if kind.parsed else []
             if kind.parsed and not arrivals:
                 raise NotFound("There was nothing in it that the hub knows.")
@@ -331,10 +323,10 @@ def _stored(kind: Kind, receipt: WebhookReceipt) -> Post:
     return (kind.read or read)(RawRequest(receipt.url, "POST", receipt.headers, receipt.body, receipt.received_at))
 
 
-def _again(deps: Deps, kind: Kind, receipt: WebhookReceipt) -> Callable[[Tx, bool], Awaitable[Answer]]:
-    async def unit(tx: Tx, last: bool) -> Answer:  # noqa: FBT001 - called by `run` alone
+def _again(deps: Deps, kind: Kind, receipt: WebhookReceipt) -> Callable[[Tx, int], Awaitable[Answer]]:
+    async def unit(tx: Tx, turn: int) -> Answer:
         if await receipts.lock_unfinished(tx, receipt.id) is None:
             return Answer(200, "repeated")
-        return await _end(deps, kind, tx, receipt.id, _stored(kind, receipt), last=last)
+        return await _end(deps, kind, tx, receipt.id, _stored(kind, receipt), last=turn == LAST)
 
     return unit

@@ -26,7 +26,7 @@ from crm_core.interactions import Interaction
 from routing import router
 from routing.router import StoredFile
 from webhooks import mail_reports, receipts
-from webhooks.intake import TRIES, Answer
+from webhooks.intake import LAST, Answer
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +85,13 @@ async def take(
 
     `secret` is the hub's: what proves that a returned mail was a campaign's; without it no report on one is believed.
     """
-    for left in reversed(range(TRIES)):
+    for turn in range(LAST + 1):
         try:
             return await db.write(
-                lambda tx: _unit(tx, clock, account, mail, kept, cursor, secret=secret, last=left == 0)  # noqa: B023
+                lambda tx: _unit(tx, clock, account, mail, kept, cursor, secret=secret, last=turn == LAST)  # noqa: B023
             )
         except Conflict:
-            if left == 0:
+            if turn == LAST:
                 raise
     raise AssertionError("unreachable")
 

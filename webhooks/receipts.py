@@ -91,7 +91,7 @@ def keep(
     answer: str | None,
     now: datetime,
 ) -> None:
-    """Keep one receipt with what became of it, in one row written once. The key is locked and known to be new."""
+    """Keep one receipt with what became of it, in one row written once; Conflict by the unit's end when its key is known."""
     tx.later(
         WebhookReceipt(
             id=new_id(now), provider=provider, event_key=event_key, kind=kind, url=url, headers=headers, body=body,

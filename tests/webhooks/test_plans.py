@@ -80,7 +80,7 @@ async def test_a_call_reads_no_table_whole(deps: Deps, clock: FixedClock, statem
         assert (await intake.take(deps, voice.ARRIVED, request)).outcome == "stored"
     await engine.tick(deps.db, clock=clock, holder="router")
     asked = [one for one in statements if one.lstrip().upper().startswith("SELECT")]
-    for table in ("conversations", "webhook_receipts", "queue_entries", "offers", "callbacks"):
+    for table in ("conversations", "queue_entries", "offers", "callbacks"):
         assert any(table in one for one in asked), table
     connection: Any = deps.db
     assert read_whole(connection._connection, list(statements)) == {}
