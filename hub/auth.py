@@ -54,8 +54,8 @@ async def log_in(request: web.Request) -> web.StreamResponse:
         blocked = await users.login_blocked_until(tx, subjects, now=now)
         found = await users.find_login(tx, login)
     if blocked is not None:
-        error = retry_sentence(blocked, now)
-        return await _page(request, next_page=next_page, login=login, error=error, status=429)
+        wait = retry_sentence(blocked, now)
+        return await _page(request, next_page=next_page, login=login, error=wait, status=429)
     right = await right_password(found.password_hash if found else "", password)
     if not right or found is None or found.disabled_at is not None:
         await runtime.db.write(lambda tx: users.note_login_failure(tx, subjects, now=now))

@@ -1,5 +1,5 @@
-"""Journey 4b: an answer by mail with files and a hidden copy, kept through a reload; then the address turns out to be dead, and the
-bounce stands at the answer without becoming anybody's work.
+"""Journey 4b: an answer by mail with files and a hidden copy, kept through a reload; then the address turns out to be dead,
+and the bounce stands at the answer without becoming anybody's work.
 """
 
 from __future__ import annotations
