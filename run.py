@@ -77,11 +77,11 @@ def main(argv: list[str]) -> int:
 
 
 def keep_bytecode() -> None:
-    """Where Python was told to leave no bytecode beside its sources, keep it in `.venv`: without it, every process
+    """Where Python was told to leave no bytecode beside its sources, keep it in `.tools`: without it, every process
     compiles 700 modules anew, which is most of a start.
     """
     if os.environ.pop("PYTHONDONTWRITEBYTECODE", ""):
-        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(VENV / "bytecode"))
+        os.environ.setdefault("PYTHONPYCACHEPREFIX", str(TOOLS / "bytecode"))
 
 
 # --- set-up -----------------------------------------------------------------------------------------------------

@@ -100,12 +100,12 @@ def test_verbs_go_to_the_hub_and_tests_to_pytest(tree: Tree) -> None:
     assert tree.run("--help")[1].startswith("usage: python3 run.py")
 
 
-def test_bytecode_is_kept_in_the_venv_where_it_may_not_lie_beside_the_sources(tree: Tree) -> None:
+def test_bytecode_is_kept_in_the_tools_where_it_may_not_lie_beside_the_sources(tree: Tree) -> None:
     tree.run("serve")
     shown = '#!/bin/sh\necho "bytecode [$PYTHONDONTWRITEBYTECODE] [$PYTHONPYCACHEPREFIX]"\n'
     (tree.root / ".venv" / "bin" / "hub").write_text(shown)
     assert tree.run("serve")[1] == "bytecode [] []\n"
-    assert tree.run("serve", PYTHONDONTWRITEBYTECODE="1")[1] == f"bytecode [] [{tree.root}/.venv/bytecode]\n"
+    assert tree.run("serve", PYTHONDONTWRITEBYTECODE="1")[1] == f"bytecode [] [{tree.root}/.tools/bytecode]\n"
     elsewhere = {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/elsewhere"}
     assert tree.run("serve", **elsewhere)[1] == "bytecode [] [/elsewhere]\n"
 
