@@ -8,7 +8,7 @@ from typing import Any
 
 from channels.contract import OutboundMail, SendReceipt
 from channels.errors import Misconfigured
-from crm_core import accounts, user_access
+from crm_core import accounts, audit, user_access
 from crm_core.accounts import ChannelAccount
 from crm_core.clock import Clock
 from crm_core.db import Tx
@@ -96,4 +96,12 @@ def executors(channels: ChannelSet, clock: Clock) -> Mapping[str, Executor]:
         receipt: SendReceipt = await channels.mail(prepared.account).send(prepared.message)
         return receipt
 
-    return {user_access.MAIL: Executor("email", send, repeatable=False, prepare=prepare)}
+    async def record(tx: Tx, task: OutboxTask, prepared: Any, done: Done) -> None:
+        """An invitation that did not go, or perhaps did not, stands in the audit log; the user's page sends another."""
+        if done.state is not OutboxState.DONE and prepared is not None:
+            await audit.record(
+                tx, actor="system", action="user.mail_failed", subject=f"mail:{prepared.message.to_address}", now=clock.now(),
+                state=str(done.state), error=done.error,
+            )  # fmt: skip
+
+    return {user_access.MAIL: Executor("email", send, repeatable=False, prepare=prepare, record=record)}

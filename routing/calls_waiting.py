@@ -33,6 +33,7 @@ CALLBACK_LEAD = timedelta(
 
 
 def enqueue(interaction_id: str, queue: Queue, entry: QueueEntry) -> Enqueue:
+    """Into the provider's queue, with the waiting loop's next step number for this offer."""
     number = entry.offers * TURNS + 1
     return Enqueue(
         f"queue-{queue.id}", step_path(interaction_id, "wait", number), step_path(interaction_id, "left", number)
@@ -136,6 +137,7 @@ async def overflow(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: 
 
 
 async def overflow_said(tx: Tx, interaction: Interaction, queue: Queue, *, number: int) -> list[Step]:
+    """What those hear who waited too long: a message may be left, or they are called back."""
     said: list[Step] = [prompts.say("overflow", spoken_in(interaction, queue))]
     if "voicemail" in interaction.data:
         return [*said, *voicemail.record(interaction, queue, number=number)]

@@ -238,6 +238,8 @@ async def test_account(call: Call[Nothing, Nothing]) -> TestList:
 async def change_account(call: Call[Nothing, AccountChange]) -> AccountShown:
     """Name, queue, flow, on or off. 409 when it has another version than the one you saw."""
     given = call.body.model_dump(exclude_unset=True, exclude={"version"})
+    if any(given.get(name, "") is None for name in ("name", "enabled")):
+        raise Invalid("A name and whether it is in use cannot be taken away.")
     changes = {name: value or None if name.endswith("_id") else value for name, value in given.items()}
 
     async def unit(tx: Tx) -> ChannelAccount:

@@ -552,7 +552,7 @@ async def test_call_control_is_repeated_and_what_is_over_is_done(small_desk: Des
 
 def test_only_what_does_no_harm_twice_may_be_repeated(small_desk: Desk) -> None:
     once = {kind for kind, executor in small_desk.table.items() if not executor.repeatable}
-    assert once == {"call.place", "text.send", "mail.send"}
+    assert once == {"call.place", "text.send", "mail.send", "user.mail"}
     for kind in once:
         assert small_desk.table[kind].record is not None, f"{kind}: nobody would learn what came of it"
 
