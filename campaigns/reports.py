@@ -90,17 +90,16 @@ async def raise_to(tx: Tx, row: Delivery, to: DeliveryState, *, now: datetime, *
     await delta.write(tx)
     campaign = await campaigns.get(tx, row.campaign_id)
     await campaigns.look_at_brakes(tx, row.campaign_id, now=now)
-    await events.emit(
-        tx,
-        "campaign.changed",
-        row.campaign_id,
-        now=now,
-        version=campaign.version,
-        delivery=row.id,
-        state=campaign.state,
-    )
+    await _tell(tx, campaign, row, now=now)
     tx.wake(campaigns.TOPIC)
     return True
+
+
+async def _tell(tx: Tx, campaign: Campaign, row: Delivery, *, now: datetime) -> None:
+    """Screens that show this campaign or this row look again."""
+    await events.emit(
+        tx, "campaign.changed", campaign.id, now=now, version=campaign.version, delivery=row.id, state=campaign.state
+    )
 
 
 def proven(mark: MailMark, *, secret: str) -> str:
@@ -192,15 +191,7 @@ async def count_opt_out(tx: Tx, row: Delivery, *, now: datetime) -> bool:
     await delta.write(tx)
     await campaigns.look_at_brakes(tx, row.campaign_id, now=now)
     campaign = await campaigns.get(tx, row.campaign_id)
-    await events.emit(
-        tx,
-        "campaign.changed",
-        row.campaign_id,
-        now=now,
-        version=campaign.version,
-        delivery=row.id,
-        state=campaign.state,
-    )
+    await _tell(tx, campaign, row, now=now)
     return True
 
 

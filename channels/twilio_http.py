@@ -5,7 +5,9 @@ twilio 9.13's AsyncTwilioHttpClient drops its `timeout` and passes None, which a
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -17,6 +19,19 @@ from channels.twilio_errors import API_ORIGIN, HttpFailed, retry_after
 CONNECT_TIMEOUT_S = 5.0
 KEEP_ALIVE_S = 15.0  # shorter than Twilio's own, so that a create rarely meets a connection that is being closed
 MAX_ANSWER = 4 * 1024 * 1024
+
+
+@contextlib.contextmanager
+def told_apart() -> Iterator[None]:
+    """The ways in which a request fails, as HttpFailed: never sent, no answer in time, lost on the way."""
+    try:
+        yield
+    except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL):
+        raise HttpFailed(sent=False, what="no connection") from None
+    except TimeoutError:
+        raise HttpFailed(what="time-out") from None
+    except (aiohttp.ClientError, OSError):
+        raise HttpFailed(what="connection lost") from None
 
 
 class MappedHttp(AsyncTwilioHttpClient):  # type: ignore[misc]  # twilio ships no types
@@ -48,7 +63,7 @@ class MappedHttp(AsyncTwilioHttpClient):  # type: ignore[misc]  # twilio ships n
         own = dict(headers or {})
         if auth is not None:
             own["Authorization"] = aiohttp.encode_basic_auth(auth[0], auth[1])
-        try:
+        with told_apart():
             async with self.session.request(
                 method.upper(),
                 self._base + url.removeprefix(API_ORIGIN),
@@ -65,12 +80,6 @@ class MappedHttp(AsyncTwilioHttpClient):  # type: ignore[misc]  # twilio ships n
                     wait = retry_after(answer.headers.get("Retry-After"))
                     raise HttpFailed(status=answer.status, code=error_code(text), retry_after_s=wait)
                 return Response(answer.status, text, answer.headers)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL):
-            raise HttpFailed(sent=False, what="no connection") from None
-        except TimeoutError:
-            raise HttpFailed(what="time-out") from None
-        except (aiohttp.ClientError, OSError):
-            raise HttpFailed(what="connection lost") from None
 
     async def fetch(self, url: str, *, auth: tuple[str, str], most: int) -> tuple[bytes, str]:
         """The bytes of a file and its content type; HttpFailed for everything but a 2xx of at most `most` bytes."""
@@ -78,7 +87,7 @@ class MappedHttp(AsyncTwilioHttpClient):  # type: ignore[misc]  # twilio ships n
             raise HttpFailed(sent=False, what="unknown host")
         headers = {"Authorization": aiohttp.encode_basic_auth(auth[0], auth[1])}
         limits = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=2 * CONNECT_TIMEOUT_S)
-        try:
+        with told_apart():
             async with self.session.get(
                 self._base + url.removeprefix(API_ORIGIN), headers=headers, allow_redirects=False, timeout=limits
             ) as answer:
@@ -91,12 +100,6 @@ class MappedHttp(AsyncTwilioHttpClient):  # type: ignore[misc]  # twilio ships n
                     if len(body) > most:
                         raise HttpFailed(status=413, what="too large")
                 return bytes(body), answer.content_type
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError, aiohttp.InvalidURL):
-            raise HttpFailed(sent=False, what="no connection") from None
-        except TimeoutError:
-            raise HttpFailed(what="time-out") from None
-        except (aiohttp.ClientError, OSError):
-            raise HttpFailed(what="connection lost") from None
 
     async def close(self) -> None:
         """Close the connections."""

@@ -69,7 +69,7 @@ async def _read(runtime: Runtime, account: ChannelAccount) -> None:
         answer = await mail.take(
             runtime.db, runtime.clock, account, arrival, kept, cursor, secret=runtime.settings.secret_key
         )
-        runtime.metrics.webhooks.labels("email", answer.outcome).inc()
+        runtime.metrics.webhook("email", answer.outcome)
 
 
 async def sweep_failed(runtime: Runtime) -> int:
@@ -94,7 +94,7 @@ async def _again(runtime: Runtime, pool: MailPool, receipt: receipts.WebhookRece
         answer = await mail.retry(
             runtime.db, runtime.clock, account, read, kept, receipt.id, secret=runtime.settings.secret_key
         )
-        runtime.metrics.webhooks.labels("email", f"swept_{answer.outcome}").inc()
+        runtime.metrics.webhook("email", f"swept_{answer.outcome}")
     except (HubError, ChannelError) as error:
         reason = f"{type(error).__name__}: {error}"
         await runtime.db.write(lambda tx: receipts.fail(tx, receipt.id, error=reason, now=runtime.clock.now()))

@@ -78,18 +78,7 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
         interaction.__dict__.update(state=InteractionState.WAITING, queue_id=straight.id, entry_id=new_id(now))
         if call_rules.of(straight).record != "off":
             interaction.data["consent"] = "announced"
-    await interactions.create(tx, interaction, now=now)
-    tx.later(
-        CallLeg(
-            id=event.call_id, interaction_id=interaction.id, role=LegRole.CUSTOMER, created_at=now,
-            conference=rooms.name_of(interaction.id), status="in-progress",
-        )
-    )  # fmt: skip
-    calls.note_event(
-        tx, interaction_id=interaction.id, kind="arrived", event_key=f"hub:{interaction.id}:arrived", now=now,
-        leg_id=event.call_id, role=LegRole.CUSTOMER,
-        raw={"from": interaction.from_address, "to": account.address, "direction": "inbound"},
-    )  # fmt: skip
+    await _keep(tx, interaction, event, now=now)
     if caller is not None:
         await touches.record(
             tx, caller, direction=Direction.INBOUND, channel=VOICE, now=now, contact_id=matched.contact_id,
@@ -117,10 +106,8 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
     return [*walked.steps, *_consent(interaction, straight), calls_waiting.enqueue(interaction.id, straight, entry)]
 
 
-async def _refused(tx: Tx, interaction: Interaction, event: CallArrived, why: str, *, now: datetime) -> list[Step]:
-    """A call that is not taken: on the record, with the rule, and the line is busy."""
-    interaction.__dict__.update(state=InteractionState.ENDED, outcome=Outcome.REJECTED, ended_at=now)
-    interaction.data["screened"] = why
+async def _keep(tx: Tx, interaction: Interaction, event: CallArrived, *, now: datetime) -> None:
+    """The arrived call's own rows: the interaction, the caller's leg, the first event of its record."""
     await interactions.create(tx, interaction, now=now)
     tx.later(
         CallLeg(
@@ -133,6 +120,13 @@ async def _refused(tx: Tx, interaction: Interaction, event: CallArrived, why: st
         leg_id=event.call_id, role=LegRole.CUSTOMER,
         raw={"from": interaction.from_address, "to": interaction.to_address, "direction": "inbound"},
     )  # fmt: skip
+
+
+async def _refused(tx: Tx, interaction: Interaction, event: CallArrived, why: str, *, now: datetime) -> list[Step]:
+    """A call that is not taken: on the record, with the rule, and the line is busy."""
+    interaction.__dict__.update(state=InteractionState.ENDED, outcome=Outcome.REJECTED, ended_at=now)
+    interaction.data["screened"] = why
+    await _keep(tx, interaction, event, now=now)
     return [Reject("busy")]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+from collections.abc import AsyncIterator
 from urllib.parse import quote
 
 from aiohttp import web
@@ -27,6 +28,13 @@ INLINE_IMAGES = {
     "image/png": (b"\x89PNG\r\n\x1a\n",), "image/jpeg": (b"\xff\xd8\xff",), "image/gif": (b"GIF87a", b"GIF89a"),
     "image/webp": (b"RIFF",),
 }  # fmt: skip
+# On every stored file: it runs nothing, is what it says it is, goes to our own pages alone, and stays in no shared cache.
+KEPT_APART = {
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "private, no-store",
+}
 MOST_INLINE = 8 * 1024 * 1024  # bytes of all pictures shown within one mail
 
 
@@ -75,6 +83,17 @@ def _embedded(picture: Attachment, content: bytes) -> str:
     return f"data:{picture.content_type};base64,{base64.b64encode(content).decode()}"
 
 
+async def send(request: web.Request, response: web.StreamResponse, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
+    """A stored file, piece by piece."""
+    first = await anext(pieces, b"")  # before the head goes out, so that a missing file is still a 404
+    await response.prepare(request)
+    await response.write(first)
+    async for piece in pieces:
+        await response.write(piece)
+    await response.write_eof()
+    return response
+
+
 async def download(request: web.Request) -> web.StreamResponse:
     """An attachment, always as a download; only the pictures inside a mail are shown in its frame."""
     runtime = runtime_of(request)
@@ -89,20 +108,10 @@ async def download(request: web.Request) -> web.StreamResponse:
         headers={
             "Content-Type": file.content_type if inline else "application/octet-stream",
             "Content-Disposition": "inline" if inline else f"attachment; filename*=UTF-8''{quote(name)}",
-            "Content-Security-Policy": "default-src 'none'; sandbox",
-            "X-Content-Type-Options": "nosniff",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            "Cache-Control": "private, no-store",
+            **KEPT_APART,
         }
     )
-    pieces = runtime.files.stream(file.file_key)
-    first = await anext(pieces, b"")  # before the head goes out, so that a missing file is still a 404
-    await response.prepare(request)
-    await response.write(first)
-    async for piece in pieces:
-        await response.write(piece)
-    await response.write_eof()
-    return response
+    return await send(request, response, runtime.files.stream(file.file_key))
 
 
 routes = [

@@ -14,6 +14,7 @@ from channels.twilio_media import ENDINGS, LARGEST, PICTURES, proven_type
 from crm_core.errors import Invalid, NotFound
 from crm_core.interactions import Attachment
 from hub import rights
+from hub.desktop.files import KEPT_APART
 from hub.media import FOLDER
 from hub.web import STAFF, Route, now_of, runtime_of, user_of
 from routing import messages
@@ -62,9 +63,7 @@ async def show(request: web.Request) -> web.StreamResponse:
         headers={
             "Content-Type": file.content_type,
             "Content-Disposition": "inline",
-            "Content-Security-Policy": "default-src 'none'; sandbox",
-            "X-Content-Type-Options": "nosniff",
-            "Cross-Origin-Resource-Policy": "same-origin",
+            **KEPT_APART,
             "Cache-Control": "private, max-age=3600",
         },
     )

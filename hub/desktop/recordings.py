@@ -15,6 +15,7 @@ from crm_core.errors import HubError, NotFound
 from crm_core.recordings import Recording, RecordingState
 from crm_core.sounds import Sound
 from hub import rights
+from hub.desktop.files import KEPT_APART, send
 from hub.desktop.templating import part, told
 from hub.desktop.work import ID, WORKERS
 from hub.runtime import Runtime
@@ -119,21 +120,11 @@ async def listen(request: web.Request) -> web.StreamResponse:
             "Content-Length": str(end - begin + 1),
             "Accept-Ranges": "bytes",
             "Content-Disposition": f'inline; filename="{found.kind}-{found.id}"',
-            "Content-Security-Policy": "default-src 'none'; sandbox",
-            "X-Content-Type-Options": "nosniff",
-            "Cross-Origin-Resource-Policy": "same-origin",
-            "Cache-Control": "private, no-store",
+            **KEPT_APART,
             **({"Content-Range": f"bytes {begin}-{end}/{found.size}"} if wanted else {}),
         },
     )
-    pieces = _cut(runtime, found.file_key, begin, end)
-    first = await anext(pieces, b"")  # before the head goes out, so that a missing file is still a 404
-    await response.prepare(request)
-    await response.write(first)
-    async for piece in pieces:
-        await response.write(piece)
-    await response.write_eof()
-    return response
+    return await send(request, response, _cut(runtime, found.file_key, begin, end))
 
 
 async def _cut(runtime: Runtime, key: str, begin: int, end: int) -> AsyncIterator[bytes]:
