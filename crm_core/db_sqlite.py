@@ -32,6 +32,14 @@ BUSY_STEP_S = 0.001
 # A bulk process rests four times as long as it held the lock: one fifth of the time, whatever the number of processes,
 # because they also share one file lock while they hold or rest.
 BULK_REST = 4
+# What the file or the disk cannot do now, as opposed to what a statement should not have asked for.
+UNABLE = {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_NOMEM,
+}
 INBOUND_ACTIVE_S = 1.0
 INBOUND_MARK_S = 0.1
 
@@ -141,6 +149,25 @@ async def _whole(unit: Unit[R], tx: Tx) -> R:
     return value
 
 
+class _Answer:
+    """What a unit of work gave, kept until its group is committed."""
+
+    __slots__ = ("failure", "future", "value")
+
+    def __init__(self, future: asyncio.Future[Any]) -> None:
+        self.future = future
+        self.value: Any = None
+        self.failure: BaseException | None = None
+
+    def give(self) -> None:
+        if self.future.cancelled():
+            return
+        if self.failure is None:
+            self.future.set_result(self.value)
+        else:
+            self.future.set_exception(self.failure)
+
+
 class SqliteDatabase:
     """See `crm_core.db.Database`."""
 
@@ -183,17 +210,11 @@ class SqliteDatabase:
 
     async def _write_loop(self) -> None:
         while (first := await self._queue.get()) is not None:
-            if first[1].cancelled():
-                continue
-            try:
-                stop = await self._group(first)
-            except sqlite3.Error as error:
-                self._rollback()
-                if not first[1].done():
-                    first[1].set_exception(DatabaseUnavailable(f"The database refused to write: {error}."))
-                continue
-            if stop:
-                return
+            if not first[1].cancelled() and await self._group(first):
+                break
+        while not self._queue.empty():
+            if (left := self._queue.get_nowait()) is not None and not left[1].done():
+                left[1].set_exception(DatabaseUnavailable("The database is closed."))
 
     async def _begin(self) -> None:
         """Take the writing lock. Asked for again each millisecond: SQLite's own waiting sleeps up to 100 ms at a time."""
@@ -212,50 +233,61 @@ class SqliteDatabase:
             self._connection.execute("ROLLBACK")
 
     async def _group(self, first: tuple[Unit[Any], asyncio.Future[Any]]) -> bool:
-        """One BEGIN IMMEDIATE, up to 32 units or 5 ms, one COMMIT; True when the queue was closed meanwhile."""
-        loop = asyncio.get_running_loop()
-        if self._bulk:
-            await loop.run_in_executor(self._thread, self._bulk_acquire)
-        else:
-            self._mark_inbound()
-        await self._begin()
-        started = time.monotonic()
+        """One BEGIN IMMEDIATE, up to 32 units or 5 ms, one COMMIT; True when the queue was closed meanwhile.
+
+        Everybody in the group is answered, whatever breaks: a full disk makes SQLite roll back by itself, in any statement.
+        """
+        answers = [_Answer(first[1])]
         tx = Tx(_Direct(self._connection), self._compiler)
-        answers: list[tuple[asyncio.Future[Any], Any, BaseException | None]] = []
-        item: tuple[Unit[Any], asyncio.Future[Any]] | None = first
+        started = time.monotonic()
         stop = False
-        while item is not None:
-            unit, future = item
-            if not future.cancelled():
-                answers.append((future, *self._one(unit, tx)))
-            if len(answers) >= GROUP_UNITS or time.monotonic() - started > self._group_s or self._queue.empty():
-                break
-            item = self._queue.get_nowait()
-            stop = item is None
-        failpoint("db.before_commit")
-        committing = time.monotonic()
         try:
-            await loop.run_in_executor(self._thread, self._connection.execute, "COMMIT")
-        except sqlite3.Error as error:
+            if self._bulk:
+                await asyncio.get_running_loop().run_in_executor(self._thread, self._bulk_acquire)
+            else:
+                self._mark_inbound()
+            await self._begin()
+            started = time.monotonic()
+            stop = self._fill(first, answers, tx, started)
+            await self._commit()
+        except Exception as error:  # an engine's or our own fault: the writer lives on, and nobody waits for it in vain
             self._rollback()
-            refused = DatabaseUnavailable(f"The database could not commit: {error}.")
-            answers = [(future, None, failure or refused) for future, _, failure in answers]
+            known = isinstance(error, (sqlite3.Error, OSError))
+            refused = DatabaseUnavailable(f"The database refused to write: {error}.") if known else error
+            for answer in answers:
+                answer.failure = answer.failure or refused
         else:
-            failpoint("db.after_commit")
-            # On a slow disk a group may take as long as a commit does: the commits become fewer, nobody waits twice as long.
-            self._group_s = min(max(GROUP_S, time.monotonic() - committing), GROUP_MAX_S)
             if tx.wakes and self.wakeups is not None:
                 await self.wakeups.wake(tx.wakes)
-        for future, value, failure in answers:
-            if future.cancelled():
-                continue
-            if failure is None:
-                future.set_result(value)
-            else:
-                future.set_exception(failure)
+        for answer in answers:
+            answer.give()
         if self._bulk:
             await self._bulk_rest(time.monotonic() - started)
         return stop
+
+    def _fill(
+        self, first: tuple[Unit[Any], asyncio.Future[Any]], answers: list[_Answer], tx: Tx, started: float
+    ) -> bool:
+        """Run the first unit and those that wait behind it; True when the queue was closed."""
+        unit, answer = first[0], answers[0]
+        while True:
+            if not answer.future.cancelled():
+                answer.value, answer.failure = self._one(unit, tx)
+            if len(answers) >= GROUP_UNITS or time.monotonic() - started > self._group_s or self._queue.empty():
+                return False
+            item = self._queue.get_nowait()
+            if item is None:
+                return True
+            unit, answer = item[0], _Answer(item[1])
+            answers.append(answer)
+
+    async def _commit(self) -> None:
+        failpoint("db.before_commit")
+        committing = time.monotonic()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._connection.execute, "COMMIT")
+        failpoint("db.after_commit")
+        # On a slow disk a group may take as long as a commit does: the commits become fewer, nobody waits twice as long.
+        self._group_s = min(max(GROUP_S, time.monotonic() - committing), GROUP_MAX_S)
 
     def _one(self, unit: Unit[Any], tx: Tx) -> tuple[Any, BaseException | None]:
         wakes = set(tx.wakes)
@@ -267,6 +299,8 @@ class SqliteDatabase:
             self._connection.execute("ROLLBACK TO unit")
             self._connection.execute("RELEASE unit")
             tx.wakes.intersection_update(wakes)
+            if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in UNABLE:
+                return None, DatabaseUnavailable(f"The database refused to write: {error}.")
             return None, error
         self._connection.execute("RELEASE unit")
         return value, None

@@ -9,6 +9,7 @@ from crm_core.accounts import ChannelAccount
 from hub import mailboxes
 from hub.log import get_logger
 from hub.runtime import Runtime
+from hub.tasks import end_tasks
 
 log = get_logger(__name__)
 
@@ -33,8 +34,7 @@ async def poll_as_set(runtime: Runtime, account_id: str) -> None:
             else:
                 await polling  # what broke it goes to whoever runs this
         finally:
-            polling.cancel()
-            await asyncio.gather(polling, return_exceptions=True)
+            await end_tasks([polling])
 
 
 async def _read(runtime: Runtime, account_id: str) -> ChannelAccount:

@@ -31,6 +31,7 @@ from hub.redis_ports import waited
 from hub.relay import LANES, Relay
 from hub.runtime import Runtime, running
 from hub.settings import Settings
+from hub.tasks import end_tasks
 from hub.voice_executors import voice_executors
 from routing import engine
 from routing.checks import check_invariants
@@ -109,10 +110,7 @@ class Singletons:
         return held
 
     async def _stop(self, names: set[str]) -> None:
-        tasks = [self._tasks.pop(name)[1] for name in names]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks([self._tasks.pop(name)[1] for name in names])
 
     async def _release(self) -> None:
         now = self._runtime.clock.now()
@@ -263,9 +261,7 @@ async def start_background(runtime: Runtime) -> Callable[[], Awaitable[None]]:
     tasks = Background(runtime).start()
 
     async def stop() -> None:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_tasks(tasks)
 
     return stop
 

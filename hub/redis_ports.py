@@ -17,6 +17,7 @@ import redis.asyncio as aioredis
 from redis.exceptions import RedisError
 
 from hub.log import get_logger
+from hub.tasks import end_tasks
 
 log = get_logger(__name__)
 
@@ -228,12 +229,7 @@ class RedisWakeups:
     async def close(self) -> None:
         """Stop hearing."""
         self._closed = True
-        tasks = {*self._publishing, *([self._listener] if self._listener else [])}
-        while tasks:
-            # More than once, because the client swallows a cancellation that comes just as it has connected.
-            for task in tasks:
-                task.cancel()
-            _, tasks = await asyncio.wait(tasks, timeout=TIMEOUT_S)
+        await end_tasks([*self._publishing, *([self._listener] if self._listener else [])], again_s=TIMEOUT_S)
         self._listener = None
 
 
