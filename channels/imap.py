@@ -186,7 +186,8 @@ class Mailbox:
         idle_s, step_s = self.settings.idle_s, self.settings.step_s
         if not self._client.has_capability("IDLE"):
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._lost.wait(), min(idle_s, 30.0))
+                async with asyncio.timeout(min(idle_s, 30.0)):
+                    await self._lost.wait()
             self._check()
             await self._ask(self._client.noop())
             return

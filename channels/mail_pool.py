@@ -129,7 +129,8 @@ class _Child:
         if isinstance(error, ValueError):
             return "It cannot be read (the parser's answer makes no sense)."
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._process.wait(), 1)
+            async with asyncio.timeout(1):
+                await self._process.wait()
         code = self._process.returncode
         if code is not None and code < 0:
             with contextlib.suppress(ValueError):

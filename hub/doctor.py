@@ -101,7 +101,8 @@ async def with_running_twin(settings: Settings) -> Settings:
 
 async def bounded(what: str, look: Look, settings: Settings) -> Finding:
     try:
-        return await asyncio.wait_for(look(settings), STEP_S)
+        async with asyncio.timeout(STEP_S):
+            return await look(settings)
     except TimeoutError:
         return Finding(what, Verdict.FAULT, Text("no answer within %(limit)s s", limit=round(STEP_S)))
     except Exception as error:
@@ -263,7 +264,8 @@ async def look_at_mail(url: str | None, what: str) -> Finding:
     context = ssl.create_default_context() if tls else None
     try:
         reader, writer = await asyncio.open_connection(parts.hostname, port, ssl=context)
-        greeting = (await asyncio.wait_for(reader.readline(), STEP_S - 1)).decode("ascii", "replace").strip()
+        async with asyncio.timeout(STEP_S - 1):
+            greeting = (await reader.readline()).decode("ascii", "replace").strip()
         writer.close()
     except ssl.SSLCertVerificationError:
         return Finding(

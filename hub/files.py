@@ -178,7 +178,8 @@ class _Objects:
         from obstore.exceptions import BaseError, NotFoundError
 
         try:
-            return await asyncio.wait_for(asked, CALL_S)
+            async with asyncio.timeout(CALL_S):
+                return await asked
         except (FileNotFoundError, NotFoundError) as error:
             raise FileMissing from error
         except (BaseError, OSError, TimeoutError) as error:

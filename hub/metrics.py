@@ -106,7 +106,8 @@ class Metrics:
         """The text for Prometheus and its content type. A probe that fails or takes over 2 s is counted, not shown."""
         for name, gauge, probe in self._probes:
             try:
-                found = await asyncio.wait_for(probe(), PROBE_S)
+                async with asyncio.timeout(PROBE_S):
+                    found = await probe()
             except Exception:
                 # A scrape must tell what it can while the database is away: that is when it is needed most.
                 self.probe_failures.labels(name).inc()

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 from redis.exceptions import RedisError
 from sqlmodel import select
 
 from crm_core.db import DatabaseUnavailable
 from crm_core.leases import Lease
+from hub.runtime import REDIS_TIMEOUT_S
 from hub.web import PUBLIC, Route, runtime_of
 
 
@@ -25,7 +28,8 @@ async def readyz(request: web.Request) -> web.StreamResponse:
     except (DatabaseUnavailable, OSError) as error:
         return web.json_response({"status": "unready", "database": str(error)}, status=503)
     try:
-        await runtime.redis.ping()
+        async with asyncio.timeout(REDIS_TIMEOUT_S):
+            await runtime.redis.ping()
         redis = "ok"
     except (RedisError, OSError, TimeoutError) as error:
         redis = f"unreachable: {type(error).__name__}"

@@ -57,9 +57,10 @@ async def running(settings: Settings, *, bulk: bool = False, clock: Clock | None
     """A runtime for as long as the block lasts. Raises DatabaseUnavailable; an absent Redis is not an error here."""
     failpoints.arm(settings.failpoints)
     db = await open_database(settings.database_url, bulk=bulk)
-    # Every call to Redis is bounded: it holds hints only, and inbound must never wait for a hint.
+    # Every call to Redis is bounded by who makes it: it holds hints only, and inbound must never wait for a hint. Not by the
+    # client's own socket_timeout: it is kept with asyncio.wait_for, which swallows cancellations before Python 3.12.
     client: aioredis.Redis = aioredis.Redis.from_url(
-        redis_url(settings), socket_timeout=REDIS_TIMEOUT_S, socket_connect_timeout=REDIS_TIMEOUT_S
+        redis_url(settings), socket_timeout=None, socket_connect_timeout=REDIS_TIMEOUT_S
     )
     wakeups = RedisWakeups(client)
     db.wakeups = wakeups

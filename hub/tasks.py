@@ -6,6 +6,10 @@ import asyncio
 from collections.abc import Iterable
 from typing import Any
 
+from hub.log import get_logger
+
+log = get_logger(__name__)
+
 AGAIN_S = 2.0
 
 
@@ -21,3 +25,5 @@ async def end_tasks(tasks: Iterable[asyncio.Task[Any]], *, again_s: float = AGAI
         for task in left:
             task.cancel()
         _, left = await asyncio.wait(left, timeout=again_s)
+        for task in left:
+            log.warning("a task goes on after its cancellation: cancelled again", task=task.get_name())

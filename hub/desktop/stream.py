@@ -249,7 +249,8 @@ class _Out:
     async def send(self, payload: dict[str, Any], number: int | None = None) -> None:
         head = f"id: {number}\n" if number is not None else ""
         data = json.dumps(payload, separators=(",", ":"), default=str)
-        await asyncio.wait_for(self._response.write(f"{head}data: {data}\n\n".encode()), WRITE_S)
+        async with asyncio.timeout(WRITE_S):
+            await self._response.write(f"{head}data: {data}\n\n".encode())
 
 
 async def events(request: web.Request) -> web.StreamResponse:
@@ -302,7 +303,8 @@ async def _talk(request: web.Request, listener: Listener, out: _Out) -> None:
             rights_at = now + RIGHTS_S
         wait = BEAT_S if flush_at is None else max(0.0, flush_at - now)
         try:
-            event = await asyncio.wait_for(listener.heard.get(), wait)
+            async with asyncio.timeout(wait):
+                event = await listener.heard.get()
         except TimeoutError:
             if flush_at is None:
                 await out.send({"type": "beat"})

@@ -270,7 +270,8 @@ class Courier:
             if not self._waiting:
                 self._more.clear()
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._more.wait(), SWAP_WAIT_S)
+                    async with asyncio.timeout(SWAP_WAIT_S):
+                        await self._more.wait()
             if self._waiting and not self._waiting[0].steers:
                 self._waiting.insert(1, post)
                 return

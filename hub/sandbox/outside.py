@@ -413,7 +413,8 @@ class Outside:
             await response.write(b"retry: 1000\n: hello\n\n")
             while True:
                 try:
-                    line = await asyncio.wait_for(mine.get(), 15)
+                    async with asyncio.timeout(15):
+                        line = await mine.get()
                 except TimeoutError:
                     await response.write(b": still here\n\n")
                     continue

@@ -180,8 +180,9 @@ class Sandbox:
         """Wait until a call is over and its callbacks are out; gives its status."""
         leg = self.exchange.legs.live.get(sid)
         if leg is not None:
-            await asyncio.wait_for(leg.ended.wait(), within_s)
-            await asyncio.wait_for(leg.courier.idle(), within_s)
+            async with asyncio.timeout(2 * within_s):
+                await leg.ended.wait()
+                await leg.courier.idle()
         return self.world.calls[sid].status
 
 

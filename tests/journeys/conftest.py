@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import shutil
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -27,16 +27,56 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
+class Stage:
+    """The worker's hub. After a journey that did not end well the next one gets a new hub: a call left waiting would be its."""
+
+    def __init__(self) -> None:
+        self._hub: HubProcess | None = None
+        self.spoiled = False
+
+    def hub(self) -> HubProcess:
+        """A hub that runs. Speech takes no time there; everything else goes at its own pace."""
+        if self._hub is None or self.spoiled or not self._hub.running:
+            self.clear()
+            # A unix socket's path must be short: not below pytest's own folder.
+            self._hub = HubProcess(Path(tempfile.mkdtemp(prefix="hub-j-")) / "var")
+            self._hub.start()
+            self.spoiled = False
+        return self._hub
+
+    def clear(self) -> None:
+        """Stop it and remove what it wrote."""
+        if self._hub is not None:
+            self._hub.stop()
+            shutil.rmtree(self._hub.data.parent, ignore_errors=True)
+            self._hub = None
+
+
 @pytest.fixture(scope="session")
-def hub() -> Iterator[HubProcess]:
-    """One hub per worker. Speech takes no time there; everything else goes at its own pace."""
-    # A unix socket's path must be short: not below pytest's own folder.
-    folder = Path(tempfile.mkdtemp(prefix="hub-j-"))
-    hub = HubProcess(folder / "var")
-    hub.start()
-    yield hub
-    hub.stop()
-    shutil.rmtree(folder, ignore_errors=True)
+def stage() -> Iterator[Stage]:
+    """One hub per worker, as long as all goes well."""
+    stage = Stage()
+    yield stage
+    stage.clear()
+
+
+@pytest.fixture
+def hub(stage: Stage) -> HubProcess:
+    """The hub of this journey."""
+    hub = stage.hub()
+    stage.spoiled = True  # until the journey has ended well
+    return hub
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note that a journey ended well."""
+    report = yield
+    if report.when == "call" and report.passed and "stage" in getattr(item, "fixturenames", ()):
+        item.funcargs["stage"].spoiled = False  # type: ignore[attr-defined]
+    return report
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

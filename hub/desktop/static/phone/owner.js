@@ -222,7 +222,10 @@ export class Owner extends Emitter {
     this.#show({ ...shown, line: "joining", customer, muted: false, held: false });
     try {
       const answer = await ask();
-      if (answer.call) this.#show({ ...answer.call, rejoin_params: undefined });
+      if (answer.call) {
+        this.#server = answer.call;
+        this.#show({ ...answer.call, rejoin_params: undefined });
+      }
       // Who takes calls on a telephone is rung there: nothing joins here, and the server's word says how it goes on.
       if (answer.connect) await this.#join(answer.connect, false);
     } catch (error) {
@@ -264,6 +267,7 @@ export class Owner extends Emitter {
   }
 
   async #hold(on) {
+    if (!this.#server) await this.#refresh(); // the line may be there before the server's word about it
     if (!this.#server) throw new PhoneError("no_call");
     await api.hold(this.#server.interaction_id, on);
     this.#server.held = on;
