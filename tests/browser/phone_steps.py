@@ -18,7 +18,7 @@ JOINED_MS = """() => {
 }"""
 
 
-async def until(look: Callable[[], bool | Awaitable[bool]], what: str, deadline_s: float = 8.0) -> float:
+async def until(look: Callable[[], bool | Awaitable[bool]], what: str, deadline_s: float = 60.0) -> float:
     """Wait for another process to get there; gives the seconds it took, fails with `what` at the deadline."""
     start = time.monotonic()
     while True:

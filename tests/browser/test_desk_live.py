@@ -18,7 +18,7 @@ from hub.demo import PASSWORD
 from tests.browser.conftest import PageFactory
 from tests.journeys.hub_process import HubProcess
 
-pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ BOTH = (
     "GROUP BY l.contact_id HAVING count(DISTINCT p.kind) = 2 ORDER BY l.contact_id LIMIT 1"
 )
 
-pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ MAILBOX = "support@hub.example.test"
 ANA = "+12025550101"
 
 
-async def until(what: Callable[[], Awaitable[Any]], *, within_s: float = 15.0, told: str = "") -> Any:
+async def until(what: Callable[[], Awaitable[Any]], *, within_s: float = 90.0, told: str = "") -> Any:
     """The first true answer of `what`; fails with the last answer when there is none in time."""
     deadline = asyncio.get_running_loop().time() + within_s
     while True:
@@ -152,14 +152,14 @@ class Desk:
     async def press(self, key: str) -> None:
         await self.page.keyboard.press(key)
 
-    async def in_call(self, *, within_s: float = 10) -> None:
+    async def in_call(self, *, within_s: float = 60) -> None:
         """The sound is there."""
         await self.phone_shows("live", within_s=within_s)
 
     async def no_call(self) -> None:
         await self.phone_shows("idle")
 
-    async def phone_shows(self, word: str, *, within_s: float = 10) -> None:
+    async def phone_shows(self, word: str, *, within_s: float = 60) -> None:
         """One of the words of bar.js holds for the phone."""
         shown = re.compile(rf"(^| ){word}( |$)")
         await expect(self.page.locator("html")).to_have_attribute("data-phone-words", shown, timeout=within_s * 1000)

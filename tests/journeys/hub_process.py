@@ -111,7 +111,7 @@ class HubProcess:
             link.close()
 
 
-def eventually(what: Callable[[], object], *, within_s: float = 20.0) -> bool:
+def eventually(what: Callable[[], object], *, within_s: float = 60.0) -> bool:
     """True as soon as `what` holds; False when it never did."""
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:

@@ -12,7 +12,7 @@ from playwright.async_api import expect
 from tests.journeys.cast import Cast, Desk, Machine, picture, until
 from tests.journeys.hub_process import eventually
 
-pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(400)]
 
 PEOPLE = 30
 SILENT = 2  # of them agreed to nothing
@@ -37,7 +37,7 @@ async def test_a_csv_becomes_a_campaign_that_survives_its_worker(cast: Cast, tmp
     ]
     mara = await cast.at_desk("mara", "/desk/campaigns/new")
     await the_wizard(mara, tmp_path)
-    await expect(mara.page.locator("#check")).to_contain_text("30 recipients", timeout=20_000)
+    await expect(mara.page.locator("#check")).to_contain_text("30 recipients", timeout=60_000)
     await expect(mara.page.get_by_role("row", name="may be sent")).to_contain_text("28")
     await expect(mara.page.get_by_role("row", name="no proof of consent")).to_contain_text("2")
     await picture(mara.page, "6-forecast")
@@ -45,9 +45,9 @@ async def test_a_csv_becomes_a_campaign_that_survives_its_worker(cast: Cast, tmp
     await mara.page.get_by_role("button", name="Launch").click()
 
     # Paused in the middle, the worker killed; what was not sent waits.
-    await expect(mara.page.locator("#progress .legend")).to_contain_text("sent", timeout=30_000)
+    await expect(mara.page.locator("#progress .legend")).to_contain_text("sent", timeout=60_000)
     await mara.page.get_by_role("button", name="Pause").click()
-    await expect(mara.page.get_by_text("Paused", exact=True)).to_be_visible(timeout=15_000)
+    await expect(mara.page.get_by_text("Paused", exact=True)).to_be_visible(timeout=60_000)
     await picture(mara.page, "6-paused")
     pid = cast.hub.kill("bulk")
     assert eventually(lambda: cast.hub.children().get("bulk", pid) != pid), "the worker never came back"
@@ -103,7 +103,7 @@ async def test_a_text_reaches_the_outside_phones(cast: Cast, tmp_path: Path) -> 
     await page.wait_for_url("**/when")
     await page.get_by_role("button", name="Next").click()
     await page.wait_for_url("**/check")
-    await expect(page.locator("#check")).to_contain_text("10 recipients", timeout=20_000)
+    await expect(page.locator("#check")).to_contain_text("10 recipients", timeout=60_000)
     await picture(page, "6b-forecast")
     await page.get_by_role("link", name="Next").click()
     await page.get_by_role("button", name="Launch").click()

@@ -10,7 +10,7 @@ from playwright.async_api import expect
 
 from tests.journeys.cast import Cast, Desk, picture, until
 
-pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(400)]
 
 
 async def test_a_double_click_makes_one_lead_and_one_offer(cast: Cast) -> None:

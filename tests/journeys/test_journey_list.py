@@ -12,7 +12,7 @@ from playwright.async_api import expect
 
 from tests.journeys.cast import Cast, Desk, picture, until
 
-pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(400)]
 
 NUMBERS = [f"+4420794607{n:02d}" for n in range(30)]
 TAG = "journey-seven"
@@ -65,7 +65,7 @@ async def a_list(cast: Cast) -> str:
     await mara.page.get_by_label("Script").fill("Hello {{ first_name }}, our new bicycle is here.")
     await mara.page.get_by_role("button", name="Make the list").click()
     # It may be called from now on; calling is the telemarketers' work, pausing the marketer's.
-    await expect(mara.page.locator("#list-head").get_by_role("button", name="Pause")).to_be_visible(timeout=20_000)
+    await expect(mara.page.locator("#list-head").get_by_role("button", name="Pause")).to_be_visible(timeout=60_000)
     await expect(mara.page.get_by_role("row", name="Person 7")).to_be_visible()
     await picture(mara.page, "7-list")
     list_id = mara.page.url.rpartition("/")[2]
@@ -99,7 +99,7 @@ async def call_them(cast: Cast, desk: Desk, number: str) -> None:
         calls = (await cast.outside.ask("GET", "/outside/calls"))["calls"]
         return next((one["sid"] for one in calls if one["to"] == number and one["status"] == "ringing"), "")
 
-    await cast.outside.act(await until(ringing, within_s=20), "answer")
+    await cast.outside.act(await until(ringing, within_s=90), "answer")
     await desk.in_call()
     await expect(desk.page.get_by_text("talking now")).to_be_visible()
     await desk.press("e")

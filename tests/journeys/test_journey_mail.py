@@ -10,7 +10,7 @@ from playwright.async_api import expect
 
 from tests.journeys.cast import Cast, picture, until
 
-pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(400)]
 
 CARLA = "carla@example.com"
 HOSTILE = """<html><head><style>body { background: url(https://tracker.example.com/css) }</style>
@@ -38,7 +38,7 @@ async def test_a_hostile_mail_is_shown_safely_and_answered_in_its_thread(cast: C
         f"Carla Muster <{CARLA}>", subject="A spoke <script>alert(1)</script> broke", text="Please see the photo.",
         html=HOSTILE, attachments=attachments,
     )  # fmt: skip
-    await expect(chen.offer).to_contain_text("Carla Muster", timeout=15_000)
+    await expect(chen.offer).to_contain_text("Carla Muster", timeout=60_000)
     await expect(chen.offer).to_contain_text("A spoke <script>alert(1)</script> broke")
     await chen.press("a")
     mail = chen.timeline.locator("li.mail", has_text="Show as designed")
@@ -79,7 +79,7 @@ async def test_a_hostile_mail_is_shown_safely_and_answered_in_its_thread(cast: C
     thread = chen.page.url
     await chen.page.locator("#reply-body").fill("Bring it in; we mend it while you wait.")
     await chen.press("Control+Enter")
-    await expect(chen.timeline.locator("li.mail.mine", has_text="Bring it in")).to_contain_text("sent", timeout=15_000)
+    await expect(chen.timeline.locator("li.mail.mine", has_text="Bring it in")).to_contain_text("sent", timeout=60_000)
     answer = (await until(lambda: cast.outside.mails(CARLA)))[0]
     full = await cast.outside.read(answer)
     headers = {one["name"].lower(): one["value"] for one in full["headers"]}
@@ -94,7 +94,7 @@ async def test_a_hostile_mail_is_shown_safely_and_answered_in_its_thread(cast: C
     await carla.get_by_role("button", name="Reply").click()
     await carla.locator("#letter-text").fill("I come tomorrow at ten.")
     await carla.locator("#letter").get_by_role("button", name="Send").click()
-    await expect(chen.timeline.locator("li.mail", has_text="I come tomorrow at ten.")).to_be_visible(timeout=15_000)
+    await expect(chen.timeline.locator("li.mail", has_text="I come tomorrow at ten.")).to_be_visible(timeout=60_000)
     assert chen.page.url == thread
     await expect(
         frame.get_by_role("heading", name="Broken spoke")

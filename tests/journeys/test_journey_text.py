@@ -7,7 +7,7 @@ from playwright.async_api import expect
 
 from tests.journeys.cast import SUPPORT, Cast, picture, until
 
-pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(120)]
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(400)]
 
 BO = "+12025550102"
 

@@ -7,7 +7,7 @@ from playwright.async_api import expect
 
 from tests.journeys.cast import ANA, Cast, picture, until
 
-pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(400)]
 
 
 async def test_amy_gives_the_call_to_ben(cast: Cast) -> None:
@@ -65,11 +65,11 @@ async def test_the_agents_browser_is_killed_in_the_middle_of_a_call(cast: Cast) 
     before = cast.hub.rows("SELECT order_at FROM queue_entries WHERE id = ?", interaction["entry_id"])[0]
     await amy.page.context.close()  # nothing is said to anybody
 
-    await until(lambda: on_hold(cast, interaction["id"]), within_s=30)
+    await until(lambda: on_hold(cast, interaction["id"]), within_s=90)
     assert (await cast.outside.of_call(sid))["status"] == "in-progress"
     ben = await cast.at_desk("ben")
     await ben.available()
-    await until(lambda: heard(cast, sid, "You are first in line"), within_s=60)
+    await until(lambda: heard(cast, sid, "You are first in line"), within_s=90)
     await expect(ben.offer).to_contain_text("Ana Example")
     after = cast.hub.rows("SELECT order_at FROM queue_entries WHERE id = ?", interaction["entry_id"])[0]
     assert after == before
