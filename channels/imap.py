@@ -51,6 +51,11 @@ SIZE = re.compile(rb"\bRFC822\.SIZE (\d+)")
 FETCH_START = re.compile(rb"\d+ FETCH \(")
 QUOTED_BODY = re.compile(rb'BODY\[\](?:<0>)? "((?:[^"\\]|\\.)*)"')
 UIDVALIDITY = re.compile(rb"UIDVALIDITY (\d+)")
+EXISTS = re.compile(rb"\* \d+ EXISTS\s*")
+FIRST_IDLE_S = (
+    1.0  # the first wait after a look that found something; each one that brings nothing is four times as long
+)
+LONGER = 4.0
 
 # DEBUG prints every byte received, so every mail; INFO prints lines that the library did not expect, which may be mail.
 logging.getLogger("aioimaplib.aioimaplib").setLevel(logging.WARNING)
@@ -80,6 +85,9 @@ class Mailbox:
         self._tls = tls
         self._client: Any = None
         self._lost = asyncio.Event()
+        self._told = False  # the server spoke of more mails since the last look began
+        self._hurried = False
+        self._idle_s = FIRST_IDLE_S
         self.uidvalidity = 0
 
     async def open(self) -> None:
@@ -106,6 +114,7 @@ class Mailbox:
             self._client = aioimaplib.IMAP4(host=settings.host, port=settings.port, timeout=settings.step_s)
         # Set here because the TLS class takes no such argument; nothing has been awaited yet.
         self._client.protocol.conn_lost_cb = lambda error: self._lost.set()
+        self._listen(self._client.protocol)
         await self._ask(self._client.wait_hello_from_server())
         refuse_peer(self._client.protocol.transport, settings.peer_allowed)
         await self._log_in()
@@ -137,8 +146,12 @@ class Mailbox:
 
     async def uids_after(self, last_uid: int) -> list[int]:
         """UIDs above `last_uid`, rising."""
+        self._told = False
         found = await self._search(f"UID {last_uid + 1}:*")
-        return sorted(uid for uid in found if uid > last_uid)  # n:* names the last one even when it is below n
+        new = sorted(uid for uid in found if uid > last_uid)  # n:* names the last one even when it is below n
+        if new:
+            self._idle_s, self._hurried = FIRST_IDLE_S, False
+        return new
 
     async def _search(self, what: str) -> set[int]:
         answer = await self._ask(self._client.uid_search(what, charset=None))
@@ -182,11 +195,20 @@ class Mailbox:
             await self._ask(self._client.uid("store", _set(uids), "+FLAGS.SILENT (\\Seen)"))
 
     async def wait(self) -> None:
-        """Return when something may have changed, at the latest after `idle_s`. Unavailable when the line is lost."""
-        idle_s, step_s = self.settings.idle_s, self.settings.step_s
+        """Return when something may have changed since the last look, at the latest after `idle_s`. Unavailable when the
+        line is lost.
+
+        A mail that comes between the look and IDLE is told in one of three ways: in the look's own answer (then we do not
+        wait at all), at the start of IDLE (most servers), or never. For the last kind the first wait is short.
+        """
+        idle_s, step_s = min(self._idle_s, self.settings.idle_s), self.settings.step_s
+        self._idle_s = min(self._idle_s * LONGER, self.settings.idle_s)
+        if self._told and not self._hurried:
+            self._hurried = True  # once: a server that says it in every answer must not keep us running
+            return
         if not self._client.has_capability("IDLE"):
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(idle_s, 30.0)):
+                async with asyncio.timeout(min(self.settings.idle_s, 30.0)):
                     await self._lost.wait()
             self._check()
             await self._ask(self._client.noop())
@@ -197,6 +219,18 @@ class Mailbox:
         self._check()
         self._client.idle_done()
         await self._ask(idle)
+
+    def _listen(self, protocol: Any) -> None:
+        """Note every EXISTS: the library drops one that comes beside the answer to another command, and no server tells it
+        twice. Content of mails is not among these lines."""
+        handle = protocol._handle_line
+
+        def line(said: bytes, command: Any) -> Any:
+            if EXISTS.fullmatch(said):
+                self._told = True
+            return handle(said, command)
+
+        protocol._handle_line = line
 
     async def close(self) -> None:
         """Drop the connection; there is nothing to say that could not hang."""

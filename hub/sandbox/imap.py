@@ -21,6 +21,7 @@ from proxyprotocol.sock import SocketInfo
 from pymap.backend.dict import Config, Login
 from pymap.backend.dict.filter import FilterSet
 from pymap.backend.dict.mailbox import MailboxData, MailboxSet, Message
+from pymap.concurrent import Event
 from pymap.flags import FlagOp
 from pymap.imap import IMAPServer
 from pymap.interfaces.message import CachedMessage
@@ -28,6 +29,7 @@ from pymap.mime import MessageContent
 from pymap.parsing.message import AppendMessage
 from pymap.parsing.specials import ObjectId
 from pymap.parsing.specials.flag import Flag, Wildcard
+from pymap.selected import SelectedMailbox
 from pymap.user import Passwords, UserMetadata
 from pysasl.hashing import BuiltinHash
 
@@ -95,6 +97,12 @@ class FiledMailbox(MailboxData):
         part = self.folder / "index.part"
         part.write_text(json.dumps(index), "utf-8")
         os.replace(part, self.folder / "index.json")
+
+    async def update_selected(self, selected: SelectedMailbox, *, wait_on: Event | None = None) -> SelectedMailbox:
+        """What changed, waited for only when nothing has: pymap's own would sleep over a mail that came before IDLE began."""
+        if selected.mod_sequence not in (None, self._mod_sequences.highest):
+            wait_on = None
+        return await super().update_selected(selected, wait_on=wait_on)
 
     async def append(self, append_msg: AppendMessage, *, recent: bool = False) -> Message:
         if append_msg.when is None:

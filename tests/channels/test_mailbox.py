@@ -14,6 +14,7 @@ from channels.email import EmailChannel, EmailSettings, batches, build
 from channels.errors import AnswerUnreadable, ChannelError, Misconfigured, Unavailable
 from channels.imap import ImapSettings, Mailbox, folder_name
 from channels.mail_pool import MailPool
+from hub.tasks import end_tasks
 from tests.channels import wire
 from tests.channels.wire import letter
 
@@ -160,6 +161,36 @@ async def test_a_push_that_never_comes_is_made_up_for_by_looking():
         server.mails[1] = letter("silent")  # no EXISTS is sent
         assert (await asyncio.wait_for(waiting, 10))[0].subject == "silent"
         await mails.aclose()
+        await mailbox.close()
+
+
+@pytest.mark.parametrize("tells", ["in the answer", "at idle", "never"])
+async def test_a_mail_that_slips_in_between_the_last_look_and_idle_does_not_wait(tells):
+    """The next look by the clock is an hour away: only the ways meant for the gap can find it."""
+    async with wire.imap_wire(letter("first")) as server:
+        mailbox = channel(server, step_s=30, idle_s=3600)
+        mails = mailbox.poll({})
+        assert (await anext(mails))[0].subject == "first"
+        server.tells, server.between = tells, [letter("gap 1"), letter("gap 2")]
+        async with asyncio.timeout(60):
+            assert [(await anext(mails))[0].subject for _ in range(2)] == ["gap 1", "gap 2"]
+        if tells == "in the answer":
+            assert "IDLE" not in server.lines, "what was told is not waited for"
+        await mails.aclose()
+        await mailbox.close()
+
+
+async def test_a_server_that_tells_of_mails_in_every_answer_does_not_keep_us_running():
+    async with wire.imap_wire(letter("a")) as server:
+        server.faults.add("always exists")
+        mailbox = channel(server, step_s=30, idle_s=3600)
+        mails = mailbox.poll({})
+        await anext(mails)
+        waiting = asyncio.ensure_future(anext(mails))
+        async with asyncio.timeout(60):
+            await server.idling.wait()
+        assert sum("SEARCH" in line for line in server.lines) <= 4
+        await end_tasks([waiting])
         await mailbox.close()
 
 

@@ -255,6 +255,10 @@ class ImapWire:
     idling: asyncio.Event = field(default_factory=asyncio.Event)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
     fetched: list[tuple[int, str]] = field(default_factory=list)
+    # What comes exactly between the answer to a look and IDLE, and how the server lets us know: told beside the answer to the
+    # look, told when IDLE begins, or never told.
+    between: list[bytes] = field(default_factory=list)
+    tells: str = "never"
 
     def deliver(self, raw: bytes) -> int:
         uid = max(self.mails, default=0) + 1
@@ -305,6 +309,14 @@ class ImapWire:
             else:
                 found = [uid for uid in sorted(self.mails) if asked[0] == "ALL" or uid not in self.old]
             writer.write(f"* SEARCH {' '.join(map(str, found))}\r\n".encode())
+            if "always exists" in self.faults:
+                writer.write(f"* {len(self.mails)} EXISTS\r\n".encode())
+            if self.between:
+                self.mails[max(self.mails, default=0) + 1] = self.between.pop(0)
+                if self.tells == "in the answer":
+                    writer.write(f"* {len(self.mails)} EXISTS\r\n".encode())
+                elif self.tells == "at idle":
+                    self.arrived.set()
             end()
         elif verb.startswith("UID FETCH"):
             self.fetch(rest, writer)
