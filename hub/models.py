@@ -29,7 +29,7 @@ from crm_core import (  # noqa: F401
 )
 from crm_core.tables import metadata
 from hub.api import replays  # noqa: F401
-from routing import agents, callbacks, flows, hours, offers, queues, rooms  # noqa: F401
+from routing import agents, callbacks, flows, hours, missed, offers, pauses, queues, rooms  # noqa: F401
 from webhooks import receipts  # noqa: F401
 
 __all__ = ["metadata"]

@@ -31,6 +31,7 @@ class OfferState(StrEnum):
 
 LIVE = ("open", "accepting")
 _LIVE_SQL = sql_text("state IN ('open','accepting')")
+_ACCEPTING_SQL = sql_text("state = 'accepting'")
 
 
 class Offer(Table, table=True):
@@ -39,7 +40,21 @@ class Offer(Table, table=True):
     __tablename__ = "offers"
     __table_args__ = (
         one_of("state", OfferState),
-        Index("uq_offers_live_entry", "entry_id", unique=True, sqlite_where=_LIVE_SQL, postgresql_where=_LIVE_SQL),
+        Index(
+            "uq_offers_live_agent",
+            "entry_id",
+            "agent_id",
+            unique=True,
+            sqlite_where=_LIVE_SQL,
+            postgresql_where=_LIVE_SQL,
+        ),
+        Index(
+            "uq_offers_accepting",
+            "entry_id",
+            unique=True,
+            sqlite_where=_ACCEPTING_SQL,
+            postgresql_where=_ACCEPTING_SQL,
+        ),
         Index("ix_offers_deadline", "deadline_at", sqlite_where=_LIVE_SQL, postgresql_where=_LIVE_SQL),
         Index("ix_offers_agent", "agent_id", "id"),
     )

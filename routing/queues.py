@@ -58,6 +58,11 @@ class Queue(Table, table=True):
     callback_retry_s: int = 900
     hours_id: str | None = text(default=None)
     max_wait_s: int = 1800  # then the overflow step
+    ring_count: int = 1  # so many agents are offered a piece of work at once; the first who accepts has it
+    preferred: str = text()  # whom work is kept for: "" nobody, "last" the agent who talked last, "owner" the contact's
+    preferred_wait_s: int = 0  # how long it is kept for them alone
+    vip_credit_s: int = 0  # how much earlier an important contact counts as arrived, on top of the queue's credit
+    overflow: dict[str, Any] = doc()  # to which queue work goes, and when: see routing/overflow.py
     # How calls are treated: see routing/call_rules.py. Empty: not recorded, no voicemail, the hub's own music.
     voice: dict[str, Any] = doc()
     retired: bool = False
@@ -104,6 +109,7 @@ class QueueEntry(Table, table=True):
     state: EntryState = word(EntryState, default=EntryState.WAITING)
     skills: dict[str, Any] = doc()  # extra skills this piece needs
     preferred_agent_id: str | None = text(default=None)
+    preferred_until: datetime | None = at(nullable=True)  # kept for the preferred agent alone until then
     order_at: datetime = at()  # the order key: never changes
     first_arrival_at: datetime = at()
     entered_at: datetime = at()  # this queue
