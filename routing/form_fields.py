@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -17,9 +17,10 @@ from crm_core.texts import Text
 
 Field = Mapping[str, Any]
 
-KINDS = ("text", "email", "phone", "select", "checkbox", "number", "date", "textarea", "hidden", "file")
-MAX_FIELDS, MAX_OPTIONS = 60, 200
+KINDS = ("text", "email", "phone", "select", "checkbox", "number", "date", "textarea", "hidden", "file", "slot")
+MAX_FIELDS, MAX_OPTIONS, MAX_ALSO = 60, 200, 10
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
+CONDITIONS = ("show_if", "require_if")
 RESERVED = frozenset({"consent"})
 TICKED = frozenset({"on", "true", "yes", "1"})
 # Where a value goes beside the lead, on which every field is kept under its own name.
@@ -59,13 +60,19 @@ def _tidied(raw: Field) -> dict[str, Any]:
     options = [str(option).strip()[:200] for option in listed if str(option).strip()]
     if options:
         field["options"] = options
+    given = raw.get("also")
+    listed = given if isinstance(given, list | tuple) else str(given or "").splitlines()
+    also = list(dict.fromkeys(str(name).strip()[:100] for name in listed if str(name).strip()))
+    if also:
+        field["also"] = also
     for part in ("hint", "value", "maps", "least", "most"):
         typed = str(raw.get(part) or "").strip()[:500]
         if typed:
             field[part] = typed
-    condition = raw.get("show_if")
-    if isinstance(condition, Mapping) and condition.get("field"):
-        field["show_if"] = {"field": str(condition["field"]), "is": str(condition.get("is", "")).strip()[:200]}
+    for part in CONDITIONS:
+        condition = raw.get(part)
+        if isinstance(condition, Mapping) and condition.get("field"):
+            field[part] = {"field": str(condition["field"]), "is": str(condition.get("is", "")).strip()[:200]}
     return field
 
 
@@ -91,14 +98,19 @@ def _check_field(field: dict[str, Any], at: int, seen: Mapping[str, Field], wron
     for part in ("least", "most"):
         if part in field and (_bound(kind, field[part]) is None):
             say(part, Text("This is no value of such a field."))
-    if (condition := field.get("show_if")) is not None:
+    if len(field.get("also", [])) > MAX_ALSO:
+        say("also", Text("At most %(number)s names.", number=MAX_ALSO))
+    for part in CONDITIONS:
+        if (condition := field.get(part)) is None:
+            continue
         asked = seen.get(condition["field"])
         if asked is None:
-            say("show_if", Text("The condition must name a field further up."))
+            say(part, Text("The condition must name a field further up."))
         elif asked["kind"] == "select" and condition["is"] and condition["is"] not in asked.get("options", []):
-            say("show_if", Text("The field that the condition names has no such choice."))
+            say(part, Text("The field that the condition names has no such choice."))
     if kind == "hidden":
         field.pop("required", None)  # nobody could fill it in
+        field.pop("require_if", None)
 
 
 def _bound(kind: str, value: str) -> Decimal | date | None:
@@ -122,25 +134,56 @@ def date_of(text: str) -> date | None:
         return None
 
 
+def instant_of(text: str) -> datetime | None:
+    """The instant that somebody chose to be called at, as ISO 8601 with its zone; None when it is none."""
+    try:
+        found = datetime.fromisoformat(text.strip()) if len(text) <= 40 else None
+    except ValueError:
+        return None
+    return found.astimezone(UTC) if found is not None and found.tzinfo is not None else None
+
+
+def renamed(fields: Sequence[Field], values: Mapping[str, str]) -> dict[str, str]:
+    """The values under the fields' own names: what came under one of a field's other names moves to the field.
+
+    A field that has a value under its own name keeps that, and the other name stays as it came.
+    """
+    found = dict(values)
+    known = {field["name"] for field in fields}
+    for field in fields:
+        for other in field.get("also", ()):
+            if found.get(field["name"], "").strip():
+                break
+            if other not in known and found.get(other, "").strip():
+                found[field["name"]] = found.pop(other)
+    return found
+
+
+def holds(condition: Mapping[str, Any], values: Mapping[str, str]) -> bool:
+    """True when the field that the condition names has the value that it wants; wanting nothing: filled in or ticked."""
+    value, wanted = values.get(condition["field"], "").strip().casefold(), str(condition.get("is", "")).casefold()
+    if not wanted:
+        return value not in ("", "no", "0")
+    return value == wanted or (wanted in TICKED and value in TICKED)
+
+
 def shown(fields: Sequence[Field], values: Mapping[str, str]) -> list[Field]:
     """The fields whose condition is met, in order; one that hangs on a field that is not shown is not shown either."""
     found: list[Field] = []
     names: set[str] = set()
     for field in fields:
         condition = field.get("show_if")
-        if condition:
-            value = values.get(condition["field"], "").strip()
-            wanted = str(condition.get("is", ""))
-            met = (
-                value.casefold() == wanted.casefold() if wanted else value != "" and value.casefold() not in ("no", "0")
-            )
-            if wanted.casefold() in TICKED and value.casefold() in TICKED:
-                met = True
-            if condition["field"] not in names or not met:
-                continue
+        if condition and (condition["field"] not in names or not holds(condition, values)):
+            continue
         found.append(field)
         names.add(field["name"])
     return found
+
+
+def required(field: Field, values: Mapping[str, str]) -> bool:
+    """True when this field, being shown, must be filled in: always, or because another has a certain value."""
+    condition = field.get("require_if")
+    return bool(field.get("required")) or (condition is not None and holds(condition, values))
 
 
 def kept(fields: Sequence[Field], values: Mapping[str, str]) -> dict[str, str]:
@@ -160,13 +203,14 @@ def kept(fields: Sequence[Field], values: Mapping[str, str]) -> dict[str, str]:
 
 
 def check_values(fields: Sequence[Field], values: Mapping[str, str], *, country: str = "GB") -> dict[str, str]:
-    """A sentence for every field that cannot stay as it is."""
+    """A sentence for every field that cannot stay as it is. What a hidden field would have asked for does not count."""
     errors: dict[str, str] = {}
+    values = kept(fields, values)
     for field in shown(fields, values):
         name, kind = field.get("name", ""), field.get("kind", "text")
         value = values.get(name, "").strip()
         if not value:
-            if field.get("required") and kind not in ("hidden", "file"):
+            if required(field, values) and kind not in ("hidden", "file"):
                 errors[name] = Text("Please fill this in.")
         elif (told := _wrong_value(field, kind, value, country)) is not None:
             errors[name] = told
@@ -182,6 +226,8 @@ def _wrong_value(field: Field, kind: str, value: str, country: str) -> str | Non
     if kind == "select":
         known = [str(option) for option in field.get("options", [])]
         return None if value in known else Text("Please choose one of the list.")
+    if kind == "slot":
+        return None if instant_of(value) is not None else Text("Please choose one of the list.")
     if kind in ("number", "date"):
         found = number_of(value) if kind == "number" else date_of(value)
         if found is None:
@@ -217,7 +263,7 @@ def preview(fields: Sequence[Field]) -> list[tuple[str, str, str]]:
     """(field's label, an example, where it goes) for each field, as the builder shows it."""
     examples = {
         "email": "dana@example.com", "phone": "+1 202 555 0142", "checkbox": "yes", "number": "3", "date": "2026-11-30",
-        "textarea": "Please call me back.", "file": "offer.pdf",
+        "textarea": "Please call me back.", "file": "offer.pdf", "slot": "2026-11-30T09:00Z",
     }  # fmt: skip
     lines = []
     named = any(str(field.get("maps", "")).endswith("name") for field in fields)
