@@ -42,6 +42,25 @@ AT_WORK = """SELECT count(*) FROM pg_stat_activity
 WHERE application_name = 'hub' AND datname = current_database() AND state <> 'idle'"""
 
 LOST = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+# The connection is of no more use. asyncpg tells of one that ended in the middle of a word as of a fault of its own.
+BROKEN = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError)
+# What the server cannot do now, as opposed to what a statement should not have asked for: it is being stopped or started, its
+# disk or memory is full, it takes no more connections, it only reads, somebody held a lock too long.
+UNABLE = (
+    *BROKEN,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.PostgresSystemError,
+    asyncpg.ReadOnlySQLTransactionError,
+    asyncpg.LockNotAvailableError,
+    asyncpg.IdleInTransactionSessionTimeoutError,
+)
+# A server that was stopped in the middle of a word, or a network that swallows everything, says nothing for ever: then our own
+# limits count. The first is beyond the server's own for a statement.
+SILENT_S = 35.0
+FREE_S = 10.0  # until a connection is free
+UNDO_S = 2.0  # until it has rolled back; a connection that takes longer is thrown away, which undoes its work too
+CLOSE_S = 5.0
 
 
 PLACE = re.compile(r"\$(\d+)")
@@ -182,7 +201,8 @@ class _Connection:
         if not self._begun:
             return
         try:
-            await self.connection.execute("ROLLBACK")
+            async with asyncio.timeout(UNDO_S):
+                await self.connection.execute("ROLLBACK")
         except BaseException:
             self.connection.terminate()
             raise
@@ -195,6 +215,28 @@ async def pause(seconds: float) -> None:
 
 async def _keep_session(_: Any) -> None:
     """Nothing in a session is ever changed, so there is nothing to reset: a round trip less."""
+
+
+def _unavailable(error: Exception) -> DatabaseUnavailable:
+    return DatabaseUnavailable(f"PostgreSQL does not answer: {error or type(error).__name__}.")
+
+
+@contextlib.asynccontextmanager
+async def _taken(pool: Any) -> AsyncIterator[Any]:
+    """A connection of the pool; TimeoutError when none is free in time. One that broke is thrown away."""
+    async with asyncio.timeout(FREE_S):
+        connection = await pool.acquire()
+    try:
+        yield connection
+    except BROKEN:
+        connection.terminate()
+        raise
+    finally:
+        # A cancelled statement is waited for here: the server is asked to stop it, and may be unable to answer.
+        try:
+            await pool.release(connection, timeout=UNDO_S)
+        except BROKEN:
+            connection.terminate()
 
 
 class PostgresDatabase:
@@ -216,7 +258,10 @@ class PostgresDatabase:
     async def open(cls, url: str, *, bulk: bool = False, pool_size: int = 10) -> PostgresDatabase:
         """Connect; raises DatabaseUnavailable."""
         session = TIMEOUTS | ({"application_name": BULK_NAME} if bulk else {})
-        shared = {"min_size": 0, "timeout": 10, "statement_cache_size": 1000, "reset": _keep_session}
+        shared = {
+            "min_size": 0, "timeout": 10, "command_timeout": SILENT_S, "statement_cache_size": 1000,
+            "reset": _keep_session,
+        }  # fmt: skip
         writing = session if bulk else session | BY_KEY
         try:
             pool = await asyncpg.create_pool(url, max_size=pool_size, server_settings=writing, **shared)
@@ -237,13 +282,13 @@ class PostgresDatabase:
                 if attempt == RETRIES:
                     raise
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter, not a secret
-            except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
-                raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}.") from error
+            except UNABLE as error:
+                raise _unavailable(error) from error
         raise AssertionError("unreachable")
 
     async def _once(self, unit: Unit[R]) -> R:
         began = time.monotonic()
-        async with self._pool.acquire() as connection:
+        async with _taken(self._pool) as connection:
             driver = _Connection(connection, self._merged)
             tx = Tx(driver, self._compiler)
             try:
@@ -276,16 +321,20 @@ class PostgresDatabase:
     async def reading(self, *, slow: bool = False) -> AsyncIterator[Tx]:
         """See `Database.reading`: one snapshot (REPEATABLE READ, read only)."""
         try:
-            async with self._reading.acquire() as connection:
+            async with _taken(self._reading) as connection:
                 driver = _Connection(connection, self._merged, begin="BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
                 try:
                     yield Tx(driver, self._compiler)
                 finally:
                     await driver.roll_back()
-        except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError) as error:
-            raise DatabaseUnavailable(f"PostgreSQL does not answer: {error}.") from error
+        except UNABLE as error:
+            raise _unavailable(error) from error
 
     async def close(self) -> None:
-        """See `Database.close`."""
-        await self._pool.close()
-        await self._reading.close()
+        """See `Database.close`. A server that says nothing more is not waited for."""
+        for pool in (self._pool, self._reading):
+            try:
+                async with asyncio.timeout(CLOSE_S):
+                    await pool.close()
+            except TimeoutError:
+                pool.terminate()
