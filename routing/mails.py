@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,16 +91,24 @@ async def mail_arrived(
     now: datetime,
     about: Interaction | None = None,
 ) -> None:
-    """One mail in one of our mailboxes. The same Message-ID twice: nothing the second time.
+    """One mail in one of our mailboxes. The same mail a second time (a copy by another road): nothing.
+
+    A Message-ID is a stranger's choice: under one that is known, only the same words of the same sender are the same mail.
 
     `about`: our mail that this one proves to report on; it is filed there, whoever sent it.
     """
     external_id = event.message_id or event.event_key
-    if await interactions.find_external(tx, account.id, external_id) is not None:
-        return
     sender = addresses.find_email(event.from_address)
-    matched = match(sender, await contacts.list_owners(tx, sender) if sender else [])
     peer = sender.value if sender else event.from_address.lower()
+    known = await interactions.find_external(tx, account.id, external_id)
+    if known is not None:
+        if _same(known, event, peer):
+            return
+        words = "\0".join((external_id, peer, event.subject, event.text))
+        external_id = f"mail:{hashlib.sha256(words.encode('utf-8', 'replace')).hexdigest()}"
+        if await interactions.find_external(tx, account.id, external_id) is not None:
+            return
+    matched = match(sender, await contacts.list_owners(tx, sender) if sender else [])
     if about is not None:
         conversation: Conversation | None = await conversations.get(tx, about.conversation_id)
     else:
@@ -142,6 +151,13 @@ async def mail_arrived(
             interaction_id=interaction.id,
         )  # fmt: skip
     await keep_files(tx, interaction.id, files, now=now)
+
+
+def _same(known: Interaction, event: MailArrived, peer: str) -> bool:
+    if known.direction == Direction.OUTBOUND:
+        return event.automatic == "own"  # a copy of our own mail that came back to us
+    said = (peer, _clean(event.subject), _clean(event.text))
+    return (known.from_address, known.subject, known.body) == said
 
 
 async def _is_spam(tx: Tx, event: MailArrived) -> bool:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
 
-from sqlalchemy import update
+from sqlalchemy import bindparam, update
 from sqlmodel import col
 
 from channels.contract import MailArrived, MailFile, MailUnreadable
@@ -23,10 +23,12 @@ from crm_core.clock import Clock
 from crm_core.db import Database, DatabaseUnavailable, Rerun, Tx
 from crm_core.errors import Conflict
 from crm_core.interactions import Interaction
+from crm_core.statements import fixed
 from routing import router
 from routing.router import StoredFile
 from webhooks import mail_reports, receipts
 from webhooks.intake import LAST, Answer
+from webhooks.receipts import ReceiptState
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +38,10 @@ RAW = "x-hub-raw"  # object-store keys, kept with the receipt
 ACCOUNT = "x-hub-account"
 # Why a mail is nobody's work, beside the adapter's reasons.
 OWN, STOPPED = "own", "unsubscribed"
+
+_CURSOR = fixed(
+    update(ChannelAccount).where(col(ChannelAccount.id) == bindparam("account_id")).values(cursor=bindparam("place"))
+)
 
 
 class Store(Protocol):
@@ -88,7 +94,7 @@ async def take(
     for turn in range(LAST + 1):
         try:
             return await db.write(
-                lambda tx: _unit(tx, clock, account, mail, kept, cursor, secret=secret, last=turn == LAST)  # noqa: B023
+                lambda tx: _unit(tx, clock, account, mail, kept, cursor, secret=secret, turn=turn)  # noqa: B023
             )
         except Conflict:
             if turn == LAST:
@@ -98,48 +104,40 @@ async def take(
 
 async def _unit(
     tx: Tx, clock: Clock, account: ChannelAccount, mail: MailArrived | MailUnreadable, kept: Kept,
-    cursor: Mapping[str, Any], *, secret: str, last: bool,
+    cursor: Mapping[str, Any], *, secret: str, turn: int,
 ) -> Answer:  # fmt: skip
     now = clock.now()
-    await tx.run(update(ChannelAccount).where(col(ChannelAccount.id) == account.id).values(cursor=dict(cursor)))
-    receipt = await receipts.store(
-        tx, provider=PROVIDER, event_key=key_of(account, mail), kind=KIND, url=mail.event_key,
-        headers={RAW: kept.raw_key, ACCOUNT: account.id}, body=b"", now=now,
-    )  # fmt: skip
-    if receipt is None:
+    await tx.run_later(_CURSOR, account_id=account.id, place=dict(cursor))
+    key = key_of(account, mail)
+    # Nearly every mail is new, so the first turn does not ask: the receipt's unique key undoes the turn of one that is not.
+    if turn and await receipts.find(tx, PROVIDER, key) is not None:
         return Answer(200, "repeated")
     if isinstance(mail, MailUnreadable):
-        await receipts.quarantine(tx, receipt.id, reason=mail.reason, now=now)
-        return Answer(200, "quarantined")
-    return await _effects(tx, account, mail, kept, receipt.id, secret=secret, now=now, last=last)
+        outcome, state, error = "quarantined", ReceiptState.QUARANTINED, str(mail.reason)
+    else:
+        outcome, state, error = await _effects(tx, account, mail, kept, secret=secret, now=now, last=turn == LAST)
+    receipts.keep(
+        tx, provider=PROVIDER, event_key=key, kind=KIND, url=mail.event_key,
+        headers={RAW: kept.raw_key, ACCOUNT: account.id}, body=b"", state=state, error=error, answer=None, now=now,
+    )  # fmt: skip
+    return Answer(200, outcome)
 
 
 async def _effects(
-    tx: Tx,
-    account: ChannelAccount,
-    mail: MailArrived,
-    kept: Kept,
-    receipt_id: str,
-    *,
-    secret: str,
-    now: datetime,
-    last: bool,
-) -> Answer:
-    outcome = "stored"
+    tx: Tx, account: ChannelAccount, mail: MailArrived, kept: Kept, *, secret: str, now: datetime, last: bool
+) -> tuple[str, ReceiptState, str]:
+    """What a mail brings about, in a savepoint: the outcome's word, the receipt's state and what went wrong."""
     try:
         async with tx.savepoint():
-            outcome = await _arrived(tx, account, mail, kept, secret=secret, now=now)
+            return await _arrived(tx, account, mail, kept, secret=secret, now=now), ReceiptState.DONE, ""
     except (Rerun, DatabaseUnavailable):
         raise
     except Exception as error:
         # One mail must never stop a mailbox: it is kept, tried again by the sweep, and quarantined after five tries.
         if isinstance(error, Conflict) and not last:
             raise
-        log.exception("mail effects failed", extra={"receipt": receipt_id}, exc_info=error)
-        await receipts.fail(tx, receipt_id, error=f"{type(error).__name__}: {error}", now=now)
-        return Answer(200, "failed")
-    await receipts.close(tx, receipt_id, now=now)
-    return Answer(200, outcome)
+        log.exception("mail effects failed", extra={"mail": mail.event_key}, exc_info=error)
+        return "failed", ReceiptState.FAILED, f"{type(error).__name__}: {error}"
 
 
 async def _arrived(
@@ -187,6 +185,12 @@ async def retry(
         if isinstance(mail, MailUnreadable):
             await receipts.quarantine(tx, receipt_id, reason=mail.reason, now=clock.now())
             return Answer(200, "quarantined")
-        return await _effects(tx, account, mail, kept, receipt_id, secret=secret, now=clock.now(), last=True)
+        now = clock.now()
+        outcome, state, error = await _effects(tx, account, mail, kept, secret=secret, now=now, last=True)
+        if state is ReceiptState.DONE:
+            await receipts.close(tx, receipt_id, now=now)
+        else:
+            await receipts.fail(tx, receipt_id, error=error, now=now)
+        return Answer(200, outcome)
 
     return await db.write(unit)

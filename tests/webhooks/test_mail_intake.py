@@ -92,3 +92,15 @@ async def test_a_mail_whose_effects_fail_is_kept_and_made_good(
     assert (await mail.retry(db, clock, account, arrived(1), kept, receipt.id)).outcome == "stored"
     assert (await mail.retry(db, clock, account, arrived(1), kept, receipt.id)).outcome == "repeated"
     assert len(await rows(db, Interaction)) == 1
+
+
+async def test_a_known_message_id_hides_nobody_elses_mail(
+    db: Database, clock: FixedClock, account: ChannelAccount
+) -> None:
+    """A stranger who saw an id may use it first; the genuine mail arrives all the same, and only its copy is the same mail."""
+    await fetch(db, clock, account, arrived(1, from_address="eve@example.com", raw=b"eve"), 1)
+    await fetch(db, clock, account, arrived(1, event_key="mail:box:INBOX:1:2", raw=b"genuine"), 2)
+    await fetch(db, clock, account, arrived(1, event_key="mail:box:INBOX:1:3", raw=b"by a list"), 3)
+    await fetch(db, clock, account, arrived(1, event_key="mail:box:INBOX:1:4", raw=b"other", text="Other words"), 4)
+    senders = [(one.from_address, one.body) for one in sorted(await rows(db, Interaction), key=lambda one: one.id)]
+    assert senders == [("eve@example.com", "Hi"), ("ana@example.com", "Hi"), ("ana@example.com", "Other words")]
