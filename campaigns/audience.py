@@ -162,7 +162,7 @@ async def _plan(
 ) -> None:
     verdict = await consent.may_contact(
         tx, purpose=campaign.purpose, channel=campaign.channel, address=person.address, now=now, contact=contact,
-        sender=campaign.account_id,
+        sender=campaign.account_id, spend=False,
     )  # fmt: skip
     row = Delivery(
         id=new_id(now), campaign_id=campaign.id, kind=person.address.kind, value=person.address.value,

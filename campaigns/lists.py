@@ -196,8 +196,8 @@ async def _refuse(tx: Tx, entry: ListEntry, verdict: Verdict, *, now: datetime) 
     await _move(tx, entry, to, now=now, rule=verdict.rule, reason=verdict.reason, due_at=max(verdict.until, now))
 
 
-async def check(tx: Tx, row: CallList, entry: ListEntry, *, now: datetime) -> Verdict:
-    """Caps of the list, then the gate, for this number now."""
+async def check(tx: Tx, row: CallList, entry: ListEntry, *, now: datetime, dialling: str = "") -> Verdict:
+    """Caps of the list, then the gate, for this number now; `dialling`: the user who is about to, whose limits count."""
     if entry.attempts >= row.max_attempts:
         told = Text("Tried %(tried)s times; the list allows %(most)s.", tried=entry.attempts, most=row.max_attempts)
         return Verdict(allowed=False, rule="attempts", reason=told)
@@ -208,8 +208,9 @@ async def check(tx: Tx, row: CallList, entry: ListEntry, *, now: datetime) -> Ve
         return Verdict(allowed=False, rule="attempts_per_day", reason=told, until=oldest + DAY)
     contact = await contacts.find(tx, entry.contact_id) if entry.contact_id else None
     return await consent.may_contact(
-        tx, purpose=row.purpose, channel="voice", address=entry.address, now=now, contact=contact, sender=row.account_id
-    )
+        tx, purpose=row.purpose, channel="voice", address=entry.address, now=now, contact=contact, sender=row.account_id,
+        user_id=dialling, spend=bool(dialling),
+    )  # fmt: skip
 
 
 # --- one entry in hand -------------------------------------------------------------------------------------------------
@@ -246,7 +247,7 @@ async def before_dial(tx: Tx, entry_id: str, *, user_id: str, now: datetime) -> 
     row = await get(tx, entry.list_id)
     if not await _lock_number(tx, entry, user_id=user_id, now=now, seconds=LEASE_S):
         raise Conflict("Somebody else has this number now.")
-    verdict = await check(tx, row, entry, now=now)
+    verdict = await check(tx, row, entry, now=now, dialling=user_id)
     if not verdict.allowed:
         raise Refused(verdict.reason, rule=verdict.rule, until=verdict.until)
     return row, entry

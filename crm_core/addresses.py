@@ -45,6 +45,11 @@ def phone(raw: str, *, country: str = "") -> Address:
 @lru_cache(maxsize=10_000)
 def _phone(raw: str, country: str) -> Address:
     typed = unicodedata.normalize("NFKC", raw).strip()
+    if is_emergency(typed, country):
+        raise Invalid(
+            "Emergency numbers are never dialled from the hub: it cannot tell the rescuers where you are. "
+            "Use another telephone, now."
+        )
     try:
         parsed = phonenumbers.parse(typed, country.upper() or None)
     except phonenumbers.NumberParseException as error:
@@ -56,6 +61,17 @@ def _phone(raw: str, country: str) -> Address:
         raise Invalid("“%(typed)s” has the wrong number of digits for a phone number.", typed=typed[:40])
     value = phonenumbers.format_number(parsed, phonenumbers.PhoneNumberFormat.E164)
     return Address(PointKind.PHONE, value, typed, parsed.extension or "")
+
+
+def is_emergency(typed: str, country: str) -> bool:
+    """Whether these digits, dialled in this country (unknown: in most), call the police, a fire brigade or an ambulance."""
+    digits = re.sub(r"[^0-9]", "", typed)
+    if typed.startswith("+") or not 2 <= len(digits) <= 6:
+        return False
+    region = country.upper()
+    if region in phonenumbers.SUPPORTED_SHORT_REGIONS:
+        return bool(phonenumbers.is_emergency_number(digits, region))
+    return digits in ("112", "911", "999", "000")
 
 
 def find_phone(raw: str, *, country: str = "") -> Address | None:

@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from sqlalchemy import Index, bindparam, update
 from sqlmodel import Field, col, select
 
-from crm_core import events
+from crm_core import events, outgoing, outgoing_rules
 from crm_core.addresses import Address, PointKind, zones
 from crm_core.contacts import Contact
 from crm_core.db import Tx
@@ -167,12 +167,38 @@ async def may_contact(
     contact: Contact | None = None,
     sender: str = "",
     window: tuple[datetime, datetime] | None = None,
+    user_id: str = "",
+    spend: bool = True,
+    guard: outgoing.Guard | None = None,
 ) -> Verdict:
     """The gate. Rules of the purpose in the gate's order; the first that fails is the verdict.
 
     `sender` is the channel account used; `window` the promised time of a requested callback. For marketing and telemarketing
-    an unknown time zone or missing consent says no.
+    an unknown time zone or missing consent says no. Calls and texts, whatever their purpose, pass `outgoing.py` last: whereto,
+    and (unless `spend` is false: a forecast, or counted already) how many by whom; `guard` when it was read already.
     """
+    verdict = await _people(
+        tx, purpose=purpose, channel=channel, address=address, now=now, contact=contact, sender=sender, window=window
+    )
+    if not verdict.allowed or address.kind != PointKind.PHONE or channel not in outgoing_rules.CHANNELS:
+        return verdict
+    if guard is None:
+        guard = await outgoing.load(tx, now=now, user_id=user_id)
+    refused = outgoing.refusal(guard, address.value, channel=channel, user_id=user_id, spend=spend)
+    verdict.checked.append("outgoing")
+    if refused is None:
+        return verdict
+    rule, reason, until = refused
+    return Verdict(
+        allowed=False, rule=rule, reason=reason, until=until, checked=verdict.checked, purpose=verdict.purpose
+    )
+
+
+async def _people(
+    tx: Tx, *, purpose: Purpose, channel: str, address: Address, now: datetime, contact: Contact | None, sender: str,
+    window: tuple[datetime, datetime] | None,
+) -> Verdict:  # fmt: skip
+    """What the person and the law allow."""
     bound = RULES[purpose]
     if not bound:
         return Verdict(allowed=True, purpose=purpose)

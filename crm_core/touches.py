@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Index, bindparam
 from sqlmodel import col, select
 
+from crm_core import outgoing
 from crm_core.addresses import Address, PointKind
 from crm_core.db import Tx
 from crm_core.ids import new_id
@@ -60,7 +61,9 @@ async def record(
     verdict: dict[str, Any] | None = None,
     **ids: str | None,
 ) -> Touch:
-    """Append one touch. `ids`: contact_id, interaction_id, delivery_id, user_id."""
+    """Append one touch. `ids`: contact_id, interaction_id, delivery_id, user_id. One that goes out is counted (outgoing.py)."""
+    if direction == Direction.OUTBOUND and (verdict is None or verdict["allowed"]):
+        await outgoing.count(tx, channel, address.value, now=now, user_id=ids.get("user_id") or "")
     return tx.later(
         Touch(
             id=new_id(now),

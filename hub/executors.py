@@ -169,7 +169,7 @@ class _Executors:
         purpose = Purpose(interaction.data.get("purpose", Purpose.REPLY))
         verdict = await consent.may_contact(
             tx, purpose=purpose, channel=interaction.channel, address=address, contact=contact, sender=account.id,
-            now=self._clock.now(),
+            now=self._clock.now(), spend=False,
         )  # fmt: skip
         return None if verdict.allowed else Done(OutboxState.FAILED, error=f"{verdict.rule}: {verdict.reason}")
 

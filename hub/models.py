@@ -19,6 +19,7 @@ from crm_core import (  # noqa: F401
     leads,
     leases,
     outbox,
+    outgoing,
     recordings,
     saved_views,
     signatures,

@@ -16,7 +16,17 @@ from crm_core.errors import Refused
 from crm_core.touches import Direction
 from routing import callbacks
 
-PERMANENT = {"erased", "dead", "opt_out", "do_not_call", "complaint", "sender_stop", "consent"}
+PERMANENT = {
+    "erased",
+    "dead",
+    "opt_out",
+    "do_not_call",
+    "complaint",
+    "sender_stop",
+    "consent",
+    "destination",
+    "emergency",
+}
 
 
 async def ask(
@@ -35,7 +45,15 @@ async def ask(
     """The verdict when it allows; Refused with its rule and sentence when it does not."""
     contact = await contacts.find(tx, contact_id) if contact_id else None
     verdict = await may_contact(
-        tx, purpose=purpose, channel=channel, address=address, now=now, contact=contact, sender=sender, window=window
+        tx,
+        purpose=purpose,
+        channel=channel,
+        address=address,
+        now=now,
+        contact=contact,
+        sender=sender,
+        window=window,
+        user_id=user_id,
     )
     if not verdict.allowed:
         raise Refused(

@@ -92,7 +92,7 @@ async def _callback(tx: Tx, callback_id: str, now: datetime) -> None:
     contact = await contacts.find(tx, callback.contact_id) if callback.contact_id else None
     verdict = await may_contact(
         tx, purpose=Purpose.REQUESTED_CALLBACK, channel="voice", address=number, now=now, contact=contact,
-        sender=callback.account_id,
+        sender=callback.account_id, spend=False,
     )  # fmt: skip
     opens = hours.next_open(await hours.find(tx, queue.hours_id), now)
     if not verdict.allowed and verdict.rule in gate.PERMANENT:
