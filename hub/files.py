@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from crm_core.errors import HubError, NotFound
+from crm_core.failpoints import failpoint
 
 CALL_S = 30.0
 CHUNK = 256 * 1024
@@ -54,7 +55,9 @@ class Files:
         if not FOLDER.fullmatch(folder):
             raise ValueError(f"not a folder: {folder!r}")
         key = f"{folder}/{now:%Y/%m/%d}/{secrets.token_urlsafe(32)}"
+        failpoint("files.before_write")
         await self._store.write(key, content)
+        failpoint("files.after_write")
         return key
 
     async def get(self, key: str) -> bytes:

@@ -33,6 +33,7 @@ from crm_core import accounts
 from crm_core.accounts import ChannelAccount
 from crm_core.clock import Clock
 from crm_core.db import Database, DatabaseUnavailable
+from crm_core.failpoints import failpoint
 from crm_core.texts import Text
 from hub.channel_set import ChannelSet
 from hub.log import get_logger
@@ -229,9 +230,12 @@ async def enqueue_due(db: Database, client: sync_redis.Redis, *, clock: Clock) -
     due_campaigns, due_imports, due_lists = await runner.sweep(db, clock=clock)
 
     def put() -> int:
+        failpoint("jobs.before_offer")
         offered = offer(client, "interactive", "read_import", due_imports)
         offered += offer(client, "interactive", "build_list", due_lists)
-        return offered + offer(client, "bulk", "run_campaign", due_campaigns)
+        offered += offer(client, "bulk", "run_campaign", due_campaigns)
+        failpoint("jobs.after_offer")
+        return offered
 
     return await asyncio.to_thread(put) if due_campaigns or due_imports or due_lists else 0
 

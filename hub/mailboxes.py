@@ -18,6 +18,7 @@ from crm_core import accounts
 from crm_core.accounts import ChannelAccount
 from crm_core.db import DatabaseUnavailable
 from crm_core.errors import HubError
+from crm_core.failpoints import failpoint
 from hub.log import get_logger
 from hub.runtime import Runtime
 from webhooks import mail, receipts
@@ -65,10 +66,12 @@ async def _read(runtime: Runtime, account: ChannelAccount) -> None:
     async for arrival, cursor in channel.poll(account.cursor):
         if not isinstance(arrival, MailArrived | MailUnreadable):
             continue
+        failpoint("mailbox.fetched")
         kept = await mail.keep(runtime.files, arrival, now=runtime.clock.now())
         answer = await mail.take(
             runtime.db, runtime.clock, account, arrival, kept, cursor, secret=runtime.settings.secret_key
         )
+        failpoint("mailbox.stored")
         runtime.metrics.webhook("email", answer.outcome)
 
 

@@ -15,6 +15,7 @@ import redis.asyncio as aioredis
 from crm_core import events, leases
 from crm_core.db import Database, Tx
 from crm_core.events import Event
+from crm_core.failpoints import failpoint
 from hub.log import get_logger
 from hub.redis_ports import Breaker, RedisDown, RedisWakeups, waited
 
@@ -112,7 +113,9 @@ class Publisher:
         arguments: list[Any] = [KEPT, "start" if start else ""]
         for event in fresh:
             arguments += [event.seq, encoded(event)]
+        failpoint("publisher.before_copy")
         last = await self._breaker.call(lambda: self._copy(keys=[STREAM], args=arguments))
+        failpoint("publisher.after_copy")
         return int(last)
 
     async def _lost(self) -> bool:

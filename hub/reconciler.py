@@ -14,6 +14,7 @@ from channels.contract import RecordingReady, SeenCall, SeenRoom
 from channels.errors import ChannelError, Misconfigured
 from crm_core.db import Tx
 from crm_core.errors import Conflict, NotFound
+from crm_core.failpoints import failpoint
 from hub.log import get_logger
 from hub.runtime import Runtime
 from routing import reconcile, recordings
@@ -49,9 +50,11 @@ class Reconciler:
         now = self._runtime.clock.now()
         since = self._since or now - FIRST_LOOK
         healed: Counter[str] = Counter()
+        failpoint("reconcile.before_lists")
         try:
             seen: list[SeenCall] = await voice.list_calls(since=since)
             rooms: list[SeenRoom] = await voice.list_running_rooms()
+            failpoint("reconcile.after_lists")
             await self._calls(voice, seen, healed, now)
             await self._rooms(voice, rooms, healed)
             await self._recordings(voice, since, healed)
