@@ -1,8 +1,8 @@
 """Agents: activity, capacity and skills, kept on the server, so that a closed tab changes nothing about what is true.
 
 Every change of an agent goes through `change`: guarded by version, with the time ledger in the same transaction. The ledger's
-state follows from the row (`shown`): live work first, then wrap-up, then a ringing offer, then the activity. Written work does
-not change it, because an agent who writes can still be called.
+state follows from the row (`shown`): live work first, then wrap-up, then an accepted offer on its way to the customer, then a
+ringing one, then the activity. Written work does not change it, because an agent who writes can still be called.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class AgentPeriod(Table, table=True):
 
     id: str = key()
     user_id: str = ref("users.id", index=False)
-    state: str = text()  # available, paused, not_responding, ringing, busy, wrapup, offline
+    state: str = text()  # available, paused, not_responding, ringing, joining, busy, wrapup, offline
     reason: str = text()
     cause: str = text()
     started_at: datetime = at()
@@ -123,10 +123,12 @@ async def ensure(tx: Tx, user_id: str, *, now: datetime) -> Agent:
 
 def shown(agent: Agent) -> tuple[str, str]:
     """What an agent is doing in one word, and the pause reason: what boards show and the ledger adds up."""
-    if agent.live_load > agent.ringing:
+    if agent.live_load > agent.ringing + agent.joining:
         return "busy", ""
     if agent.wrapups:
         return "wrapup", ""
+    if agent.joining:
+        return "joining", ""
     if agent.ringing:
         return "ringing", ""
     return str(agent.activity), agent.reason

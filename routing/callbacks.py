@@ -239,7 +239,7 @@ async def make_due(tx: Tx, callback: Callback, *, now: datetime, not_before: dat
     entry = await entries.enter(
         tx, queue=queue, kind="callback", interaction=promise, now=now, order_at=callback.order_at,
         contact_id=callback.contact_id, callback_id=callback.id, preferred_agent_id=callback.owner_id,
-        not_before=not_before,
+        preferred_until=now + PERSONAL_WAIT if callback.owner_id else None, not_before=not_before,
     )  # fmt: skip
     await advance(tx, callback, CallbackState.DUE, now=now, entry_id=entry.id)
 

@@ -104,7 +104,7 @@ async def to_callback(
         live = await offers.find_live(tx, entry.id)
         if live is None or live.state != OfferState.OPEN:
             return False
-        await entries.end_offer(tx, entry, live, OfferState.WITHDRAWN, reason="caller asked for a callback", now=now)
+        await entries.withdraw(tx, entry, reason="caller asked for a callback", now=now)
         interaction = await interactions.get(tx, interaction.id)
     if entry.state != EntryState.WAITING:
         return False

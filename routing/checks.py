@@ -17,7 +17,7 @@ from crm_core.interactions import Interaction, InteractionState, tally_word
 from crm_core.touches import Direction
 from routing.agents import Agent, AgentPeriod, shown
 from routing.callbacks import OPEN, Callback, CallbackState
-from routing.offers import LIVE, Offer
+from routing.offers import LIVE, Offer, OfferState
 from routing.queues import IS_OPEN, EntryState, Lane, QueueEntry
 
 
@@ -52,11 +52,15 @@ async def check_invariants(tx: Tx, *, now: datetime | None = None) -> list[str]:
 
 async def _offers(tx: Tx) -> list[str]:
     wrong: list[str] = []
-    live = await tx.all(
-        select(Offer.entry_id, func.count()).where(col(Offer.state).in_(LIVE)).group_by(col(Offer.entry_id))
-    )
-    wrong += [f"entry {entry_id} has {number} live offers" for entry_id, number in live if number > 1]
-    with_offer = {entry_id for entry_id, _ in live}
+    live: dict[str, list[str]] = {}
+    for entry_id, state in await tx.all(select(Offer.entry_id, Offer.state).where(col(Offer.state).in_(LIVE))):
+        live.setdefault(entry_id, []).append(str(state))
+    wrong += [
+        f"entry {entry_id} is accepted and has {len(states)} live offers"
+        for entry_id, states in live.items()
+        if OfferState.ACCEPTING in states and len(states) > 1
+    ]
+    with_offer = set(live)
     offered = set(await tx.all(select(QueueEntry.id).where(QueueEntry.state == EntryState.OFFERED)))
     wrong += [f"entry {entry_id} is offered without a live offer" for entry_id in sorted(offered - with_offer)]
     wrong += [f"entry {entry_id} has a live offer and is not offered" for entry_id in sorted(with_offer - offered)]
@@ -69,21 +73,32 @@ async def _loads(tx: Tx) -> list[str]:
     statement = select(QueueEntry).where(
         col(QueueEntry.state).in_([EntryState.OFFERED, EntryState.CONNECTED, EntryState.WRAPUP])
     )
+    offered: dict[str, list[tuple[str, OfferState]]] = {}
+    for entry_id, agent_id, state in await tx.all(
+        select(Offer.entry_id, Offer.agent_id, Offer.state).where(col(Offer.state).in_(LIVE))
+    ):
+        offered.setdefault(entry_id, []).append((agent_id, state))
+    nothing = {"live": 0, "text": 0, "wrapups": 0, "ringing": 0, "joining": 0}
     for entry in await tx.all(statement):
         if entry.agent_id is None:
             wrong.append(f"entry {entry.id} is {entry.state} with nobody")
             continue
-        mine = held.setdefault(entry.agent_id, {"live": 0, "text": 0, "wrapups": 0, "ringing": 0})
-        if entry.state == EntryState.WRAPUP:
-            mine["wrapups"] += 1
-        elif entry.lane == Lane.LIVE:
-            mine["live"] += entry.weight
-            mine["ringing"] += entry.state == EntryState.OFFERED
-        else:
-            mine["text"] += entry.weight
-    nothing = {"live": 0, "text": 0, "wrapups": 0, "ringing": 0}
+        asked = offered.get(entry.id, []) if entry.state == EntryState.OFFERED else [(entry.agent_id, None)]
+        if entry.agent_id not in {agent_id for agent_id, _ in asked}:
+            wrong.append(f"entry {entry.id} stands with {entry.agent_id}, who is not asked")
+        for agent_id, state in asked:
+            mine = held.setdefault(agent_id, dict(nothing))
+            if entry.state == EntryState.WRAPUP:
+                mine["wrapups"] += 1
+            elif entry.lane == Lane.LIVE:
+                mine["live"] += entry.weight
+                mine["ringing"] += state == OfferState.OPEN
+                mine["joining"] += state == OfferState.ACCEPTING
+            else:
+                mine["text"] += entry.weight
     for agent in await tx.all(select(Agent)):
-        counted = {"live": agent.live_load, "text": agent.text_load, "wrapups": agent.wrapups, "ringing": agent.ringing}
+        counted = {"live": agent.live_load, "text": agent.text_load, "wrapups": agent.wrapups,
+                   "ringing": agent.ringing, "joining": agent.joining}  # fmt: skip
         if counted != held.get(agent.user_id, nothing):
             wrong.append(f"agent {agent.user_id} counts {counted}, has {held.get(agent.user_id, nothing)}")
         if agent.live_load > agent.live_capacity or agent.text_load > agent.text_capacity:

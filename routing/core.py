@@ -10,6 +10,8 @@ Rules, in the order they are looked at:
    written work needs points and no live work. Written work never blocks live work.
 3. Who refused or missed it is not asked during the cool-off; afterwards only when nobody else is left.
 4. Of the rest: the preferred agent, then the lower rank in the queue, then the longest idle, then the seed.
+5. A queue may ring several at once. They are as many as it says, but no more than a fair share of those who are free: work behind
+   it is offered too. The preferred agent, while work is kept for them, is rung alone.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ class Work:
     entered_at: datetime
     skills: Mapping[str, int] = field(default_factory=dict)
     preferred_agent_id: str | None = None
+    preferred_until: datetime | None = None  # kept for the preferred agent alone until then
     not_before: datetime | None = None
     version: int = 1
 
@@ -80,6 +83,7 @@ class Rules:
     rings: Sequence[Ring] = ()
     members: Mapping[str, int] = field(default_factory=dict)
     preferred_wait_s: float = 0  # how long work waits for its preferred agent alone
+    ring_count: int = 1  # how many are offered a piece of work at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +114,7 @@ class Offered:
     entry_version: int
     agent_version: int
     trace: dict[str, Any]
+    also: tuple[tuple[str, int], ...] = ()  # others who are rung at the same time, with their versions
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +184,7 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
     offers: list[Offered] = []
     kept: list[Kept] = []
     moments: list[datetime] = []
+    behind_it = _due_by_line(snapshot, now)
     for work in sorted(snapshot.work, key=lambda each: (each.order_at, each.id)):
         rules = snapshot.queues[work.queue_id]
         place = places[work.queue_id, work.lane] = places.get((work.queue_id, work.lane), 0) + 1
@@ -190,21 +196,27 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
             moments.append(work.not_before)
             kept.append(Kept(work.id, {**base, "why": "not yet due"}))
             continue
+        behind_it[work.queue_id, work.lane] -= 1  # so many wait behind it
         free, blocked = room.sort_out(work, rules, wanted, now)
         moments.extend(_cool_offs(snapshot, work, rules, now))
-        waits_for = _waits_for_preferred(work, rules, free, now)
+        waits_for = _waits_for_preferred(snapshot, work, rules, free, now)
         if waits_for is not None:
             moments.append(waits_for)
-            kept.append(Kept(work.id, {**base, "why": "waits for the preferred agent", "agents": _named(blocked)}))
+            told = {"why": "waits for the preferred agent", "preferred": work.preferred_agent_id}
+            kept.append(Kept(work.id, {**base, **told, "agents": _named(blocked)}))
         elif not free:
             kept.append(Kept(work.id, {**base, "why": _why(rules, blocked), "agents": _named(blocked)}))
         else:
             ranked = room.rank(work, rules, free)
             chosen = ranked[0]
+            share = len(ranked) // (behind_it[work.queue_id, work.lane] + 1)
+            several = ranked[1 : min(rules.ring_count, max(1, share))]
+            if chosen == work.preferred_agent_id and _kept_until(work, rules, now) is not None:
+                several = []  # kept for them alone
             behind = {
                 user_id: Text("behind in order (%(place)s)", place=number)
                 for number, user_id in enumerate(ranked[1:], 2)
-            }
+            } | dict.fromkeys(several, "rings at the same time")
             trace = {
                 **base,
                 "agent": chosen,
@@ -212,10 +224,21 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
                 "candidates": ranked[:TRACED],
                 "agents": _named({**behind, **blocked}),
             }
-            offers.append(Offered(work.id, chosen, work.version, room.workers[chosen].version, trace))
-            room.use(work, chosen)
+            also = tuple((user_id, room.workers[user_id].version) for user_id in several)
+            offers.append(Offered(work.id, chosen, work.version, room.workers[chosen].version, trace, also))
+            for user_id in (chosen, *several):
+                room.use(work, user_id)
             places[work.queue_id, work.lane] -= 1
     return Decisions(offers, kept, min(moments, default=None))
+
+
+def _due_by_line(snapshot: Snapshot, now: datetime) -> dict[tuple[str, Lane], int]:
+    """How much work of each queue and lane could be offered now."""
+    counts: dict[tuple[str, Lane], int] = {}
+    for work in snapshot.work:
+        if work.not_before is None or work.not_before <= now:
+            counts[work.queue_id, work.lane] = counts.get((work.queue_id, work.lane), 0) + 1
+    return counts
 
 
 class _Room:
@@ -231,7 +254,7 @@ class _Room:
         """Who can have it, and for all others of the queue the obstacle."""
         free: list[str] = []
         blocked: dict[str, str] = {}
-        for user_id in rules.members:
+        for user_id in _asked(work, rules):
             worker = self.workers.get(user_id)
             if worker is None:
                 continue
@@ -253,7 +276,7 @@ class _Room:
             return (
                 memory.times if memory else 0,
                 user_id != work.preferred_agent_id,
-                rules.members[user_id],
+                rules.members.get(user_id, 0),
                 self.workers[user_id].idle_since,
                 hashlib.blake2b(f"{self.snapshot.seed}:{user_id}".encode(), digest_size=8).digest(),
             )
@@ -283,16 +306,35 @@ class _Room:
 def _cool_offs(snapshot: Snapshot, work: Work, rules: Rules, now: datetime) -> list[datetime]:
     if not snapshot.refusals:
         return []
-    found = (snapshot.refusals.get((work.id, user_id)) for user_id in rules.members)
+    found = (snapshot.refusals.get((work.id, user_id)) for user_id in _asked(work, rules))
     return [memory.until for memory in found if memory is not None and memory.until > now]
 
 
-def _waits_for_preferred(work: Work, rules: Rules, free: Sequence[str], now: datetime) -> datetime | None:
-    """Until when this work waits for its preferred agent alone; None when it does not."""
-    if work.preferred_agent_id is None or work.preferred_agent_id in free or rules.preferred_wait_s <= 0:
+def _waits_for_preferred(
+    snapshot: Snapshot, work: Work, rules: Rules, free: Sequence[str], now: datetime
+) -> datetime | None:
+    """Until when this work waits for its preferred agent alone; None when it does not. Nobody waits for one who has gone home."""
+    preferred = snapshot.workers.get(work.preferred_agent_id or "")
+    if work.preferred_agent_id is None or work.preferred_agent_id in free:
         return None
-    until = work.entered_at + timedelta(seconds=rules.preferred_wait_s)
-    return until if until > now else None
+    if preferred is None or (work.id, preferred.user_id) in snapshot.refusals:
+        return None  # gone home, or they have said no
+    return _kept_until(work, rules, now)
+
+
+def _kept_until(work: Work, rules: Rules, now: datetime) -> datetime | None:
+    until = work.preferred_until
+    if until is None and rules.preferred_wait_s > 0:
+        until = work.entered_at + timedelta(seconds=rules.preferred_wait_s)
+    return until if until is not None and until > now else None
+
+
+def _asked(work: Work, rules: Rules) -> list[str]:
+    """Who may be asked at all: those who serve the queue, and whom the work is meant for."""
+    asked = list(rules.members)
+    if work.preferred_agent_id is not None and work.preferred_agent_id not in rules.members:
+        asked.append(work.preferred_agent_id)
+    return asked
 
 
 def _why(rules: Rules, blocked: Mapping[str, str]) -> str:

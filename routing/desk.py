@@ -51,19 +51,17 @@ async def accept(tx: Tx, offer_id: str, *, agent_id: str, now: datetime) -> Offe
     interaction = await interactions.get(tx, entry.interaction_id)
     live_caller = interaction.state == InteractionState.OFFERED and "room" in interaction.data
     if not live_caller:
-        await offers.advance(tx, offer, OfferState.ACCEPTING, now=now, accepted_at=now, nonce=entries.fresh_nonce())
+        await entries.accept(tx, entry, offer, deadline_at=None, now=now)
         await entries.win(tx, entry, offer, now=now)
         if entry.callback_id is not None:
             await callbacks.claimed(tx, entry.callback_id, agent_id=agent_id, now=now)
         return offer
     queue = await queues.get(tx, entry.queue_id)
-    await offers.advance(
-        tx, offer, OfferState.ACCEPTING, now=now, accepted_at=now, nonce=entries.fresh_nonce(),
-        deadline_at=now + timedelta(seconds=queue.accept_timeout_s),
+    await entries.accept(
+        tx, entry, offer, deadline_at=now + timedelta(seconds=queue.accept_timeout_s), now=now
     )  # fmt: skip
     await entries.tell_calls(tx, entry, "accepted", now=now, user_id=agent_id, key=offer.id)
     await agent_phones.ring(tx, interaction, agent_id, offer_id=offer.id, timeout_s=queue.accept_timeout_s - 2, now=now)
-    tx.wake("router")
     return offer
 
 

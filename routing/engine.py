@@ -59,8 +59,10 @@ async def _fire(db: Database, timer: Timer, now: datetime) -> bool:
 async def _offer_all(db: Database, decided: list[Offered], holder: str, now: datetime) -> bool:
     """Apply offers, those of one agent in order, agents side by side; True when one met something newer."""
     by_agent: dict[str, list[Offered]] = defaultdict(list)
+    several = any(decision.also for decision in decided)
     for decision in decided:
-        by_agent[decision.agent_id].append(decision)
+        # Where one rings several, what they count depends on one another: then all in order.
+        by_agent["" if several else decision.agent_id].append(decision)
 
     async def of_one(decisions: list[Offered]) -> bool:
         for decision in decisions:
@@ -74,13 +76,16 @@ async def _offer_all(db: Database, decided: list[Offered], holder: str, now: dat
 async def _offer(db: Database, decision: Offered, holder: str, now: datetime) -> bool:
     async def unit(tx: Tx) -> None:
         entry = await entries.lock(tx, decision.entry_id)
-        agent = await agents.lock(tx, decision.agent_id)
+        versions = {decision.agent_id: decision.agent_version, **dict(decision.also)}
+        held = {user_id: await agents.lock(tx, user_id) for user_id in sorted(versions)}
         if entry.state != EntryState.WAITING or entry.version != decision.entry_version:
             raise Conflict("The work changed meanwhile.")
-        if agent.version != decision.agent_version:
+        if any(agent.version != versions[user_id] for user_id, agent in held.items()):
             raise Conflict("The agent changed meanwhile.")
         queue = await queues.get(tx, entry.queue_id)
-        await entries.offer(tx, entry, agent, trace={**decision.trace, "by": holder}, queue=queue, now=now)
+        trace = {**decision.trace, "by": holder}
+        also = [(held[user_id], {**trace, "agent": user_id, "with": decision.agent_id}) for user_id, _ in decision.also]
+        await entries.offer(tx, entry, held[decision.agent_id], trace=trace, queue=queue, now=now, also=also)
 
     try:
         await db.write(unit)

@@ -7,6 +7,7 @@ Decides nothing about who gets what (core.py) or what a caller hears (calls_in.p
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -21,7 +22,7 @@ from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.statements import fixed
 from crm_core.texts import Text
 from crm_core.touches import Direction
-from routing import agents, offers, queues
+from routing import agents, offers, queues, standing
 from routing.agents import MISSES, Activity, Agent
 from routing.offers import Offer, OfferState
 from routing.queues import IS_WAITING, EntryState, EntryTrace, Lane, Queue, QueueEntry, Refusal
@@ -87,22 +88,31 @@ async def enter(
     contact_id: str | None = None,
     callback_id: str | None = None,
     preferred_agent_id: str | None = None,
+    preferred_until: datetime | None = None,
     not_before: datetime | None = None,
     skills: dict[str, int] | None = None,
     entry_id: str = "",
 ) -> QueueEntry:
-    """A new waiting piece of work. Its order key is fixed here: first arrival less the queue's credit, or the one given.
+    """A new waiting piece of work. Its order key is fixed here: first arrival less the credits, or the one given.
 
+    `preferred_agent_id` is asked first, until `preferred_until` alone; without one the queue's own rule decides
+    (standing.py).
     `entry_id`: an id made before, which the interaction carries already.
     """
     lane, weight = LANES[kind]
     arrived = interaction.first_arrival_at
+    credit = queue.priority_credit_s
+    owed = await standing.of(tx, queue, contact_id or interaction.contact_id, now=now)
+    if owed is not None:
+        credit += owed.credit_s
+        if preferred_agent_id is None and owed.agent_id is not None:
+            preferred_agent_id, preferred_until = owed.agent_id, now + timedelta(seconds=queue.preferred_wait_s)
     entry = QueueEntry(
         id=entry_id or new_id(now), queue_id=queue.id, kind=kind, lane=lane, weight=weight, interaction_id=interaction.id,
         conversation_id=interaction.conversation_id, contact_id=contact_id or interaction.contact_id,
         callback_id=callback_id, skills=skills or {}, preferred_agent_id=preferred_agent_id,
-        order_at=order_at or arrived - timedelta(seconds=queue.priority_credit_s), first_arrival_at=arrived,
-        entered_at=now, not_before=not_before,
+        preferred_until=preferred_until, order_at=order_at or arrived - timedelta(seconds=credit),
+        first_arrival_at=arrived, entered_at=now, not_before=not_before,
     )  # fmt: skip
     tx.later(entry)
     await events.emit(tx, "entry.changed", entry.id, now=now, version=1, queue_id=queue.id, state=EntryState.WAITING)
@@ -162,25 +172,72 @@ async def follow(
 
 
 async def offer(
+    tx: Tx, entry: QueueEntry, agent: Agent, *, trace: dict[str, Any], queue: Queue, now: datetime,
+    also: Sequence[tuple[Agent, dict[str, Any]]] = (),
+) -> Offer:  # fmt: skip
+    """Offer waiting work to an agent who has room for it, and to others at the same time (`also`, each with its trace): the
+    first who accepts has it. Conflict when anything changed meanwhile.
+    """
+    if entry.state != EntryState.WAITING or not all(_fits(entry, each) for each in (agent, *(one for one, _ in also))):
+        raise Conflict("The work or the agent changed meanwhile.")
+    first = await _open(tx, entry, agent, trace=trace, queue=queue, now=now)
+    await _advance(
+        tx, entry, EntryState.OFFERED, now=now, agent_id=agent.user_id, offer_id=first.id, offers=entry.offers + 1
+    )
+    await follow(tx, entry, InteractionState.OFFERED, now=now)
+    await tell_calls(tx, entry, "offered", now=now, user_id=agent.user_id, key=first.id)
+    for other, told in also:
+        made = await _open(tx, entry, other, trace=told, queue=queue, now=now)
+        await tell_calls(tx, entry, "offered", now=now, user_id=other.user_id, key=made.id)
+    return first
+
+
+async def _open(
     tx: Tx, entry: QueueEntry, agent: Agent, *, trace: dict[str, Any], queue: Queue, now: datetime
 ) -> Offer:
-    """Offer waiting work to an agent who has room for it. Conflict when either changed meanwhile."""
-    if entry.state != EntryState.WAITING or not _fits(entry, agent):
-        raise Conflict("The work or the agent changed meanwhile.")
     made = Offer(
         id=new_id(now), entry_id=entry.id, agent_id=agent.user_id, trace=trace, opened_at=now,
         deadline_at=now + timedelta(seconds=queue.offer_timeout_s),
     )  # fmt: skip
     await tx.add(made)
-    await _advance(
-        tx, entry, EntryState.OFFERED, now=now, agent_id=agent.user_id, offer_id=made.id, offers=entry.offers + 1
-    )
     ringing: dict[str, Any] = {"ringing": agent.ringing + 1} if entry.lane == Lane.LIVE else {}
     await agents.change(tx, agent, now=now, **_load(entry, agent, 1), **ringing)
-    await follow(tx, entry, InteractionState.OFFERED, now=now)
-    await tell_calls(tx, entry, "offered", now=now, user_id=agent.user_id, key=made.id)
     await events.emit(tx, "offer.opened", made.id, now=now, version=1, user_id=agent.user_id, entry=entry.id)
     return made
+
+
+async def accept(tx: Tx, entry: QueueEntry, taken: Offer, *, deadline_at: datetime | None, now: datetime) -> None:
+    """An agent says yes: the others' offers of the same work end in the same commit, without blame."""
+    for other in sorted(await offers.list_live_of(tx, entry.id), key=lambda each: each.agent_id):
+        if other.id != taken.id:
+            await offers.advance(tx, other, OfferState.WITHDRAWN, now=now, reason=QUICKER)
+            await _calm(tx, entry, other.agent_id, OfferState.OPEN, now=now)
+    changes: dict[str, Any] = {"deadline_at": deadline_at} if deadline_at is not None else {}
+    await offers.advance(
+        tx, taken, OfferState.ACCEPTING, now=now, accepted_at=now, nonce=fresh_nonce(), **changes
+    )  # fmt: skip
+    if entry.lane == Lane.LIVE:
+        agent = await agents.lock(tx, taken.agent_id)
+        await agents.change(tx, agent, now=now, ringing=agent.ringing - 1, joining=agent.joining + 1)
+    if entry.offer_id != taken.id:
+        await note(tx, entry, now=now, agent_id=taken.agent_id, offer_id=taken.id)
+    tx.wake("router")
+
+
+QUICKER = "somebody else was quicker"
+
+
+def _counted(entry: QueueEntry, agent: Agent, was: OfferState) -> dict[str, Any]:
+    """An agent's counts without one offer that stood at `was`."""
+    if entry.lane != Lane.LIVE:
+        return {}
+    return {"ringing": agent.ringing - 1} if was == OfferState.OPEN else {"joining": agent.joining - 1}
+
+
+async def _calm(tx: Tx, entry: QueueEntry, agent_id: str, was: OfferState, *, now: datetime) -> None:
+    """An offer of theirs ended, and it was not about them: their room is free again."""
+    agent = await agents.lock(tx, agent_id)
+    await agents.change(tx, agent, now=now, **_load(entry, agent, -1), **_counted(entry, agent, was))
 
 
 async def tell_calls(
@@ -209,7 +266,7 @@ async def win(tx: Tx, entry: QueueEntry, won: Offer, *, now: datetime) -> None:
     """The offered agent has the work: entry, interactions and conversation are theirs."""
     await offers.advance(tx, won, OfferState.WON, now=now)
     agent = await agents.lock(tx, won.agent_id)
-    calm: dict[str, Any] = {"ringing": agent.ringing - 1} if entry.lane == Lane.LIVE else {}
+    calm: dict[str, Any] = {"joining": agent.joining - 1} if entry.lane == Lane.LIVE else {}
     await agents.change(tx, agent, now=now, misses=0, **calm)
     await _connected(tx, entry, won.agent_id, now=now)
 
@@ -234,15 +291,15 @@ async def end_offer(
     tx: Tx, entry: QueueEntry, ended: Offer, to: OfferState, *, reason: str, now: datetime, cooloff_s: int = 0,
     missed: bool = False,
 ) -> None:  # fmt: skip
-    """Close a live offer; the work waits again with the same order key. `missed` counts against the agent, nothing else does.
+    """Close a live offer; the work waits again with the same order key, unless it rings at others still. `missed` counts against
+    the agent, nothing else does.
 
     A second miss in a row makes the agent not responding, unless that would leave less than half of those at work.
     """
+    was = ended.state
     await offers.advance(tx, ended, to, now=now, reason=reason)
     agent = await agents.lock(tx, ended.agent_id)
-    values: dict[str, Any] = _load(entry, agent, -1)
-    if entry.lane == Lane.LIVE:
-        values["ringing"] = agent.ringing - 1
+    values: dict[str, Any] = {**_load(entry, agent, -1), **_counted(entry, agent, was)}
     by = ""
     if missed:
         values["misses"] = agent.misses + 1
@@ -257,8 +314,19 @@ async def end_offer(
         memory = Refusal(entry_id=entry.id, agent_id=agent.user_id, until=now + timedelta(seconds=cooloff_s))
         await tx.put(memory, unique=["entry_id", "agent_id"], update=["until"], add=["times"])
     await agents.change(tx, agent, now=now, by=by, **values)
+    ringing = await offers.find_live(tx, entry.id)
+    if ringing is not None:
+        if entry.offer_id == ended.id:
+            await note(tx, entry, now=now, agent_id=ringing.agent_id, offer_id=ringing.id)
+        return
     await _advance(tx, entry, EntryState.WAITING, now=now, agent_id=None, offer_id=None)
     await follow(tx, entry, InteractionState.WAITING, now=now)
+
+
+async def withdraw(tx: Tx, entry: QueueEntry, *, reason: str, now: datetime) -> None:
+    """End every live offer of the work, without blame: it waits."""
+    for live in sorted(await offers.list_live_of(tx, entry.id), key=lambda each: each.agent_id):
+        await end_offer(tx, entry, live, OfferState.WITHDRAWN, reason=reason, now=now)
 
 
 async def _pool_holds(tx: Tx) -> bool:
@@ -318,7 +386,7 @@ async def hand_on(
     await _advance(
         tx, entry, EntryState.WAITING, now=now, agent_id=None, offer_id=None, grace_until=None, wrapup_until=None,
         connected_at=None, queue_id=queue.id, entered_at=now, kind="voice", interaction_id=interaction.id,
-        preferred_agent_id=None, not_before=not_before,
+        preferred_agent_id=None, preferred_until=None, not_before=not_before,
     )  # fmt: skip
     await follow(tx, entry, InteractionState.WAITING, now=now, queue_id=queue.id)
 

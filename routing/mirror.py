@@ -132,7 +132,7 @@ def _work(entry: QueueEntry) -> Work:
     return Work(
         id=entry.id, queue_id=entry.queue_id, lane=entry.lane, weight=entry.weight, order_at=entry.order_at,
         entered_at=entry.entered_at, skills=entry.skills, preferred_agent_id=entry.preferred_agent_id,
-        not_before=entry.not_before, version=entry.version,
+        preferred_until=entry.preferred_until, not_before=entry.not_before, version=entry.version,
     )  # fmt: skip
 
 
@@ -154,5 +154,5 @@ def rules(queue: Queue, members: dict[str, int]) -> Rules:
     ]
     return Rules(
         id=queue.id, skills=queue.skills, rings=rings, members={} if queue.retired else members,
-        preferred_wait_s=float(relax.get("preferred_wait_s", 0)),
+        preferred_wait_s=float(relax.get("preferred_wait_s", 0)), ring_count=queue.ring_count,
     )  # fmt: skip

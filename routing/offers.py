@@ -84,13 +84,21 @@ async def get(tx: Tx, offer_id: str) -> Offer:
     return found
 
 
-_LIVE_OF = fixed(select(Offer).where(Offer.entry_id == bindparam("entry_id"), col(Offer.state).in_(LIVE)))
+_LIVE_OF = fixed(
+    select(Offer)
+    .where(Offer.entry_id == bindparam("entry_id"), col(Offer.state).in_(LIVE))
+    .order_by(col(Offer.state), col(Offer.id))  # an accepted one first: it is the only one that counts
+)
 
 
 async def find_live(tx: Tx, entry_id: str) -> Offer | None:
-    """The entry's live offer; there is at most one."""
-    found: Offer | None = await tx.one(_LIVE_OF, entry_id=entry_id)
-    return found
+    """The entry's live offer: the accepted one, else the first of those that ring."""
+    return next(iter(await list_live_of(tx, entry_id)), None)
+
+
+async def list_live_of(tx: Tx, entry_id: str) -> list[Offer]:
+    """The entry's live offers: one, or as many as its queue rings at once; an accepted one stands alone."""
+    return await tx.all(_LIVE_OF, entry_id=entry_id)
 
 
 async def list_live(tx: Tx, agent_id: str) -> list[Offer]:

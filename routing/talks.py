@@ -140,9 +140,8 @@ async def customer_gone(
 
 
 async def _withdraw(tx: Tx, entry: QueueEntry, reason: str, *, now: datetime) -> None:
-    live = await offers.find_live(tx, entry.id) if entry.state == EntryState.OFFERED else None
-    if live is not None:
-        await entries.end_offer(tx, entry, live, OfferState.WITHDRAWN, reason=reason, now=now)
+    if entry.state == EntryState.OFFERED:
+        await entries.withdraw(tx, entry, reason=reason, now=now)
 
 
 async def talk_over(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: datetime) -> None:

@@ -34,7 +34,7 @@ async def give_up_waiting(
         live = await offers.find_live(tx, entry.id)
         if live is None or live.state != OfferState.OPEN:
             return False
-        await entries.end_offer(tx, entry, live, OfferState.WITHDRAWN, reason="caller leaves a message", now=now)
+        await entries.withdraw(tx, entry, reason="caller leaves a message", now=now)
         interaction.__dict__.update((await interactions.get(tx, interaction.id)).model_dump())
     if interaction.state not in (InteractionState.MENU, InteractionState.WAITING):
         return False

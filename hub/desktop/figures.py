@@ -13,7 +13,6 @@ from crm_core.db import Tx
 from crm_core.users import Role, User
 from hub.web import roles_of
 from routing.agents import Activity, Agent, shown
-from routing.offers import Offer, OfferState
 from routing.queues import EntryState, Lane, Queue, QueueEntry, QueueMember
 
 # Written into the statement, because an index over some of the states is only used for a state that stands there.
@@ -51,19 +50,11 @@ async def agent_now(tx: Tx, user_id: str) -> AgentNow | None:
     if agent is None:
         return None
     word, reason = shown(agent)
-    if word == "ringing" and not await _rings(tx, user_id):
-        word = "joining"
     return AgentNow(
         word=word, activity=str(agent.activity), reason=reason, cause=agent.cause, since=agent.since,
         next_activity=agent.next_activity, next_reason=agent.next_reason,
         live=f"{agent.live_load}/{agent.live_capacity}", text=f"{agent.text_load}/{agent.text_capacity}",
     )  # fmt: skip
-
-
-async def _rings(tx: Tx, user_id: str) -> bool:
-    """True while an offer still wants an answer: one that was accepted is only being connected."""
-    latest = select(Offer.state).where(Offer.agent_id == user_id).order_by(col(Offer.id).desc()).limit(10)
-    return OfferState.OPEN in await tx.all(latest)
 
 
 async def queues_of(tx: Tx, user: User) -> list[Queue]:

@@ -74,8 +74,8 @@ async def test_the_ledger_sums_to_logged_in_time(floor: Floor) -> None:
         for period in periods
     ]
     assert [each for each in told if each[0] != "offline"] == [
-        ("available", "", 10), ("paused", "lunch", 20), ("available", "", 0), ("ringing", "", 5), ("busy", "", 40),
-        ("wrapup", "", 15), ("available", "", 7),
+        ("available", "", 10), ("paused", "lunch", 20), ("available", "", 0), ("ringing", "", 5), ("joining", "", 0),
+        ("busy", "", 40), ("wrapup", "", 15), ("available", "", 7),
     ]  # fmt: skip
     logged_in = sum(seconds for state, _, seconds in told if state != "offline")
     assert logged_in == (end - start).total_seconds()
