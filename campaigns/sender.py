@@ -31,7 +31,8 @@ from channels.errors import (
     Throttled,
     Unavailable,
 )
-from crm_core import consent, contacts, events, mail_tokens, touches
+from channels.segments import segments
+from crm_core import consent, contacts, events, mail_tokens, outgoing, outgoing_rules, touches
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import PointKind
 from crm_core.clock import Clock
@@ -127,6 +128,8 @@ class Outcome:
 async def send_chunk(db: Database, campaign_id: str, *, sending: Sending, limit: int = CHUNK) -> Chunk:
     """Send up to `limit` due rows of a running campaign, at the rates of the campaign and its sender."""
     granted = await _tokens(db, campaign_id, sending, limit)
+    if granted:
+        granted = await _room(db, campaign_id, granted, sending)
     if granted == 0:
         now = sending.clock.now()
         return await _conclude(db, campaign_id, now=now, least=now + timedelta(seconds=0.5))
@@ -169,6 +172,27 @@ async def _tokens(db: Database, campaign_id: str, sending: Sending, want: int) -
     )
 
 
+async def _room(db: Database, campaign_id: str, want: int, sending: Sending) -> int:
+    """How many the company's limits leave; at none the campaign is paused and says why, for an administrator must act."""
+    now = sending.clock.now()
+    async with db.reading() as tx:
+        campaign = await campaigns.get(tx, campaign_id)
+        if campaign.channel not in outgoing_rules.CHANNELS:
+            return want
+        guard = await outgoing.load(tx, now=now)
+    room = guard.room(campaign.channel)
+    if room > 0:
+        return min(want, room)
+    stop, used_up = guard.stopped(campaign.channel), guard.reached(campaign.channel)
+    told = Text(
+        "%(what_text)s are stopped: %(reason_text)s An administrator can let them go on (Administration, Spending).",
+        what_text=outgoing.WORDS[campaign.channel],
+        reason_text=stop["reason"] if stop else used_up[0] if used_up else "",
+    )
+    await db.write(lambda tx: campaigns.pause(tx, campaign_id, now=now, reason=told, brake=outgoing.STOPPED))
+    return 0
+
+
 # --- claim -----------------------------------------------------------------------------------------------------------
 
 
@@ -181,10 +205,15 @@ async def _claim(db: Database, campaign_id: str, sending: Sending, limit: int) -
         rows = await deliveries.list_claimable(tx, campaign_id, now=now, limit=limit)
         people = await contacts.list_by_ids(tx, sorted({row.contact_id for row in rows if row.contact_id}))
         delta = Delta(campaign_id)
+        guard = await outgoing.load(tx, now=now) if campaign.channel in outgoing_rules.CHANNELS else None
+        if guard is not None:
+            rows = rows[: guard.room(campaign.channel)]
         claimed = [
             row
             for row in rows
-            if await _claim_one(tx, campaign, row, people.get(row.contact_id or ""), sending.worker, delta, now=now)
+            if await _claim_one(
+                tx, campaign, row, people.get(row.contact_id or ""), sending.worker, delta, now=now, guard=guard
+            )
         ]
         await delta.write(tx)
         return campaign, claimed
@@ -193,12 +222,13 @@ async def _claim(db: Database, campaign_id: str, sending: Sending, limit: int) -
 
 
 async def _claim_one(
-    tx: Tx, campaign: Campaign, row: Delivery, contact: Contact | None, worker: str, delta: Delta, *, now: datetime
-) -> bool:
+    tx: Tx, campaign: Campaign, row: Delivery, contact: Contact | None, worker: str, delta: Delta, *, now: datetime,
+    guard: outgoing.Guard | None,
+) -> bool:  # fmt: skip
     """The binding look of the gate and the claim, in one transaction: a suppression committed before it always wins."""
     verdict = await consent.may_contact(
         tx, purpose=campaign.purpose, channel=campaign.channel, address=row.address, now=now, contact=contact,
-        sender=campaign.account_id,
+        sender=campaign.account_id, guard=guard,
     )  # fmt: skip
     told: dict[str, Any] = {"rule": verdict.rule, "reason": verdict.reason, "verdict": verdict.as_doc()}
     if verdict.allowed:
@@ -349,6 +379,9 @@ async def _submit(
                 lease_until=now + timedelta(seconds=LEASE_S + SEND_S),
             ):  # fmt: skip
                 ready.append((fresh, message))
+                if isinstance(message, OutboundText):
+                    more = max(0, segments(message.body).parts - 1)  # the touch counted one part
+                    await outgoing.count(tx, campaign.channel, fresh.value, now=now, number=0, units=more)
         await delta.write(tx)
         return ready
 

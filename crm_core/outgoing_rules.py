@@ -24,9 +24,8 @@ CHANNELS = (VOICE, TEXT)
 DESTINATION, EMERGENCY = "destination", "emergency"
 # Reached without being named: what a call costs to end there is capped by law or by competition (United States, Canada; the
 # European Economic Area under Delegated Regulation (EU) 2021/654; the United Kingdom; Switzerland). Fraud goes elsewhere.
-USUAL = tuple(  # noqa: SIM905 - a list of thirty quoted words is no easier to read
-    "US CA GB CH IS LI NO AT BE BG HR CY CZ DK EE FI FR DE GR HU IE IT LV LT LU MT NL PL PT RO SK SI ES SE".split()
-)
+_NEAR = "US CA GB CH IS LI NO AT BE BG HR CY CZ DK EE FI FR DE GR HU IE IT LV LT LU MT NL PL PT RO SK SI ES SE"
+USUAL = tuple(_NEAR.split())
 # Satellites and international networks and premium services have country codes of their own (ITU-T E.164, list of codes).
 NEVER = ("+870", "+878", "+881", "+882", "+883", "+888", "+979", "+808")
 COSTLY = frozenset(

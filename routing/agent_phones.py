@@ -11,9 +11,10 @@ from datetime import datetime
 from sqlalchemy import update
 from sqlmodel import col, select
 
-from crm_core import accounts, addresses, audit, calls, interactions, outbox
+from crm_core import accounts, addresses, audit, calls, interactions, outbox, outgoing, outgoing_rules
 from crm_core.calls import CallEvent, CallLeg, LegRole
 from crm_core.db import Tx
+from crm_core.errors import Invalid
 from crm_core.interactions import Interaction
 from routing import agents, dialling, rooms, talks
 from routing.agents import Agent
@@ -36,6 +37,10 @@ async def set_number(tx: Tx, agent_id: str, number: str, *, actor: str, now: dat
         found = addresses.phone(number, country=account.country if account is not None else "")
         if account is not None:
             dialling.check(found, account)
+        guard = await outgoing.load(tx, now=now)
+        refused = outgoing_rules.destination(guard.rules, found.value, guard.home)
+        if refused is not None:
+            raise Invalid(refused[1])
         stored = found.value
     agent = await agents.lock(tx, agent_id)
     await tx.change(Agent, {"phone_e164": stored}, user_id=agent.user_id)
@@ -52,6 +57,8 @@ async def ring(
         return False
     account = await accounts.get(tx, interaction.account_id)
     told = {"from": account.address, "to": number, "user_id": agent_id, "offer_id": offer_id}
+    # Counted and paid like every call out; but whoever waits on the line is not let down because a limit is reached.
+    await outgoing.count(tx, "voice", number, now=now, user_id=agent_id)
     await outbox.ask(
         tx, "agent.place", interaction.id, lane="control", now=now, ordering=interaction.id,
         dedupe=f"agent.place:{interaction.id}:{offer_id or agent_id}", room=rooms.name_of(interaction.id),

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from sqlmodel import col, select
 
 from channels.contract import CallProgress, RoomEvent
-from crm_core import calls, interactions, outbox
+from crm_core import calls, interactions, outbox, outgoing
 from crm_core.calls import CallEvent, CallLeg, LegRole
 from crm_core.db import Tx
 from crm_core.interactions import Interaction, InteractionState
@@ -38,6 +38,10 @@ async def call_progressed(tx: Tx, event: CallProgress, *, now: datetime) -> None
     )  # fmt: skip
     if leg is None or not fresh:
         return
+    if event.raw.get("Direction", "").startswith("outbound") and (event.duration_s or 0) > 60:
+        # The first minute was counted with the touch.
+        more = -(-(event.duration_s or 0) // 60) - 1
+        await outgoing.count(tx, "voice", event.raw.get("To", ""), now=now, user_id=leg.user_id, number=0, units=more)
     interaction, entry = await talks.open_call(tx, leg.interaction_id)
     await _status(tx, interaction, entry, leg.id, event.status, event.rank, now=now)
     if event.status in TERMINAL or interaction.state == InteractionState.ENDED:

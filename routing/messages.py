@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from channels.contract import DeliveryReport, MessageArrived
+from channels.segments import segments
 from channels.twilio_media import LARGEST, PICTURES
-from crm_core import accounts, addresses, consent, contacts, conversations, interactions, outbox, touches
+from crm_core import accounts, addresses, consent, contacts, conversations, interactions, outbox, outgoing, touches
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
 from crm_core.consent import Purpose, SuppressionReason
@@ -173,6 +174,8 @@ async def send(
         tx, to, verdict, channel=TEXT, now=now, contact_id=contact_id, interaction_id=interaction.id,
         user_id=user_id or None,
     )  # fmt: skip
+    more = max(0, segments(body).parts - 1)  # the touch counted one part
+    await outgoing.count(tx, TEXT, to.value, now=now, user_id=user_id, number=0, units=more)
     await outbox.ask(
         tx, "text.send", interaction.id, lane="reply", now=now, ordering=conversation.id,
         dedupe=f"text.send:{interaction.id}",
