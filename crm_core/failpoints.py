@@ -29,6 +29,12 @@ PLACES = {
     "publisher.after_copy": "they are in the stream",
     "jobs.before_offer": "rows need a worker and none has been told",
     "jobs.after_offer": "a worker has been told",
+    "backup.after_database": "a backup holds the rows and no files yet",
+    "backup.file": "one file is to be copied into it",
+    "backup.before_finish": "it is whole and not yet under its name",
+    "restore.file": "one file is to be put back out of a backup",
+    "restore.after_files": "the files are back; the rows are the old ones",
+    "restore.before_rename": "the rows are written beside; the old ones are in place",
 }
 
 _armed: dict[str, int] = {}

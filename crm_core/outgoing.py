@@ -238,6 +238,8 @@ async def count(
 
 async def _settle(tx: Tx, sums: Sequence[tuple[tuple[str, ...], int]]) -> None:
     """Write the counts, and stop what has reached a limit of the house by them."""
+    if not sums:
+        return  # what was added was taken off again
     when = max(datetime.fromisoformat(key[0]) for key, _ in sums)
     guard = await load(tx, now=when)
     totals: dict[tuple[str, str, str], list[int]] = {}
