@@ -39,7 +39,8 @@ BULK_REST_MAX_S = 1.0
 BULK_LOOK_S = 0.1
 BUSY_SESSIONS = 2
 AT_WORK = """SELECT count(*) FROM pg_stat_activity
-WHERE application_name = 'hub' AND datname = current_database() AND state <> 'idle'"""
+WHERE application_name = 'hub' AND datname = current_database()
+AND (state <> 'idle' OR state_change > clock_timestamp() - interval '0.1 second')"""
 
 LOST = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 # The connection is of no more use. asyncpg tells of one that ended in the middle of a word as of a fault of its own.
@@ -61,6 +62,13 @@ SILENT_S = 35.0
 FREE_S = 10.0  # until a connection is free
 UNDO_S = 2.0  # until it has rolled back; a connection that takes longer is thrown away, which undoes its work too
 CLOSE_S = 5.0
+# A SELECT that takes locks or counts something up must stand in the transaction; every other one may stand before it, because
+# at READ COMMITTED each statement sees its own snapshot anyway.
+LOCKS = re.compile(r"\bFOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)\b|\bpg_|\bnextval\b")
+
+
+class _Refused(Exception):
+    """The one statement that was to be the whole transaction was refused; nothing was written."""
 
 
 PLACE = re.compile(r"\$(\d+)")
@@ -71,6 +79,7 @@ class _Merged:
 
     def __init__(self) -> None:
         self._known: dict[tuple[tuple[InsertPlan | str, bool], ...], str] = {}
+        self._reads: dict[str, bool] = {}
 
     def merge(self, parts: Sequence[Part]) -> tuple[str, list[Any]]:
         """SQL and its arguments. Their order of execution is PostgreSQL's own; references are checked at the end."""
@@ -94,6 +103,15 @@ class _Merged:
             sql = self._known[key] = self._write(key)
         return sql, arguments
 
+    def only_reads(self, sql: str) -> bool:
+        """True for a SELECT that neither locks nor changes anything."""
+        known = self._reads.get(sql)
+        if known is None:
+            if len(self._reads) > 1000:
+                self._reads.clear()
+            known = self._reads[sql] = sql.startswith("SELECT") and LOCKS.search(sql) is None
+        return known
+
     def _write(self, shape: tuple[tuple[InsertPlan | str, bool], ...]) -> str:
         written: list[str] = []
         used = 0
@@ -116,19 +134,29 @@ def _insert_many(plan: InsertPlan) -> str:
 class _Connection:
     """One asyncpg connection in a transaction, as a `Driver`.
 
-    What only prepares (BEGIN, SAVEPOINT) is sent together, right before the first statement that needs it.
+    What only prepares (BEGIN, SAVEPOINT) is sent together, right before the first statement that needs it. While it stands
+    `alone`, plain reads need none of it, and a unit that puts off all it writes is one statement: its own BEGIN and COMMIT.
     """
 
-    __slots__ = ("_begun", "_broken", "_due", "_merged", "_passed", "_savepoints", "connection")
+    __slots__ = ("_begun", "_broken", "_due", "_merged", "_passed", "_savepoints", "_singly", "connection")
 
-    def __init__(self, connection: Any, merged: _Merged, *, begin: str = "BEGIN") -> None:
+    def __init__(self, connection: Any, merged: _Merged, *, begin: str = "BEGIN", singly: bool = False) -> None:
         self.connection = connection
         self._merged = merged
+        self._singly = singly
         self._begun = False
         self._due = [begin]
         self._broken = False  # what was due did not go through: the transaction is lost
         self._savepoints = 0
         self._passed = ""  # a savepoint that is done with and not released yet
+
+    @property
+    def alone(self) -> bool:
+        return self._singly and not self._begun
+
+    @property
+    def begun(self) -> bool:
+        return self._begun
 
     async def _send_due(self) -> None:
         if self._due:
@@ -140,7 +168,7 @@ class _Connection:
                 raise
 
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
-        if self._due:
+        if self._due and not (self.alone and self._merged.only_reads(sql)):
             await self._send_due()
         rows: Sequence[Sequence[Any]] = await self.connection.fetch(sql, *arguments)
         return rows
@@ -161,9 +189,18 @@ class _Connection:
         except asyncpg.UniqueViolationError as error:
             raise DuplicateRow(str(error)) from error
 
-    async def write_parts(self, parts: Sequence[Part]) -> None:
+    async def write_parts(self, parts: Sequence[Part], *, last: bool = False) -> None:
         sql, arguments = self._merged.merge(parts)
-        await self.execute(sql, arguments)
+        if not (last and self.alone):
+            await self.execute(sql, arguments)
+            return
+        failpoint("db.before_commit")
+        try:
+            await self.connection.execute(sql, *arguments)
+        except (*LOST, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError):
+            raise
+        except asyncpg.PostgresError as error:
+            raise _Refused from error  # whose savepoint it would have been is found by running the unit with savepoints
 
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -173,7 +210,8 @@ class _Connection:
             self._passed = ""
         self._savepoints += 1
         name = f"hub_{self._savepoints}"
-        self._due.append(f"SAVEPOINT {name}")
+        start = f"SAVEPOINT {name}"
+        self._due.append(start)
         try:
             yield
         except LOST as error:
@@ -181,12 +219,17 @@ class _Connection:
         except Rerun:
             raise
         except BaseException:
-            if not self._broken:
+            if start in self._due:
+                self._due.remove(start)
+            elif not self._broken:
                 await self._send_due()
                 await self.connection.execute(f"ROLLBACK TO SAVEPOINT {name}")
                 self._passed = name
             raise
-        self._passed = name
+        if start in self._due:
+            self._due.remove(start)
+        else:
+            self._passed = name
 
     async def commit(self) -> None:
         """Make it last; DatabaseUnavailable when PostgreSQL had given it up."""
@@ -275,27 +318,31 @@ class PostgresDatabase:
 
     async def write(self, unit: Unit[R]) -> R:
         """See `Database.write`."""
-        for attempt in range(RETRIES + 1):
+        singly = True
+        for attempt in range(RETRIES + 2):
             try:
-                return await self._once(unit)
+                return await self._once(unit, singly=singly)
+            except _Refused:
+                singly = False
             except (*LOST, Rerun):
-                if attempt == RETRIES:
+                if attempt >= RETRIES:
                     raise
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))  # noqa: S311 - jitter, not a secret
             except UNABLE as error:
                 raise _unavailable(error) from error
         raise AssertionError("unreachable")
 
-    async def _once(self, unit: Unit[R]) -> R:
+    async def _once(self, unit: Unit[R], *, singly: bool) -> R:
         began = time.monotonic()
         async with _taken(self._pool) as connection:
-            driver = _Connection(connection, self._merged)
+            driver = _Connection(connection, self._merged, singly=singly)
             tx = Tx(driver, self._compiler)
             try:
                 value = await unit(tx)
                 await tx.settle()
-                failpoint("db.before_commit")
-                await driver.commit()
+                if driver.begun:
+                    failpoint("db.before_commit")
+                    await driver.commit()
             except BaseException:
                 await driver.roll_back()
                 raise

@@ -48,6 +48,7 @@ class _Direct:
     """Statements on the loop: each is a few microseconds."""
 
     __slots__ = ("connection",)
+    alone = False  # a savepoint costs microseconds here
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
@@ -67,7 +68,7 @@ class _Direct:
         except sqlite3.IntegrityError as error:
             raise _explain(error) from error
 
-    async def write_parts(self, parts: Sequence[Part]) -> None:
+    async def write_parts(self, parts: Sequence[Part], *, last: bool = False) -> None:
         for what, arguments in parts:
             if isinstance(what, str):
                 await self.execute(what, arguments)
@@ -97,6 +98,7 @@ class _Threaded:
     """Statements in a thread: for reports and search, which may take long."""
 
     __slots__ = ("connection", "pool")
+    alone = False
 
     def __init__(self, connection: sqlite3.Connection, pool: ThreadPoolExecutor) -> None:
         self.connection = connection
@@ -112,7 +114,7 @@ class _Threaded:
     async def execute_many(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None:
         raise TypeError("this transaction only reads")
 
-    async def write_parts(self, parts: Sequence[Part]) -> None:
+    async def write_parts(self, parts: Sequence[Part], *, last: bool = False) -> None:
         raise TypeError("this transaction only reads")
 
     def savepoint(self) -> contextlib.AbstractAsyncContextManager[None]:

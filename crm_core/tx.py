@@ -40,7 +40,13 @@ class Rerun(Exception):
 
 
 class Driver(Protocol):
-    """What an engine gives a transaction: run SQL, get raw rows or a row count."""
+    """What an engine gives a transaction: run SQL, get raw rows or a row count.
+
+    `alone`: nothing has been written or locked yet, so what was put off may go out as one statement, a transaction by itself.
+    """
+
+    @property
+    def alone(self) -> bool: ...
 
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]: ...
 
@@ -48,7 +54,7 @@ class Driver(Protocol):
 
     async def execute_many(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None: ...
 
-    async def write_parts(self, parts: Sequence[Part]) -> None: ...
+    async def write_parts(self, parts: Sequence[Part], *, last: bool = False) -> None: ...
 
     def savepoint(self) -> AbstractAsyncContextManager[None]: ...
 
@@ -169,8 +175,11 @@ class Tx:
         if not (tables.isdisjoint(self._compiler.tables_in(sql)) and tables.isdisjoint(referred)):
             await self.flush()
 
-    async def flush(self) -> None:
-        """Write what was put off: rows that others refer to in their order, then the rest by table, then the changes."""
+    async def flush(self, *, last: bool = False) -> None:
+        """Write what was put off: rows that others refer to in their order, then the rest by table, then the changes.
+
+        `last`: nothing follows but the commit.
+        """
         if not self._later:
             return
         later, self._later, self._later_tables = self._later, [], set()
@@ -190,8 +199,11 @@ class Tx:
         # One table twice in one statement (with and without ON CONFLICT) would be written in no certain order.
         twice = len({plan.table for plan in leaves}) != len(leaves)
         parts = [*parents, *leaves.items(), *changes]
-        for together in [[part] for part in parts] if twice else [parts]:
-            await self._driver.write_parts(together)
+        if twice:
+            for part in parts:
+                await self._driver.write_parts([part])
+        else:
+            await self._driver.write_parts(parts, last=last)
 
     @asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -199,13 +211,14 @@ class Tx:
 
         `Rerun` must not be caught: it says that the whole transaction is lost and will be run again.
         """
-        await self.flush()
+        await self.flush()  # what was put off before must outlive what is undone inside
         woken = set(self._wakes)
         sums = {settle: dict(parts) for settle, parts in self._sums.items()}
         try:
             async with self._driver.savepoint():
                 yield
-                await self.flush()
+                if not self._driver.alone:
+                    await self.flush()
         except BaseException:
             self._later, self._later_tables = [], set()
             self._wakes.intersection_update(woken)
@@ -227,13 +240,14 @@ class Tx:
 
     async def settle(self) -> None:
         """Write what was put off and the sums; the engines call it at the end of each unit."""
-        if self._sums and any(not isinstance(what, str) and what.refers for what, _ in self._later):
+        refers = any(not isinstance(what, str) and what.refers for what, _ in self._later)
+        if self._sums and refers and not self._driver.alone:
             # Their references lock rows that others hold: only when that is over, the counters, which many wait for.
             await self.flush()
         while self._sums:
             settle, parts = self._sums.popitem()
             await settle(self, [(key, by) for key, by in sorted(parts.items()) if by])
-        await self.flush()
+        await self.flush(last=True)
 
     def forget(self) -> None:
         """The unit was undone, and with it its sums and what it put off."""
