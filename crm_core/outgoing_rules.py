@@ -155,7 +155,11 @@ def _kind(e164: str) -> tuple[str, bool, bool]:
         parsed = phonenumbers.parse(e164)
     except phonenumbers.NumberParseException:
         return "", False, False
-    country = phonenumbers.region_code_for_number(parsed) or ""
+    # Of a range that our tables do not know (yet), the country that its code belongs to first.
+    country = phonenumbers.region_code_for_number(parsed) or phonenumbers.region_code_for_country_code(
+        parsed.country_code or 0
+    )
+    country = country if country in phonenumbers.SUPPORTED_REGIONS else ""
     national = str(parsed.national_number)
     regions = [country] if country else list(phonenumbers.region_codes_for_country_code(parsed.country_code or 0))
     urgent = len(national) <= 6 and any(phonenumbers.is_emergency_number(national, each) for each in regions)

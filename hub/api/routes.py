@@ -6,7 +6,20 @@ from typing import Any
 
 from aiohttp import web
 
-from hub.api import admin, blocked, calls, campaigns, contacts, conversations, drafts, lists, promises, views, work
+from hub.api import (
+    admin,
+    blocked,
+    calls,
+    campaigns,
+    contacts,
+    conversations,
+    drafts,
+    lists,
+    outgoing,
+    promises,
+    views,
+    work,
+)
 from hub.api.operation import Operation, openapi, problems
 from hub.desktop import stream
 from hub.web import PUBLIC, STAFF, Route, runtime_of
@@ -22,6 +35,7 @@ OPERATIONS: list[Operation] = [
     *campaigns.OPERATIONS,
     *lists.OPERATIONS,
     *views.OPERATIONS,
+    *outgoing.OPERATIONS,
     *admin.OPERATIONS,
 ]
 

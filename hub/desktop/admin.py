@@ -8,7 +8,7 @@ from datetime import datetime
 from aiohttp import web
 from sqlmodel import col, select
 
-from crm_core import user_access, users
+from crm_core import outgoing, user_access, users
 from crm_core.addresses import find_email
 from crm_core.db import Tx
 from crm_core.errors import Conflict, HubError, Invalid, NotFound
@@ -93,6 +93,15 @@ async def health(request: web.Request) -> web.StreamResponse:
     """The overview: what `hub check` says now."""
     runtime = runtime_of(request)
     findings = await doctor.check(runtime.settings, clock=runtime.clock)
+    async with runtime.db.reading() as tx:
+        guard = await outgoing.load(tx, now=now_of(request))
+    for channel, words in outgoing.WORDS.items():
+        stop = guard.stopped(channel)
+        if stop is not None:
+            text = Text(
+                "%(what_text)s are stopped: %(reason_text)s See Spending.", what_text=words, reason_text=stop["reason"]
+            )
+            findings = [Finding(words, doctor.Verdict.FAULT, text), *findings]
     return await render(request, "admin/health.html", HealthPage(findings, now_of(request)))
 
 

@@ -24,6 +24,7 @@ from hub.desktop import (
     profile,
     public,
     recordings,
+    spending,
     status,
     stream,
     transfers,
@@ -64,5 +65,6 @@ ROUTES: list[Route] = [
     *admin_more.routes,
     *flow_editor.routes,
     *call_settings.routes,
+    *spending.routes,
     *mail_admin.routes,
 ]
