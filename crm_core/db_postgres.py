@@ -261,7 +261,7 @@ async def _keep_session(_: Any) -> None:
 
 
 def _unavailable(error: Exception) -> DatabaseUnavailable:
-    return DatabaseUnavailable(f"PostgreSQL does not answer: {error or type(error).__name__}.")
+    return DatabaseUnavailable(f"PostgreSQL does not answer: {str(error) or type(error).__name__}.")
 
 
 @contextlib.asynccontextmanager
@@ -313,7 +313,7 @@ class PostgresDatabase:
             # Pages and reports choose their plans by what is asked; their connections come when they are needed.
             reading = await asyncpg.create_pool(url, max_size=max(1, pool_size // 2), server_settings=session, **shared)
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-            raise DatabaseUnavailable(f"PostgreSQL does not answer: {error or type(error).__name__}.") from error
+            raise DatabaseUnavailable(f"PostgreSQL does not answer: {str(error) or type(error).__name__}.") from error
         return cls(pool, reading, bulk=bulk)
 
     async def write(self, unit: Unit[R]) -> R:
