@@ -9,13 +9,13 @@ import re
 import secrets as chance
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from html import escape
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import update
 from sqlmodel import col, select
 
+from channels.contract import RawRequest
 from crm_core import accounts, audit, settings_rows
 from crm_core.accounts import ChannelAccount, Form, FormVersion
 from crm_core.db import Tx
@@ -26,9 +26,12 @@ from hub.channel_admin import check_targets
 from hub.channel_set import ChannelSet
 from hub.settings import parsed_url
 from routing import form_fields
-from webhooks.forms import HONEYPOT, VERSION_FIELD
+from routing.form_preview import Sample, read_sample
+from webhooks.form_deps import Rejected
+from webhooks.forms import read_sent
 
 WEB = "webform"
+UTC_START = datetime(2026, 1, 1, tzinfo=UTC)  # when a sample came is of no interest
 KEY_LETTERS = "abcdefghjkmnpqrstvwxyz23456789"
 MOST_SECONDS = 600
 ORIGIN = re.compile(r"https://[a-z0-9.-]{1,253}(:\d{1,5})?|http://(localhost|127\.0\.0\.1)(:\d{1,5})?")
@@ -47,6 +50,9 @@ class FormInput:
     min_seconds: int = 3
     embed: Sequence[str] = field(default_factory=tuple)  # origins whose pages may show it in a frame
     enabled: bool = True
+    strict: bool = False  # visitors prove that they looked at the page: work in the background, or a longer time
+    signed_time: bool = True  # signatures of machines must carry their time
+    calls: bool = False  # click-to-be-called: the answer is a promise to phone
 
 
 FIRST_FIELDS: list[dict[str, Any]] = [
@@ -54,6 +60,12 @@ FIRST_FIELDS: list[dict[str, Any]] = [
     {"name": "email", "label": Text("E-mail"), "kind": "email", "required": True},
     {"name": "phone", "label": Text("Phone"), "kind": "phone"},
     {"name": "message", "label": Text("Message"), "kind": "textarea"},
+]
+CALL_FIELDS: list[dict[str, Any]] = [
+    {"name": "name", "label": Text("Name"), "kind": "text", "maps": "contact.name"},
+    {"name": "phone", "label": Text("Your phone number"), "kind": "phone", "required": True},
+    {"name": "call_at", "label": Text("When shall we call?"), "kind": "slot"},
+    {"name": "topic", "label": Text("What is it about?"), "kind": "text", "maps": "subject"},
 ]
 
 
@@ -72,9 +84,24 @@ def _checked(given: FormInput) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         fields = form_fields.check_definition(given.fields)
     except Invalid as error:
         wrong |= error.fields
+    kinds = [one["kind"] for one in fields]
+    if given.calls and not any(one["kind"] == "phone" and one.get("required") for one in fields):
+        wrong.setdefault(
+            "fields", Text("Whoever is called back must give a phone number: add such a field that must be filled in.")
+        )
+    if given.calls and not given.queue_id:
+        wrong["queue_id"] = Text("Choose the queue whose agents call back.")
+    if kinds.count("slot") > int(given.calls):
+        wrong.setdefault(
+            "fields", Text("An hour to be called at needs a form that asks to be called, and stands in it once.")
+        )
     if wrong:
         raise Invalid("This form cannot be used so.", fields=wrong)
-    return fields, {"hosted": given.hosted, "min_seconds": given.min_seconds, "embed": origins}
+    settings = {
+        "hosted": given.hosted, "min_seconds": given.min_seconds, "embed": origins, "strict": given.strict,
+        "signed_time": given.signed_time, "calls": given.calls,
+    }  # fmt: skip
+    return fields, settings
 
 
 def fresh_key(title: str) -> str:
@@ -203,51 +230,23 @@ async def set_secret(tx: Tx, channels: ChannelSet, form_id: str, act: str, *, ac
     return made
 
 
+def read_payload(payload: str) -> dict[str, str]:
+    """Names and values of a sample that somebody pasted: JSON, or a body as forms send it. Invalid with the reason."""
+    body = payload.strip()
+    content_type = "application/json" if body.startswith(("{", "[")) else "application/x-www-form-urlencoded"
+    request = RawRequest("/forms/sample", "POST", {"content-type": content_type}, body.encode(), UTC_START)
+    try:
+        return dict(read_sent(request).fields)
+    except Rejected as error:
+        raise Invalid(error.sentence, fields={"payload": error.sentence}) from error
+
+
+def sample(given: FormInput, payload: str) -> Sample:
+    """What a post of this payload would fill, by the fields as they stand in the builder."""
+    fields = form_fields.check_definition(given.fields)
+    return read_sample(fields, read_payload(payload), consent_text=given.consent_text.strip())
+
+
 def keys_of(form: Form, account: ChannelAccount) -> list[str]:
     """Its key, and those it had."""
     return [form.slug, *reversed(account.settings.get("former_keys", ()))]
-
-
-def snippet(form: Form, *, origin: str) -> str:
-    """HTML for another site: a plain form without script or style, so that it works under any policy whose `form-action`
-    names this hub. It says which version it is, so the consent that it asks for is the consent that is kept."""
-    lines = [f'<form action="{origin}/forms/{form.slug}" method="post" enctype="multipart/form-data">']
-    lines.append(f'  <input type="hidden" name="{VERSION_FIELD}" value="{form.version}">')
-    lines.append(
-        f'  <p hidden><label>Leave this empty <input name="{HONEYPOT}" tabindex="-1" autocomplete="off"></label></p>'
-    )
-    for one in form.fields:
-        lines += ["  " + line for line in _field_html(one)]
-    if form.consent_text:
-        lines.append(
-            f'  <p><label><input type="checkbox" name="consent" value="yes"> {escape(form.consent_text)}</label></p>'
-        )
-    return "\n".join([*lines, "  <p><button>Send</button></p>", "</form>"])
-
-
-INPUTS = {"email": "email", "phone": "tel", "number": "number", "date": "date", "file": "file"}
-
-
-def _field_html(one: Mapping[str, Any]) -> list[str]:
-    name, kind = escape(str(one["name"])), one.get("kind", "text")
-    label, must = (
-        escape(str(one.get("label") or one["name"])),
-        " required" if one.get("required") and not one.get("show_if") else "",
-    )
-    if kind == "hidden":
-        return [f'<input type="hidden" name="{name}" value="{escape(str(one.get("value", "")))}">']
-    if kind == "checkbox":
-        return [f'<p><label><input type="checkbox" name="{name}" value="yes"{must}> {label}</label></p>']
-    if kind == "textarea":
-        inner = f'<textarea name="{name}" rows="5"{must}></textarea>'
-    elif kind == "select":
-        options = "".join(f"<option>{escape(str(option))}</option>" for option in one.get("options", []))
-        inner = f'<select name="{name}"{must}><option value=""></option>{options}</select>'
-    else:
-        inner = f'<input type="{INPUTS.get(kind, "text")}" name="{name}"{must}>'
-    return [f"<p><label>{label}<br>{inner}</label></p>"]
-
-
-def frame_snippet(form: Form, *, origin: str) -> str:
-    """HTML that shows the hosted page in a frame; the site must be among those that may."""
-    return f'<iframe src="{origin}/forms/{form.slug}" title="{escape(form.title)}" width="100%" height="700"></iframe>'

@@ -145,6 +145,12 @@ class Reader:
         day = _skeleton(self.local(instant), pattern, self.babel)
         return f"{day}, {format_time(self.local(instant), 'short', tzinfo=_zone(self.zone), locale=self.babel)}"
 
+    def slot(self, instant: datetime) -> str:
+        """Weekday, day, time and zone: an hour to choose."""
+        local = self.local(instant)
+        time = format_time(local, "short", tzinfo=_zone(self.zone), locale=self.babel)
+        return f"{_skeleton(local, 'MMMEd', self.babel)}, {time} ({local.tzname()})"
+
     def full(self, instant: datetime) -> str:
         """Day, time with seconds, zone: for titles."""
         return format_datetime(self.local(instant), "full", tzinfo=_zone(self.zone), locale=self.babel)

@@ -10,12 +10,13 @@ from aiohttp import web
 from channels.contract import Receives
 from crm_core.accounts import ChannelAccount
 from hub.channel_set import ChannelSet
-from hub.desktop.public import form_page
+from hub.desktop.public import form_page, form_words, slot_words
+from hub.desktop.templating import reader_of
 from hub.middleware import policy
 from hub.redis_ports import RedisAttempts
 from hub.runtime import Runtime
 from hub.web import PUBLIC, SIGNED, Route, remote_of
-from webhooks.forms import FormDeps
+from webhooks.form_deps import FormDeps
 from webhooks.intake import Deps
 from webhooks.routes import routes
 
@@ -69,6 +70,9 @@ def webhook_routes(runtime: Runtime) -> list[Route]:
         sign=lambda text: runtime.sealer.sign(text, purpose="form-key"),
         framed=framed,
         remote_of=remote_of,
+        tell=lambda request, sentence: reader_of(request).tell(sentence) if sentence else "",
+        slots=slot_words,
+        words=form_words,
     )
     return [
         Route(route.method, route.path, route.handler, access=PUBLIC if route.public else SIGNED)

@@ -9,10 +9,9 @@ import hashlib
 import hmac
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
-from ipaddress import ip_address, ip_network
-from typing import Any, Protocol
+from typing import Any
 
 from aiohttp import web
 
@@ -25,11 +24,13 @@ from crm_core.db import DatabaseUnavailable, Tx
 from crm_core.errors import NotFound
 from crm_core.ids import new_id
 from crm_core.texts import Text
-from routing import form_fields, router
+from routing import call_forms, form_fields, router
 from routing.mails import StoredFile, keep_files
-from webhooks import receipts
+from webhooks import form_guard, receipts
 from webhooks.body import Packed, TooLarge, TooSlow, read_body
-from webhooks.form_posts import as_seen, find_form, find_kept_form
+from webhooks.form_deps import FormDeps, Rejected
+from webhooks.form_guard import network_of
+from webhooks.form_posts import REPLAYED_BY, as_read_now, as_seen, find_form, find_kept_form
 from webhooks.intake import Answer, Deps, Kind, Post, Unreadable, store_and_run
 
 PROVIDER = "form"
@@ -37,7 +38,7 @@ HONEYPOT = "contact_me_by_fax_only"  # hidden from people; a machine that fills 
 KEY_FIELD = "_key"  # hosted form: one per rendering, so that a second click is the same post; signed, with its instant
 VERSION_FIELD = "_version"  # which version of the form the person saw
 KEY_HEADER = "idempotency-key"
-SIGNATURE_HEADER = "x-hub-signature-256"
+WORK_FIELD = "_work"  # what the page's script found for the key
 READ_HEADER = "x-hub-read"  # multipart: its fields and stored files, so that the effects can be made again
 REMOTE_HEADER = "x-hub-remote"
 KEPT_KEY = "x-hub-key"  # the receipt's own key: what makes two posts the same
@@ -46,57 +47,6 @@ BODY_BYTES = 64 * 1024  # of a post, kept in its row; more goes to the object st
 BUCKET_S = 300
 PER_ADDRESS, PER_NETWORK, PER_FORM, WINDOW_S = 20, 60, 600, 60
 PER_POINT, POINT_WINDOW_S = 20, 3600  # posts of a form that name one phone number or mail address
-
-
-class Attempts(Protocol):
-    """Counts tries of strangers, shared by all processes where it can."""
-
-    async def allow(self, name: str, *, limit: int, window_s: int, now: datetime) -> int:
-        """0 when this try is within `limit` per window, else the seconds to wait."""
-        ...
-
-
-class FileStore(Protocol):
-    """The object store."""
-
-    async def put(self, content: bytes, *, folder: str, now: datetime) -> str:
-        """Keep the bytes; their key."""
-        ...
-
-
-class FormPage(Protocol):
-    """Shows a hosted form: to be filled in, to be corrected, or thanked for (`done`)."""
-
-    def __call__(
-        self, request: web.Request, form: Form, *, values: Mapping[str, str], errors: Mapping[str, str], key: str,
-        done: bool, sentence: str, status: int,
-    ) -> Awaitable[web.StreamResponse]: ...  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class FormDeps:
-    """What forms need beyond webhooks in general."""
-
-    intake: Deps
-    files: FileStore
-    attempts: Attempts
-    page: FormPage
-    secrets_of: Callable[[ChannelAccount], Sequence[str]] = lambda account: ()  # any: posts of machines must be signed
-    sign: Callable[[str], str] = lambda text: "unsigned"  # of the hosted form's key
-    framed: Callable[[web.Request, Sequence[str]], str] = lambda request, origins: (
-        ""
-    )  # the page's policy inside a frame
-    remote_of: Callable[[web.Request], str] = lambda request: request.remote or ""
-
-
-class Rejected(Exception):
-    """The post is answered with a status and a sentence, and leads to nothing."""
-
-    def __init__(
-        self, status: int, sentence: str, *, fields: Mapping[str, str] | None = None, retry_s: int = 0
-    ) -> None:
-        super().__init__(sentence)
-        self.status, self.sentence, self.fields, self.retry_s = status, sentence, fields or {}, retry_s
 
 
 # --- reading ---------------------------------------------------------------------------------------------------------
@@ -140,12 +90,14 @@ async def _apply(deps: Deps, tx: Tx, arrivals: list[Arrival], post: Post, now: d
     form = await find_kept_form(tx, webform.form_key(post.request.url))
     if form is None:
         raise NotFound("There is no such form.")
-    form = await as_seen(tx, form, post.fields.get(VERSION_FIELD, ""))
+    by, version = post.request.headers.get(REPLAYED_BY, ""), post.fields.get(VERSION_FIELD, "")
+    form = await (as_read_now if by else as_seen)(tx, form, version)
     fields = {name: value for name, value in post.fields.items() if not name.startswith("_") and name != HONEYPOT}
-    fields = form_fields.kept(form.fields, fields)
+    fields = form_fields.kept(form.fields, form_fields.renamed(form.fields, fields))
     kept_key, remote = post.request.headers[KEPT_KEY], post.request.headers.get(REMOTE_HEADER, "")
     event = FormArrived(form.slug, fields, kept_key, remote)
-    lead = await router.form_arrived(tx, event, form=form, now=now)
+    sent_at = post.request.received_at
+    lead = await router.form_arrived(tx, event, form=form, now=now, sent_at=sent_at, replayed_by=by)
     kept = post.request.headers.get(READ_HEADER)
     if kept and lead.interaction_id:
         files = [StoredFile(name, kind, size, key) for name, kind, size, key in json.loads(kept)["files"]]
@@ -168,52 +120,140 @@ KINDS = (KIND,)
 
 
 def handlers(deps: FormDeps) -> tuple[Callable[[web.Request], Awaitable[web.StreamResponse]], ...]:
-    """The views: machine post, hosted form, hosted post."""
+    """The views: machine post, hosted form, hosted post, the form for a script to build, and whether it may."""
 
     async def post(request: web.Request) -> web.StreamResponse:
         try:
             answer, _ = await _receive(deps, request)
         except Rejected as error:
-            return told(error)
+            return await _shared(deps, request, told(error))
         if answer.status != 200:
-            return told(Rejected(answer.status, answer.body, fields=answer.fields))
-        return web.Response(text=answer.body, content_type="application/json")
+            return await _shared(deps, request, told(Rejected(answer.status, answer.body, fields=answer.fields)))
+        return await _shared(deps, request, web.Response(text=answer.body, content_type="application/json"))
 
     async def show(request: web.Request) -> web.StreamResponse:
         form, account = await _hosted(deps, request.match_info["key"])
         given = {name: value[: webform.MAX_VALUE] for name, value in request.query.items() if not name.startswith("_")}
-        page = await deps.page(
-            request, form, values=given, errors={}, key=_fresh_key(deps), done=False, sentence="", status=200
-        )
-        return _framed(deps, request, account, page)
+        return await _page(deps, request, form, account, values=given, key=_fresh_key(deps))
 
     async def hosted(request: web.Request) -> web.StreamResponse:
         form, account = await _hosted(deps, request.match_info["key"])
+        as_json = "application/json" in request.headers.get("Accept", "")
         values: dict[str, str] = {}
         try:
             answer, values = await _receive(deps, request, hosted=values)
             if answer.status != 200:
                 raise Rejected(answer.status, answer.body, fields=answer.fields)
         except Rejected as error:
-            key = values.get(KEY_FIELD) or _fresh_key(deps)
-            page = await deps.page(
-                request, form, values=values, errors=error.fields, key=key, done=False, sentence=error.sentence,
+            key = "" if error.fresh else values.get(KEY_FIELD, "")
+            key = key or _fresh_key(deps)
+            if as_json:
+                said = Rejected(
+                    error.status,
+                    deps.tell(request, error.sentence),
+                    fields={name: deps.tell(request, one) for name, one in error.fields.items()},
+                    retry_s=error.retry_s,
+                )
+                return await _shared(deps, request, told(said, key=key))
+            page = await _page(
+                deps, request, form, account, values=values, errors=error.fields, key=key, sentence=error.sentence,
                 status=error.status,
             )  # fmt: skip
             if error.retry_s:
                 page.headers["Retry-After"] = str(error.retry_s)
-            return _framed(deps, request, account, page)
-        page = await deps.page(request, form, values={}, errors={}, key="", done=True, sentence="", status=200)
-        return _framed(deps, request, account, page)
+            return page
+        if as_json:
+            thanks = form.thanks or deps.words(request).get("thanks", "")
+            return await _shared(deps, request, web.json_response({"status": "received", "thanks": thanks}))
+        return await _page(deps, request, form, account, values={}, done=True)
 
-    return post, show, hosted
+    async def built(request: web.Request) -> web.StreamResponse:
+        form, account = await _hosted(deps, request.match_info["key"])
+        body = {
+            "title": form.title, "fields": [_public(field) for field in form.fields], "consent_text": form.consent_text,
+            "version": form.version, "key": _fresh_key(deps), "work": _work(account), "words": dict(deps.words(request)),
+            "slots": await _slots(deps, request, form, account), "honeypot": HONEYPOT,
+        }  # fmt: skip
+        return await _shared(deps, request, web.json_response(body, headers={"Cache-Control": "no-store"}))
+
+    async def may(request: web.Request) -> web.StreamResponse:
+        response = await _shared(deps, request, web.Response(status=204))
+        if "Access-Control-Allow-Origin" in response.headers:
+            response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+            response.headers["Access-Control-Allow-Headers"] = "Content-Type, Idempotency-Key"
+            response.headers["Access-Control-Max-Age"] = "600"
+        return response
+
+    return post, show, hosted, built, may
 
 
-def told(error: Rejected) -> web.Response:
+PUBLIC_PARTS = (
+    "name",
+    "label",
+    "kind",
+    "required",
+    "options",
+    "hint",
+    "value",
+    "least",
+    "most",
+    "show_if",
+    "require_if",
+)
+
+
+def _public(field: Mapping[str, Any]) -> dict[str, Any]:
+    """A field as a page shows it; where its value goes is nobody's business."""
+    return {part: field[part] for part in PUBLIC_PARTS if part in field}
+
+
+def _work(account: ChannelAccount) -> int:
+    return form_guard.WORK_BITS if account.settings.get("strict") else 0
+
+
+async def _slots(
+    deps: FormDeps, request: web.Request, form: Form, account: ChannelAccount
+) -> Sequence[tuple[str, str]]:
+    if not any(field.get("kind") == "slot" for field in form.fields):
+        return ()
+    async with deps.intake.db.reading() as tx:
+        opening = await call_forms.hours_of(tx, account)
+    return list(deps.slots(request, opening, deps.intake.clock.now()))
+
+
+async def _page(
+    deps: FormDeps, request: web.Request, form: Form, account: ChannelAccount, *, values: Mapping[str, str],
+    errors: Mapping[str, str] | None = None, key: str = "", done: bool = False, sentence: str = "", status: int = 200,
+) -> web.StreamResponse:  # fmt: skip
+    slots = () if done else await _slots(deps, request, form, account)
+    page = await deps.page(
+        request, form, values=values, errors=errors or {}, key=key, done=done, sentence=sentence, status=status,
+        slots=slots, work=_work(account),
+    )  # fmt: skip
+    return _framed(deps, request, account, page)
+
+
+async def _shared(deps: FormDeps, request: web.Request, response: web.Response) -> web.Response:
+    """The answer, which scripts of the sites that the administrator named may read."""
+    origin = request.headers.get("Origin", "")
+    if not origin:
+        return response
+    response.headers["Vary"] = "Origin"
+    async with deps.intake.db.reading() as tx:
+        found = await find_form(tx, request.match_info["key"])
+    if found is not None and origin.lower() in found[1].settings.get("embed", ()):
+        response.headers["Access-Control-Allow-Origin"] = origin
+        response.headers["Access-Control-Expose-Headers"] = "Retry-After"
+    return response
+
+
+def told(error: Rejected, *, key: str = "") -> web.Response:
     """A refusal as problem+json (RFC 9457)."""
     body: dict[str, Any] = {"title": "The form was not taken", "status": error.status, "detail": error.sentence}
     if error.fields:
         body["fields"] = dict(error.fields)
+    if key:
+        body["key"] = key
     response = web.json_response(body, status=error.status, content_type="application/problem+json")
     if error.retry_s:
         response.headers["Retry-After"] = str(error.retry_s)
@@ -294,15 +334,6 @@ async def _receive(
     return answer, dict(sent.fields)
 
 
-def network_of(remote: str) -> str:
-    """The neighbourhood of an address: /24, or /64 in IPv6."""
-    try:
-        address = ip_address(remote.partition("%")[0])
-    except ValueError:
-        return remote
-    return str(ip_network((address, 24 if address.version == 4 else 64), strict=False))
-
-
 async def _within_rate(deps: FormDeps, name: str, limit: int, now: datetime, *, window_s: int = WINDOW_S) -> None:
     wait_s = await deps.attempts.allow(name, limit=limit, window_s=window_s, now=now)
     if wait_s:
@@ -319,35 +350,64 @@ async def _store(
     if found is None or form is None:
         deps.intake.count("webform", "unknown")
         raise Rejected(404, "There is no such form.")
-    account = found[1]
+    account, settings = found[1], found[1].settings
     secrets = deps.secrets_of(account) if machine else ()
-    given = request.headers.get(SIGNATURE_HEADER, "")
-    if secrets and not any([_signed(secret, given, raw.body) for secret in secrets]):
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    timed = bool(settings.get("signed_time"))
+    if secrets and not form_guard.signed(secrets, headers, raw.body, now=now, timed=timed):
         deps.intake.count("webform", "forged")
-        raise Rejected(403, "The signature is missing or wrong.")
-    digest = hashlib.sha256(raw.url.encode() + b"\n" + raw.body).hexdigest()
+        raise Rejected(403, "The signature is missing, wrong or too old.")
+    sent = replace(sent, fields=form_fields.renamed(form.fields, sent.fields))
     errors = form_fields.check_values(form.fields, sent.fields, country=account.country or "GB")
-    if errors or sent.fields.get(HONEYPOT):
-        reason = "honeypot" if not errors else json.dumps(errors)
-        await _discard(deps, sent, raw, f"{slug}:refused:{digest}", reason, now)
-        if errors:
-            deps.intake.count("webform", "invalid")
-            raise Rejected(422, "Some fields need another look.", fields=errors)
+    if errors:
+        await _discard(deps, sent, raw, slug, json.dumps(errors), now)
+        deps.intake.count("webform", "invalid")
+        raise Rejected(422, "Some fields need another look.", fields=errors)
+    if sent.fields.get(HONEYPOT):
+        await _discard(deps, sent, raw, slug, form_guard.HONEYPOT, now)
         return Answer(200, "spam", KIND.empty)
-    if not machine:
-        open_s = seconds_open(deps, sent.fields.get(KEY_FIELD, ""), now)
-        if open_s is not None and open_s < int(account.settings.get("min_seconds") or 0):
-            deps.intake.count("webform", "too_quick")
-            raise Rejected(422, "That was quick. Please look it over and send it once more.")
-    return await _take(deps, request, sent, raw, form, digest, now)
+    if not machine or (settings.get("strict") and not secrets):
+        key = sent.fields.get(KEY_FIELD, "")
+        why = form_guard.why_not_yet(
+            settings, seconds_open(deps, key, now), key=key, answer=sent.fields.get(WORK_FIELD, "")
+        )
+        if why:
+            await _discard(deps, sent, raw, slug, why, now)
+            deps.intake.count("webform", why)
+            sentence = "That was quick. Please look it over and send it once more."
+            raise Rejected(422, sentence, fresh=why == form_guard.NO_KEY)
+    if call_forms.is_one(account):
+        await _may_be_called(deps, sent, raw, slug, form, account, now)
+    return await _take(deps, request, sent, raw, form, account, now)
+
+
+async def _may_be_called(
+    deps: FormDeps, sent: FormArrived, raw: RawRequest, slug: str, form: Form, account: ChannelAccount, now: datetime
+) -> None:
+    """Rejected when nobody is phoned because of this post, with a sentence that tells a stranger nothing about a number."""
+    async with deps.intake.db.reading() as tx:
+        errors = await call_forms.check(tx, form, account, sent.fields, now=now)
+        number, name = call_forms.number_of(form, account, sent.fields)
+        why = await call_forms.why_held(tx, number, now=now) if number is not None and not errors else ""
+    if why and not errors:
+        errors = {name: Text("We cannot call this number. Give another one.")}
+    if errors:
+        await _discard(deps, sent, raw, slug, why or json.dumps(errors), now)
+        deps.intake.count("webform", "not_called")
+        raise Rejected(422, "Some fields need another look.", fields=errors)
 
 
 async def _take(
-    deps: FormDeps, request: web.Request, sent: FormArrived, raw: RawRequest, form: Form, digest: str, now: datetime
-) -> Answer:
+    deps: FormDeps, request: web.Request, sent: FormArrived, raw: RawRequest, form: Form, account: ChannelAccount,
+    now: datetime,
+) -> Answer:  # fmt: skip
     given = (request.headers.get(KEY_HEADER) or sent.fields.get(KEY_FIELD, ""))[:200]
-    key = f"{form.slug}:key:{given}" if given else await _bucket(deps, form.slug, digest, now)
-    await _within_point_rate(deps, form, sent, key, now)
+    key = f"{form.slug}:key:{given}" if given else await _bucket(deps, form.slug, _digest(raw), now)
+    try:
+        await _within_point_rate(deps, form, sent, key, now, calls=call_forms.is_one(account))
+    except Rejected:
+        await _discard(deps, sent, raw, form.slug, form_guard.RATE, now)
+        raise
     extra, raw = await _keep_files(deps, sent, raw, key, now)
     extra[KEPT_KEY] = key
     extra[REMOTE_HEADER] = raw.headers.get(REMOTE_HEADER, "")
@@ -355,7 +415,13 @@ async def _take(
     return await store_and_run(deps.intake, KIND, post, key=key, headers=extra)
 
 
-async def _within_point_rate(deps: FormDeps, form: Form, sent: FormArrived, key: str, now: datetime) -> None:
+def _digest(raw: RawRequest) -> str:
+    return hashlib.sha256(raw.url.encode() + b"\n" + raw.body).hexdigest()
+
+
+async def _within_point_rate(
+    deps: FormDeps, form: Form, sent: FormArrived, key: str, now: datetime, *, calls: bool
+) -> None:
     """Posts that name one number or address are counted, whoever sends them; repeats of one post are not."""
     values = [
         (find_phone(value, country="GB") if field.get("kind") == "phone" else find_email(value))
@@ -369,6 +435,9 @@ async def _within_point_rate(deps: FormDeps, form: Form, sent: FormArrived, key:
             return
     for point in filter(None, values):
         name = hashlib.sha256(point.value.encode()).hexdigest()[:32]
+        if calls:  # whichever form asks: one telephone is not made to ring all day
+            limit, window_s = call_forms.PER_NUMBER, call_forms.NUMBER_WINDOW_S
+            await _within_rate(deps, f"form-call:{name}", limit, now, window_s=window_s)
         await _within_rate(deps, f"form-point:{form.slug}:{name}", PER_POINT, now, window_s=POINT_WINDOW_S)
 
 
@@ -401,8 +470,9 @@ async def _keep_files(
     return extra, replace(raw, body=b"") if RAW_HEADER in extra else raw
 
 
-async def _discard(deps: FormDeps, sent: FormArrived, raw: RawRequest, key: str, reason: str, now: datetime) -> None:
+async def _discard(deps: FormDeps, sent: FormArrived, raw: RawRequest, slug: str, reason: str, now: datetime) -> None:
     """Kept as it came, so that a person can look at it and make it count after all; a stranger's files are not."""
+    key = f"{slug}:refused:{_digest(raw)}"
     headers = {**raw.headers, KEPT_KEY: key}
     if raw.headers["content-type"].lower().startswith("multipart/"):
         headers[READ_HEADER] = json.dumps({"fields": sent.fields, "files": []})
@@ -416,8 +486,3 @@ async def _discard(deps: FormDeps, sent: FormArrived, raw: RawRequest, key: str,
             await receipts.discard(tx, receipt.id, reason=reason, now=now)
 
     await deps.intake.db.write(unit)
-
-
-def _signed(secret: str, given: str, body: bytes) -> bool:
-    ours = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
-    return hmac.compare_digest(ours.encode(), given.encode("utf-8", "replace"))

@@ -10,7 +10,7 @@ from aiohttp import web
 from channels.contract import RawRequest
 from webhooks import forms, intake, messaging, voice
 from webhooks.body import Packed, TooLarge, TooSlow, read_body
-from webhooks.forms import FormDeps
+from webhooks.form_deps import FormDeps
 from webhooks.intake import Answer, Deps, Kind
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -39,13 +39,16 @@ class WebhookRoute:
 
 def routes(deps: Deps, form_deps: FormDeps) -> list[WebhookRoute]:
     """Every webhook and public form."""
-    post, show, hosted = forms.handlers(form_deps)
+    post, show, hosted, built, may = forms.handlers(form_deps)
     return [
         *(WebhookRoute("POST", path, _signed(deps, kind)) for path, kind in PATHS.items()),
         WebhookRoute("POST", voice.STEP, _step(deps)),
         WebhookRoute("POST", "/webhooks/forms/{key}", post, public=True),
         WebhookRoute("GET", "/forms/{key}", show, public=True),
         WebhookRoute("POST", "/forms/{key}", hosted, public=True),
+        WebhookRoute("GET", "/forms/{key}/fields.json", built, public=True),
+        WebhookRoute("OPTIONS", "/forms/{key}", may, public=True),
+        WebhookRoute("OPTIONS", "/webhooks/forms/{key}", may, public=True),
     ]
 
 

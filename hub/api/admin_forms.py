@@ -10,7 +10,7 @@ from pydantic import Field
 from crm_core import user_access, users
 from crm_core.accounts import ChannelAccount, Form
 from crm_core.db import Tx
-from hub import channel_admin, form_admin
+from hub import channel_admin, form_admin, form_snippets
 from hub.api.admin_channels import admin_operation
 from hub.api.operation import Call, Nothing, Operation, Shown, Strict, Version
 from hub.form_admin import FormInput
@@ -18,6 +18,7 @@ from hub.intake_deps import intake_deps
 from routing import hour_settings, hours
 from routing.hours import Hours
 from webhooks import form_posts
+from webhooks.receipts import WebhookReceipt
 from webhooks.routes import KINDS
 
 
@@ -38,6 +39,7 @@ class FormShown(Shown):
     account_id: str
     version: int
     snippet: str
+    snippets: dict[str, str]
 
 
 class FormList(Shown):
@@ -47,7 +49,9 @@ class FormList(Shown):
 
 
 class FormIn(Strict):
-    """A form: its fields are objects with name, label, kind, required, options, hint, value, maps, least, most, show_if."""
+    """A form: its fields are objects with name, label, kind, required, options, hint, value, maps, least, most, also (other
+    names in posts), show_if and require_if ({field, is}). `strict`: visitors prove that they looked at the page; `signed_time`:
+    signatures must carry their time; `calls`: whoever sends it is called back."""
 
     title: str = Field(min_length=1, max_length=200)
     fields: list[dict[str, Any]] = Field(min_length=1, max_length=60)
@@ -58,6 +62,9 @@ class FormIn(Strict):
     min_seconds: int = Field(3, ge=0, le=600)
     embed: list[str] = Field(default=[], max_length=20)
     enabled: bool = True
+    strict: bool = False
+    signed_time: bool = True
+    calls: bool = False
 
 
 class FormChange(FormIn):
@@ -79,13 +86,46 @@ class TurnShown(Shown):
     secret: str
 
 
+class PostQuery(Strict):
+    """`held`: kept back as spam; `refused`: something typed was wrong; `taken`: led to a lead. Empty: all."""
+
+    only: Literal["", "held", "refused", "taken"] = ""
+
+
 class PostShown(Shown):
-    """A stored post."""
+    """A stored post; `replays`: who had it read again and when."""
 
     id: str
     received_at: datetime
     state: str
     error: str
+    replays: list[dict[str, str]]
+
+
+class SampleIn(Strict):
+    """A payload as a machine would post it, JSON or urlencoded, and the form's fields as they would be (empty: as they are)."""
+
+    payload: str = Field(min_length=1, max_length=64 * 1024)
+    fields: list[dict[str, Any]] = Field(default=[], max_length=60)
+
+
+class SampleLine(Shown):
+    """One value: the name it came under, the field that takes it, and where that goes."""
+
+    sent: str
+    value: str
+    field: str
+    goes: str
+
+
+class SampleShown(Shown):
+    """What the sample would fill. `errors` would refuse the post, `warnings` would not."""
+
+    lines: list[SampleLine]
+    contact: dict[str, str]
+    lead: dict[str, str]
+    errors: dict[str, str]
+    warnings: list[str]
 
 
 class PostList(Shown):
@@ -135,11 +175,13 @@ class LinkIn(Strict):
 
 def form_shown(call: Call[Any, Any], form: Form, account: ChannelAccount) -> FormShown:
     """The form with what belongs to its account."""
+    html = form_snippets.snippets(form, account, origin=call.runtime.settings.public_url)
     return FormShown(
         id=form.id, key=form.slug, title=form.title, fields=form.fields, consent_text=form.consent_text,
         consent_version=form.consent_version, thanks=form.thanks, queue_id=account.queue_id, settings=account.settings,
         secrets=channel_admin.endings(call.runtime.channels, account), enabled=account.enabled, account_id=account.id,
-        version=form.version, snippet=form_admin.snippet(form, origin=call.runtime.settings.public_url),
+        version=form.version, snippet=html.plain,
+        snippets={"script": html.script, "inline": html.inline, "button": html.button, "frame": html.frame},
     )  # fmt: skip
 
 
@@ -195,22 +237,41 @@ async def turn_form(call: Call[Nothing, TurnIn]) -> TurnShown:
     return await call.runtime.db.write(unit)
 
 
-@admin_operation("GET", "forms/{id}/posts", "What was posted to a form", answer=PostList)
-async def list_posts(call: Call[Nothing, Nothing]) -> PostList:
-    """The newest fifty, refused ones too."""
+@admin_operation("GET", "forms/{id}/posts", "What was posted to a form", query=PostQuery, answer=PostList)
+async def list_posts(call: Call[PostQuery, Nothing]) -> PostList:
+    """The newest fifty, held and refused ones too."""
     async with call.runtime.db.reading() as tx:
         form, account = await form_admin.get_form(tx, call.path["id"])
-        found = await form_posts.list_posts(tx, form_admin.keys_of(form, account))
-    return PostList(
-        items=[PostShown(id=r.id, received_at=r.received_at, state=str(r.state), error=r.error) for r in found]
-    )
+        found = await form_posts.list_posts(tx, form_admin.keys_of(form, account), only=call.query.only)
+    return PostList(items=[post_shown(receipt) for receipt in found])
 
 
-@admin_operation("POST", "posts/{id}/replay", "Make a stored post count again", answer=PostShown)
+def post_shown(receipt: WebhookReceipt) -> PostShown:
+    """A stored post, without what was typed."""
+    return PostShown(
+        id=receipt.id, received_at=receipt.received_at, state=str(receipt.state), error=receipt.error,
+        replays=receipt.headers.get(form_posts.REPLAYS, []),
+    )  # fmt: skip
+
+
+@admin_operation("POST", "forms/{id}/sample", "Try a payload on a form", body=SampleIn, answer=SampleShown)
+async def try_sample(call: Call[Nothing, SampleIn]) -> SampleShown:
+    """Which fields of contact and lead a post would fill. Nothing is stored."""
+    async with call.runtime.db.reading() as tx:
+        form, _ = await form_admin.get_form(tx, call.path["id"])
+    given = FormInput(form.title, call.body.fields or form.fields, consent_text=form.consent_text)
+    read = form_admin.sample(given, call.body.payload)
+    return SampleShown(
+        lines=[SampleLine(sent=one.sent, value=one.value, field=one.field, goes=one.goes) for one in read.lines],
+        contact=read.contact, lead=read.lead, errors=read.errors, warnings=read.warnings,
+    )  # fmt: skip
+
+
+@admin_operation("POST", "posts/{id}/replay", "Read a stored post again", answer=PostShown)
 async def replay_post(call: Call[Nothing, Nothing]) -> PostShown:
-    """One that led to a lead leads to the same lead; a refused one counts as if it had passed."""
-    receipt = await form_posts.replay(intake_deps(call.runtime), KINDS, call.path["id"], actor=call.user.id)
-    return PostShown(id=receipt.id, received_at=receipt.received_at, state=str(receipt.state), error=receipt.error)
+    """With the form as it is now. One that led to a lead fills the same lead in anew; one that was held back or refused counts
+    as if it had passed."""
+    return post_shown(await form_posts.replay(intake_deps(call.runtime), KINDS, call.path["id"], actor=call.user.id))
 
 
 def hours_shown(row: Hours, now: datetime) -> HoursShown:
@@ -267,6 +328,6 @@ async def send_link(call: Call[Nothing, LinkIn]) -> None:
 
 
 OPERATIONS: list[Operation] = [
-    list_forms, create_form, save_form, turn_form, list_posts, replay_post, list_hours, create_hours, change_hours,
+    list_forms, create_form, save_form, turn_form, list_posts, try_sample, replay_post, list_hours, create_hours, change_hours,
     delete_hours, send_link,
 ]  # fmt: skip

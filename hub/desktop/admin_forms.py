@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from aiohttp import web
@@ -13,22 +14,36 @@ from channels.contract import RawRequest
 from crm_core.accounts import ChannelAccount, Form, FormVersion
 from crm_core.db import Tx
 from crm_core.errors import HubError
-from hub import channel_admin, form_admin
+from hub import channel_admin, form_admin, form_snippets
 from hub.desktop.admin_channels import ID, fields_of, told_of
 from hub.desktop.render import render
 from hub.desktop.templating import reader_of
-from hub.form_admin import FIRST_FIELDS, FormInput
+from hub.desktop.timeline import users_of
+from hub.desktop.words import N_
+from hub.form_admin import CALL_FIELDS, FIRST_FIELDS, FormInput
+from hub.form_snippets import Snippets
 from hub.intake_deps import intake_deps
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
 from routing import form_fields, queues
+from routing.form_preview import Sample
+from routing.forms import labels_of
 from routing.queues import Queue
 from webhooks import form_posts
-from webhooks.forms import read_stored
+from webhooks.forms import HONEYPOT, read_stored
 from webhooks.intake import Unreadable
-from webhooks.receipts import WebhookReceipt
+from webhooks.receipts import ReceiptState, WebhookReceipt
 from webhooks.routes import KINDS
 
 PARTS = ("name", "label", "kind", "hint", "value", "maps", "least", "most")
+REASONS = {
+    "honeypot": N_("It filled in the field that people do not see."),
+    "too_quick": N_("It was sent more quickly than people can type."),
+    "no_key": N_("It came without having looked at the page."),
+    "rate": N_("Too many posts named the same number or address."),
+    "own_number": N_("The number is one of ours."),
+    "blocked": N_("The number is blocked."),
+    "never_call": N_("They asked never to be called."),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +61,10 @@ class FormPage:
     versions: list[FormVersion]
     endings: dict[str, str]
     secret: str
-    snippet: str
-    in_frame: str
+    snippets: Snippets | None
     origin: str
+    payload: str
+    sample: Sample | None
     errors: dict[str, str]
     error: str
     saved: bool
@@ -59,8 +75,21 @@ class PostsPage:
     """What was posted to a form, newest first: receipt and what can be read of it."""
 
     form: Form
-    rows: list[tuple[WebhookReceipt, dict[str, str], str]]  # receipt, fields, why it was refused
+    rows: list[PostRow]
     replayed: str
+    only: str  # held, refused, taken, or empty: all
+
+
+@dataclass(frozen=True, slots=True)
+class PostRow:
+    """One stored post: what can be read of it by label, why it was refused, who had it read again."""
+
+    receipt: WebhookReceipt
+    fields: dict[str, str]
+    reason: str
+    held: bool
+    lead: str  # that it led to
+    replays: list[tuple[str, datetime]]
 
 
 def read_form(sent: Any) -> FormInput:
@@ -72,13 +101,16 @@ def read_form(sent: Any) -> FormInput:
         part["required"] = f"f{place}_required" in given
         part["options"] = given.get(f"f{place}_options", "").splitlines()
         part["show_if"] = {"field": given.get(f"f{place}_if", ""), "is": given.get(f"f{place}_is", "")}
+        part["require_if"] = {"field": given.get(f"f{place}_mif", ""), "is": given.get(f"f{place}_mis", "")}
+        part["also"] = given.get(f"f{place}_also", "").splitlines()
         fields.append(part)
     seconds = given.get("min_seconds", "").strip()
     return FormInput(
         title=given.get("title", ""), fields=fields, queue_id=given.get("queue_id", ""),
         consent_text=given.get("consent_text", ""), thanks=given.get("thanks", ""), hosted="hosted" in given,
         min_seconds=int(seconds) if seconds.isascii() and seconds.isdigit() and len(seconds) < 6 else -1,
-        embed=given.get("embed", "").split(), enabled="enabled" in given,
+        embed=given.get("embed", "").split(), enabled="enabled" in given, strict="strict" in given,
+        signed_time="signed_time" in given, calls="calls" in given,
     )  # fmt: skip
 
 
@@ -88,7 +120,8 @@ def input_of(form: Form, account: ChannelAccount) -> FormInput:
     return FormInput(
         title=form.title, fields=form.fields, queue_id=account.queue_id or "", consent_text=form.consent_text,
         thanks=form.thanks, hosted=bool(settings.get("hosted", True)), min_seconds=int(settings.get("min_seconds") or 0),
-        embed=tuple(settings.get("embed", ())), enabled=account.enabled,
+        embed=tuple(settings.get("embed", ())), enabled=account.enabled, strict=bool(settings.get("strict")),
+        signed_time=bool(settings.get("signed_time")), calls=bool(settings.get("calls")),
     )  # fmt: skip
 
 
@@ -105,15 +138,12 @@ def rearranged(given: FormInput, act: str) -> FormInput:
         other = at + (-1 if verb == "up" else 1)
         if 0 <= other < len(fields):
             fields[at], fields[other] = fields[other], fields[at]
-    return FormInput(
-        given.title, fields, given.queue_id, given.consent_text, given.thanks, given.hosted, given.min_seconds,
-        given.embed, given.enabled,
-    )  # fmt: skip
+    return replace(given, fields=fields)
 
 
 async def _page(
     request: web.Request, *, given: FormInput | None = None, version: int | None = None, error: HubError | None = None,
-    secret: str = "", saved: bool = False,
+    secret: str = "", saved: bool = False, payload: str = "", sample: Sample | None = None,
 ) -> web.Response:  # fmt: skip
     runtime, form_id = runtime_of(request), request.match_info.get("form", "")
     form, account, versions = None, None, []
@@ -130,17 +160,20 @@ async def _page(
         form_fields.KINDS, form_fields.TARGETS,
         form_fields.preview([{**one, "name": one.get("name") or "?"} for one in given.fields]), versions,
         channel_admin.endings(runtime.channels, account) if account is not None else {}, secret,
-        form_admin.snippet(form, origin=origin) if form is not None else "",
-        form_admin.frame_snippet(form, origin=origin) if form is not None else "", origin, fields_of(error),
-        told_of(error), saved,
+        form_snippets.snippets(form, account, origin=origin) if form is not None and account is not None else None,
+        origin, payload, sample, fields_of(error), told_of(error), saved,
     )  # fmt: skip
     return await render(request, "admin/form.html", page, status=422 if error else 200)
 
 
 def _first(request: web.Request) -> FormInput:
     """What a new form begins with, labelled in the administrator's language."""
-    tell = reader_of(request).gettext
-    return FormInput("", [{**one, "label": tell(one["label"])} for one in FIRST_FIELDS])
+    tell, calls = reader_of(request).gettext, request.query.get("kind") == "calls"
+    fields = [{**one, "label": tell(one["label"])} for one in (CALL_FIELDS if calls else FIRST_FIELDS)]
+    if not calls:
+        return FormInput("", fields)
+    consent = tell("I agree to be called at this number about my request.")
+    return FormInput(tell("Call me back"), fields, consent_text=consent, strict=True, calls=True)
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -160,6 +193,13 @@ async def save(request: web.Request) -> web.StreamResponse:
         runtime_of(request),
         request.match_info.get("form", ""),
     )
+    if act == "try":
+        payload = str(sent.get("payload", ""))[: 64 * 1024]
+        try:
+            sample = form_admin.sample(given, payload)
+        except HubError as error:
+            return await _page(request, given=given, version=version, error=error, payload=payload)
+        return await _page(request, given=given, version=version, payload=payload, sample=sample)
     if act != "save":
         return await _page(request, given=rearranged(given, act), version=version)
     try:
@@ -204,11 +244,31 @@ async def show_posts(request: web.Request) -> web.StreamResponse:
 
 
 async def _posts(request: web.Request, *, replayed: str = "") -> web.Response:
+    only = request.query.get("only", "")
+    only = only if only in ("held", "refused", "taken") else ""
     async with runtime_of(request).db.reading() as tx:
         form, account = await form_admin.get_form(tx, request.match_info["form"])
-        found = await form_posts.list_posts(tx, form_admin.keys_of(form, account))
-    rows = [(receipt, _readable(receipt), reason_of(receipt.error)) for receipt in found]
-    return await render(request, "admin/form_posts.html", PostsPage(form, rows, replayed))
+        found = await form_posts.list_posts(tx, form_admin.keys_of(form, account), only=only)
+        replays = {receipt.id: receipt.headers.get(form_posts.REPLAYS, []) for receipt in found}
+        people = await users_of(tx, [one["by"] for listed in replays.values() for one in listed])
+    labels = labels_of(form.fields)
+    rows = [
+        PostRow(
+            receipt, {labels.get(name, name): value for name, value in _readable(receipt).items()},
+            REASONS.get(receipt.error, "") or reason_of(receipt.error, labels), receipt.error in REASONS, _lead(receipt),
+            [(people.get(one["by"], one["by"]), datetime.fromisoformat(one["at"])) for one in replays[receipt.id]],
+        )
+        for receipt in found
+    ]  # fmt: skip
+    return await render(request, "admin/form_posts.html", PostsPage(form, rows, replayed, only))
+
+
+def _lead(receipt: WebhookReceipt) -> str:
+    try:
+        told = json.loads(receipt.answer or "{}")
+    except ValueError:
+        return ""
+    return str(told.get("lead", "")) if isinstance(told, dict) and receipt.state == ReceiptState.DONE else ""
 
 
 def _readable(receipt: WebhookReceipt) -> dict[str, str]:
@@ -217,7 +277,8 @@ def _readable(receipt: WebhookReceipt) -> dict[str, str]:
         fields: Mapping[str, str] = read_stored(request).fields
     except (Unreadable, ValueError, KeyError):
         return {}
-    return {name: value for name, value in fields.items() if not name.startswith("_") and value}
+    shown = {name: value for name, value in fields.items() if not name.startswith("_") and name != HONEYPOT and value}
+    return dict(list(shown.items())[:60])
 
 
 async def replay(request: web.Request) -> web.StreamResponse:
@@ -228,13 +289,17 @@ async def replay(request: web.Request) -> web.StreamResponse:
     return await _posts(request, replayed=receipt.id)
 
 
-def reason_of(error: str) -> str:
+def reason_of(error: str, labels: Mapping[str, str]) -> str:
     """Why a post was refused, from the receipt's note."""
     try:
         told = json.loads(error)
     except ValueError:
         return error
-    return " ".join(f"{name}: {sentence}" for name, sentence in told.items()) if isinstance(told, dict) else error
+    return (
+        " ".join(f"{labels.get(name, name)}: {sentence}" for name, sentence in told.items())
+        if isinstance(told, dict)
+        else error
+    )
 
 
 A = "/desk/admin/forms"

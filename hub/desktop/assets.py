@@ -82,7 +82,12 @@ def asset(name: str) -> str:
 
 async def serve(request: web.Request) -> web.StreamResponse:
     """GET /static/…: one of our own files, or one of the vendors' that we name."""
-    found = _served(request.match_info["path"])
+    return await serve_file(request.match_info["path"], request)
+
+
+async def serve_file(name: str, request: web.Request) -> web.Response:
+    """The file, as this request may have it: packed, or not again."""
+    found = _served(name)
     if found is None:
         raise web.HTTPNotFound
     headers = {"ETag": f'"{found.tag}"', "X-Content-Type-Options": "nosniff", "Vary": "Accept-Encoding"}

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from aiohttp import web
 
-from crm_core import contacts, leads
+from crm_core import contacts, interactions, leads
 from crm_core.contacts import Contact
 from crm_core.db import Tx
 from crm_core.errors import Invalid
+from crm_core.interactions import Interaction
 from crm_core.leads import Lead, LeadStage
 from hub.desktop import people, views
 from hub.desktop.contacts import colleagues_of
@@ -19,6 +21,8 @@ from hub.desktop.timeline import users_of
 from hub.desktop.views import ViewBar
 from hub.desktop.worklist import names_of
 from hub.web import STAFF, Route, now_of, runtime_of, user_of
+from routing.forms import labels_of
+from webhooks.form_posts import find_kept_form
 
 PAGE = 50
 
@@ -52,6 +56,8 @@ class LeadPage:
     lead: Lead
     owner: str
     person: PersonPane
+    fields: list[tuple[str, str]]  # what they filled in, as the form labels it
+    replays: list[tuple[str, datetime]]  # who had the post read again, and when
 
 
 async def show_list(request: web.Request) -> web.StreamResponse:
@@ -81,7 +87,22 @@ async def show(request: web.Request) -> web.StreamResponse:
         lead = await leads.get(tx, request.match_info["lead"])
         owner = (await users_of(tx, [lead.owner_id])).get(lead.owner_id or "", "")
         person = await people.pane_of_contact(tx, await contacts.get(tx, lead.contact_id))
-    return await render(request, "leads/card.html", LeadPage(lead, owner, person))
+        said = await interactions.get(tx, lead.interaction_id) if lead.interaction_id else None
+        labels = await _labels(tx, lead, said)
+        again = said.data.get("replays", []) if said is not None else []
+        names = await users_of(tx, [one["by"] for one in again])
+    fields = [(labels.get(name, name), str(value)) for name, value in lead.fields.items() if value not in ("", None)]
+    replays = [(names.get(one["by"], one["by"]), datetime.fromisoformat(one["at"])) for one in again]
+    return await render(request, "leads/card.html", LeadPage(lead, owner, person, fields, replays))
+
+
+async def _labels(tx: Tx, lead: Lead, said: Interaction | None) -> dict[str, str]:
+    """Name → label: as the form said when it was filled in, or says now."""
+    if said is not None and isinstance(said.data.get("labels"), dict):
+        return {str(name): str(label) for name, label in said.data["labels"].items()}
+    kind, _, slug = lead.source.partition(":")
+    form = await find_kept_form(tx, slug) if kind == "form" else None
+    return labels_of(form.fields) if form is not None else {}
 
 
 async def change(request: web.Request) -> web.StreamResponse:

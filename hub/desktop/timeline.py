@@ -216,9 +216,20 @@ def _touch(
         body=touch.body, html=bool(touch.html_key), delivery=touch.delivery, delivery_error=told_error(touch.delivery_error),
         outcome=touch.outcome, state=str(touch.state),
         disposition=labels.get(touch.disposition, touch.disposition), notes=touch.notes, record=record,
-        fields={str(name): str(value) for name, value in form.items()}, files=files, awaited=_awaited(touch),
+        fields=_labelled(form, touch.data.get("labels")), files=files, awaited=_awaited(touch),
     )  # fmt: skip
     return _mail(item, touch) if item.kind == "mail" else item
+
+
+def _labelled(form: Mapping[str, Any], labels: Any) -> dict[str, str]:
+    """What was filled in, by the labels that the form had; two of one label keep their names beside it."""
+    known = labels if isinstance(labels, dict) else {}
+    found: dict[str, str] = {}
+    for name, value in form.items():
+        label = str(known.get(name, name))
+        if value not in ("", None):
+            found[label if label not in found else f"{label} ({name})"] = str(value)
+    return found
 
 
 def _mail(item: TimelineItem, touch: Interaction) -> TimelineItem:

@@ -152,10 +152,10 @@ async def test_the_snippet_holds_no_script_and_what_was_typed_is_text_in_it(ada:
         raw = await answer.text()
     assert "<script>alert" not in raw
     assert "<b>yes</b>" not in raw
-    from hub import form_admin
+    from hub import form_snippets
 
     (form,) = await rows(runtime, Form)
-    made = form_admin.snippet(form, origin="https://hub.example.com")
+    made = form_snippets.snippet(form, origin="https://hub.example.com")
     assert "<script" not in made
     assert " style=" not in made
     assert 'action="https://hub.example.com/forms/' in made

@@ -21,7 +21,7 @@ from crm_core.clock import FixedClock
 from crm_core.db import Database
 from routing.queues import Queue
 from tests.webhooks.signing import ACCOUNT, ORIGIN, TOKEN
-from webhooks.forms import FormDeps
+from webhooks.form_deps import FormDeps
 from webhooks.intake import Deps
 from webhooks.routes import routes
 

@@ -19,7 +19,8 @@ from crm_core.interactions import Interaction
 from crm_core.leads import Lead
 from tests.webhooks.conftest import Hub
 from webhooks import form_posts, forms
-from webhooks.forms import HONEYPOT, KEY_FIELD, SIGNATURE_HEADER, VERSION_FIELD, network_of, seconds_open
+from webhooks.form_guard import SIGNATURE_HEADER, network_of
+from webhooks.forms import HONEYPOT, KEY_FIELD, VERSION_FIELD, seconds_open
 from webhooks.routes import KINDS
 
 POST, HOSTED = "/webhooks/forms/website", "/forms/website"

@@ -18,7 +18,8 @@ from crm_core.leads import Lead
 from routing import router
 from tests.webhooks.conftest import Hub
 from webhooks import intake
-from webhooks.forms import HONEYPOT, KEY_FIELD, PER_ADDRESS, SIGNATURE_HEADER
+from webhooks.form_guard import SIGNATURE_HEADER
+from webhooks.forms import HONEYPOT, KEY_FIELD, PER_ADDRESS
 from webhooks.receipts import ReceiptState, WebhookReceipt
 from webhooks.routes import KINDS
 

@@ -190,6 +190,23 @@ document.addEventListener("change", ({ target }) => {
   }
 });
 
+// ---- a button that copies what a field shows
+
+document.addEventListener("click", async ({ target }) => {
+  const button = target.closest("[data-copies]");
+  if (!button) return;
+  const field = document.getElementById(button.dataset.copies);
+  field.select();
+  try {
+    await navigator.clipboard.writeText(field.value);
+  } catch {
+    document.execCommand("copy"); // no https, or not allowed: the older way
+  }
+  button.dataset.words ??= button.textContent;
+  button.textContent = button.dataset.copied;
+  setTimeout(() => { button.textContent = button.dataset.words; }, 2000);
+});
+
 // ---- a call brings its screen
 
 let callShown = null;
