@@ -24,7 +24,8 @@ from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.statements import fixed
 from crm_core.tables import Table, at, key, one_of, ref, text, word
 from crm_core.touches import Direction
-from routing import entries, queues
+from routing import entries, missed, queues
+from routing.missed import MissedState
 from routing.queues import EntryState
 
 
@@ -177,6 +178,7 @@ async def request(
         created_at=now,
     )  # fmt: skip
     await tx.add(callback)
+    await missed.settle(tx, number.value, MissedState.PROMISED, user_id=None, now=now, queue_id=queue_id)
     await events.emit(tx, "callback.requested", callback.id, now=now, version=1, queue_id=queue_id)
     tx.wake("router")
     if due_at <= now:
@@ -347,6 +349,12 @@ async def kept_by_caller(tx: Tx, number_e164: str, *, now: datetime) -> None:
         callback = await lock(tx, seen.id)
         if callback.state in (CallbackState.REQUESTED, CallbackState.DUE):
             await advance(tx, callback, CallbackState.REACHED, now=now, rule="they called us")
+
+
+async def promised_to(tx: Tx, number_e164: str) -> bool:
+    """Whether an open promise holds for this number, in whatever queue."""
+    held = select(Callback.id).where(Callback.number_e164 == number_e164, col(Callback.state).in_(OPEN), _OPEN)
+    return await tx.one(held.limit(1)) is not None
 
 
 async def list_due(tx: Tx, *, now: datetime, limit: int = 100) -> list[Callback]:

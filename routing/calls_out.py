@@ -16,7 +16,7 @@ from crm_core.errors import Conflict, Invalid
 from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState
 from crm_core.touches import Direction
-from routing import agent_phones, agents, callbacks, entries, gate, queues, rooms, talks
+from routing import agent_phones, agents, callbacks, entries, gate, missed, queues, rooms, talks
 from routing.callbacks import CallbackState
 from routing.matching import match
 from routing.queues import EntryState, Lane, Queue, QueueEntry
@@ -88,6 +88,7 @@ async def start_call(
         await entries.take(tx, entry, await agents.lock(tx, agent_id), now=now)
     if callback_id is not None:
         await callbacks.dialing(tx, callback_id, now=now)
+    await missed.tried(tx, address.value, user_id=agent_id, now=now)
     await agent_phones.ring(tx, interaction, agent_id, timeout_s=25, now=now)
     # Should the browser never come, the agent is freed again.
     await talks.watch(tx, entry, until_s=talks.GRACE.total_seconds(), now=now)

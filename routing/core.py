@@ -102,6 +102,7 @@ class Snapshot:
     workers: Mapping[str, Worker]
     queues: Mapping[str, Rules]
     refusals: Mapping[tuple[str, str], Memory] = field(default_factory=dict)
+    overflows: Mapping[str, Any] = field(default_factory=dict)  # queue id → overflow.Overflow, of those that use it
     seed: int = 0
 
 

@@ -14,8 +14,8 @@ from typing import Any
 from crm_core.clock import Clock
 from crm_core.db import Database, Tx
 from crm_core.errors import Conflict
-from routing import agents, core, entries, mirror, queues, timers
-from routing.core import Kept, Offered, Timer
+from routing import agents, core, entries, mirror, overflow, queues, timers
+from routing.core import Kept, Offered, Snapshot, Timer
 from routing.queues import EntryState, EntryTrace
 
 TRACES_AT_ONCE = 100
@@ -36,6 +36,11 @@ async def tick(db: Database, *, clock: Clock, holder: str) -> datetime | None:
         async with db.reading() as tx:
             snapshot, traces, due = await mirror.load(tx)
         _, next_at = core.fire(due, now)
+    moved, moves_at = await _overflow(db, snapshot, now)
+    if moved:
+        async with db.reading() as tx:
+            snapshot, traces, due = await mirror.load(tx)
+        _, next_at = core.fire(due, now)
     decisions = core.decide(snapshot, now)
     contended |= await _offer_all(db, decisions.offers, holder, now)
     await _keep_traces(db, decisions.kept, traces, now)
@@ -45,7 +50,7 @@ async def tick(db: Database, *, clock: Clock, holder: str) -> datetime | None:
         _, next_at = core.fire(due, now)
     if contended:
         return now  # somebody was quicker somewhere: look again at once
-    return min((moment for moment in (next_at, decisions.next_at) if moment is not None), default=None)
+    return min((moment for moment in (next_at, moves_at, decisions.next_at) if moment is not None), default=None)
 
 
 async def _fire(db: Database, timer: Timer, now: datetime) -> bool:
@@ -54,6 +59,20 @@ async def _fire(db: Database, timer: Timer, now: datetime) -> bool:
     except Conflict:
         return False
     return True
+
+
+async def _overflow(db: Database, snapshot: Snapshot, now: datetime) -> tuple[bool, datetime | None]:
+    """Let go what its queue cannot serve, before anything is offered; True when something went."""
+    if not snapshot.overflows:
+        return False, None
+    going, next_at = overflow.decide(snapshot, snapshot.overflows, now)
+    moved = False
+    for each in going:
+        try:
+            moved |= await db.write(lambda tx, each=each: overflow.apply(tx, each, now=now))  # type: ignore[misc]
+        except Conflict:
+            continue  # it changed meanwhile: the next pass looks again
+    return moved, next_at
 
 
 async def _offer_all(db: Database, decided: list[Offered], holder: str, now: datetime) -> bool:

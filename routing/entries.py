@@ -145,6 +145,14 @@ async def note(tx: Tx, entry: QueueEntry, *, now: datetime, **changes: Any) -> N
     tx.wake("router")
 
 
+async def tell_moved(tx: Tx, entry: QueueEntry, *, now: datetime, left: str) -> None:
+    """Work stands in another queue now: said for both, so that whoever watches either looks again."""
+    for queue_id in (left, entry.queue_id):
+        await events.emit(
+            tx, "entry.changed", entry.id, now=now, version=entry.version, queue_id=queue_id, state=entry.state
+        )  # fmt: skip
+
+
 def _load(entry: QueueEntry, agent: Agent, by: int) -> dict[str, Any]:
     if entry.lane == Lane.LIVE:
         return {"live_load": agent.live_load + by * entry.weight}

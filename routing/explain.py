@@ -7,8 +7,9 @@ from typing import Any
 
 from sqlmodel import select
 
+from crm_core import interactions
 from crm_core.db import Tx
-from routing import entries, offers
+from routing import entries, moves, offers
 from routing.queues import EntryState, EntryTrace
 
 
@@ -23,6 +24,7 @@ async def explain(tx: Tx, offer_id: str) -> dict[str, Any]:
         "reason": offer.reason,
         "opened_at": offer.opened_at.isoformat(),
         "closed_at": offer.closed_at.isoformat() if offer.closed_at else None,
+        "moves": await _road(tx, offer.entry_id),
         **offer.trace,
     }
 
@@ -40,9 +42,16 @@ async def why_waiting(tx: Tx, entry_id: str) -> dict[str, Any] | None:
             {"agent_id": offer.agent_id, "state": str(offer.state), "reason": offer.reason}
             for offer in await offers.list_entry(tx, entry_id)
         ],
+        "moves": await _road(tx, entry.id),
         "since": _iso(found.at if found else None),
         **(found.trace if found else {"why": "not looked at yet"}),
     }
+
+
+async def _road(tx: Tx, entry_id: str) -> list[dict[str, Any]]:
+    """How the work came to this queue, when it was not its first."""
+    entry = await entries.get(tx, entry_id)
+    return moves.road((await interactions.get(tx, entry.interaction_id)).data)
 
 
 def _iso(moment: datetime | None) -> str | None:

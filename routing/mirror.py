@@ -12,6 +12,7 @@ from sqlmodel import col, select
 from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
 from crm_core.statements import fixed
+from routing import overflow
 from routing.agents import FRESH, LOST, Activity, Agent, AgentSkill
 from routing.callbacks import OPEN, Callback, CallbackState
 from routing.core import Memory, Ring, Rules, Snapshot, Timer, Work, Worker
@@ -94,6 +95,7 @@ async def load(tx: Tx) -> tuple[Snapshot, dict[str, dict[str, Any]], list[Timer]
         workers={agent.user_id: _worker(agent, skills[agent.user_id]) for agent in agents},
         queues={queue.id: rules(queue, members[queue.id]) for queue in queues.values()},
         refusals={(each.entry_id, each.agent_id): Memory(each.until, each.times) for each in refusals},
+        overflows=overflow.read_rules(list(queues.values())),
     )
     timers = await _timers(tx)
     for entry in waiting:

@@ -92,7 +92,9 @@ async def note(tx: Tx, interaction: Interaction, *, queue_id: str | None, now: d
     if await tx.one(_BY_CALL, id=interaction.id) is not None:
         return None
     waited = max(0, int((now - interaction.first_arrival_at).total_seconds()))
-    known = next((row for row in await tx.all(_OPEN_OF, number=number.value) if row.queue_id == queue_id), None)
+    known: MissedCall | None = next(
+        (row for row in await tx.all(_OPEN_OF, number=number.value) if row.queue_id == queue_id), None
+    )
     if known is not None:
         await _change(
             tx, known, now=now, times=known.times + 1, last_at=now, waited_s=waited, interaction_id=interaction.id,

@@ -14,7 +14,8 @@ from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
 from crm_core.ids import new_id
 from crm_core.texts import Text
-from routing import hours, queues
+from routing import hours, overflow, queues, standing
+from routing.overflow import Overflow
 from routing.queues import Queue, QueueMember
 
 # Field → least and greatest value, in seconds or times.
@@ -29,6 +30,9 @@ BOUNDS: dict[str, tuple[int, int]] = {
     "callback_max_attempts": (1, 20),
     "callback_retry_s": (60, 7 * 86_400),
     "max_wait_s": (60, 86_400),
+    "ring_count": (1, 20),
+    "preferred_wait_s": (0, 3600),
+    "vip_credit_s": (0, 86_400),
 }
 
 
@@ -126,6 +130,21 @@ async def set_rules(
     if hours_id and await hours.find(tx, hours_id) is None:
         raise Invalid("There are no such hours.", fields={"hours_id": Text("Choose one of the list.")})
     fresh = {"language": language, "hours_id": hours_id or None, "skills": skills, "relax": relax}
+    changed = {name: value for name, value in fresh.items() if getattr(queue, name) != value}
+    if not changed:
+        return
+    await tx.run(update(Queue).where(col(Queue.id) == queue_id).values(**changed, version=queue.version + 1))
+    await audit.record(tx, actor=actor, action="queue.changed", subject=f"queue:{queue_id}", now=now, changed=changed)
+    tx.wake("router")
+
+
+async def set_overflow(tx: Tx, queue_id: str, rule: Overflow, *, preferred: str, actor: str, now: datetime) -> None:
+    """Where work goes that this queue cannot serve, and for whom it is kept (`last`, `owner` or nobody). Invalid at a field."""
+    if preferred not in standing.WAYS:
+        raise Invalid("This queue cannot be set so.", fields={"preferred": Text("Choose one of the list.")})
+    await overflow.check(tx, queue_id, rule)
+    queue = await queues.get(tx, queue_id)
+    fresh: dict[str, Any] = {"overflow": overflow.as_doc(rule), "preferred": preferred}
     changed = {name: value for name, value in fresh.items() if getattr(queue, name) != value}
     if not changed:
         return

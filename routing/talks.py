@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import bindparam, update
 from sqlmodel import col, select
 
-from crm_core import addresses, calls, conversations, interactions, outbox
+from crm_core import accounts, addresses, calls, conversations, interactions, outbox
 from crm_core.calls import CallLeg, LegRole
 from crm_core.db import Tx
 from crm_core.errors import NotFound
@@ -20,7 +20,8 @@ from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.leads import Lead, LeadStage
 from crm_core.statements import fixed
 from crm_core.touches import Direction
-from routing import callbacks, entries, offers, recordings, rooms
+from routing import callbacks, entries, missed, offers, recordings, rooms
+from routing.missed import MissedState
 from routing.offers import OfferState
 from routing.queues import EntryState, QueueEntry
 from routing.rooms import step_path
@@ -94,6 +95,9 @@ async def together(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: 
         await entries.win(tx, entry, live, now=now)
         if interaction.direction == Direction.INBOUND:
             await callbacks.kept_by_caller(tx, interaction.from_address, now=now)
+            await missed.settle(
+                tx, interaction.from_address, MissedState.CALLED_AGAIN, user_id=entry.agent_id, now=now
+            )  # fmt: skip
         await recordings.begin_if_due(tx, interaction, entry.queue_id, now=now)
     else:
         await interactions.advance(
@@ -103,6 +107,7 @@ async def together(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: 
             await entries.note(tx, entry, now=now, grace_until=None)
         if entry.callback_id is not None:
             await callbacks.reached(tx, entry.callback_id, now=now)
+        await missed.settle(tx, interaction.to_address, MissedState.CALLED_BACK, user_id=entry.agent_id, now=now)
         await _touch_lead(tx, entry, now=now)
     await conversations.touch(tx, interaction.conversation_id, now=now)
 
@@ -117,7 +122,20 @@ async def _touch_lead(tx: Tx, entry: QueueEntry, *, now: datetime) -> None:
 async def customer_gone(
     tx: Tx, interaction: Interaction, entry: QueueEntry | None, *, now: datetime, reason: str = "no-answer"
 ) -> None:
-    """The customer's leg is over. Waiting: abandoned. Being accepted: offer withdrawn, nobody is blamed. Talking: wrap-up."""
+    """The customer's leg is over. Waiting: abandoned. Being accepted: offer withdrawn, nobody is blamed. Talking: wrap-up.
+
+    Who reached nobody and is promised nothing is noted as missed, for somebody to call them back.
+    """
+    await _customer_left(tx, interaction, entry, now=now, reason=reason)
+    if interaction.direction == Direction.INBOUND and not await callbacks.promised_to(tx, interaction.from_address):
+        over = await interactions.get(tx, interaction.id)
+        queue_id = over.queue_id or (await accounts.get(tx, over.account_id)).queue_id
+        await missed.note(tx, over, queue_id=queue_id, now=now)
+
+
+async def _customer_left(
+    tx: Tx, interaction: Interaction, entry: QueueEntry | None, *, now: datetime, reason: str
+) -> None:
     state = interaction.state
     if state == InteractionState.MENU:
         await interactions.advance(
