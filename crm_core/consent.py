@@ -174,24 +174,41 @@ async def may_contact(
     """The gate. Rules of the purpose in the gate's order; the first that fails is the verdict.
 
     `sender` is the channel account used; `window` the promised time of a requested callback. For marketing and telemarketing
-    an unknown time zone or missing consent says no. Calls and texts, whatever their purpose, pass `outgoing.py` last: whereto,
-    and (unless `spend` is false: a forecast, or counted already) how many by whom; `guard` when it was read already.
+    an unknown time zone or missing consent says no. Calls and texts, whatever their purpose, pass `outgoing.py`: first
+    whereto, and last (unless `spend` is false: a forecast, or counted already) how many by whom; `guard` if it was read before.
     """
-    verdict = await _people(
-        tx, purpose=purpose, channel=channel, address=address, now=now, contact=contact, sender=sender, window=window
-    )
-    if not verdict.allowed or address.kind != PointKind.PHONE or channel not in outgoing_rules.CHANNELS:
-        return verdict
+    if address.kind != PointKind.PHONE or channel not in outgoing_rules.CHANNELS:
+        return await _people(
+            tx,
+            purpose=purpose,
+            channel=channel,
+            address=address,
+            now=now,
+            contact=contact,
+            sender=sender,
+            window=window,
+        )
     if guard is None:
         guard = await outgoing.load(tx, now=now, user_id=user_id)
-    refused = outgoing.refusal(guard, address.value, channel=channel, user_id=user_id, spend=spend)
-    verdict.checked.append("outgoing")
+    refused = outgoing.refusal(guard, address.value, channel=channel, user_id=user_id, spend=False)
     if refused is None:
-        return verdict
+        verdict = await _people(
+            tx,
+            purpose=purpose,
+            channel=channel,
+            address=address,
+            now=now,
+            contact=contact,
+            sender=sender,
+            window=window,
+        )
+        if not verdict.allowed:
+            return verdict
+        refused = outgoing.refusal(guard, address.value, channel=channel, user_id=user_id, spend=spend)
+        if refused is None:
+            return verdict
     rule, reason, until = refused
-    return Verdict(
-        allowed=False, rule=rule, reason=reason, until=until, checked=verdict.checked, purpose=verdict.purpose
-    )
+    return Verdict(allowed=False, rule=rule, reason=reason, until=until, checked=["outgoing"], purpose=purpose)
 
 
 async def _people(

@@ -120,7 +120,7 @@ async def _page(
         if period == day and scope.startswith("country:") and country not in guard.home:
             abroad[country] = abroad.get(country, 0) + number
     page = SpendingPage(
-        lanes_of(guard), guard.rules, values or values_of(guard.rules), sorted(guard.home),
+        lanes_of(guard), guard.rules, values_of(guard.rules) | (values or {}), sorted(guard.home),
         sorted(abroad.items(), key=lambda each: -each[1])[:12], guard.version, fields_of(error), told_of(error), saved,
     )  # fmt: skip
     return await render(request, "admin/spending.html", page, status=422 if error else 200)
