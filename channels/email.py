@@ -20,11 +20,11 @@ from urllib.parse import unquote, urlsplit
 from channels.contract import AccountConfig, Arrival, MailArrived, MailUnreadable, OutboundMail, SendReceipt
 from channels.errors import Misconfigured
 from channels.imap import BYTES_PER_FETCH, MAX_SIZE, UIDS_PER_FETCH, UIDS_PER_SIZES, ImapSettings, Mailbox
-from channels.mail_child import split_reply
 from channels.mail_compose import compose, envelope
 from channels.mail_html import has_remote_images, sanitise
 from channels.mail_oauth import OauthSettings, TokenSource
 from channels.mail_pool import MailPool
+from channels.mail_split import split_reply
 from channels.smtp import SmtpLine, SmtpSettings
 from crm_core.clock import Clock, SystemClock
 from crm_core.texts import Text
@@ -35,6 +35,7 @@ __all__ = ["EmailChannel", "EmailSettings", "build", "compose", "has_remote_imag
 STATUSES = {"250": "sent"}
 OAUTH_SECRETS = ("token_url", "client_id", "client_secret", "refresh_token", "scope")  # each with oauth_ before it
 BACKLOG_DAYS = 7  # of a new mailbox, when its row says nothing
+Portion = list[tuple[MailArrived | MailUnreadable, Mapping[str, Any]]]  # mails fetched together, each with its cursor
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,50 +113,63 @@ class EmailChannel:
         Asking for the next one says that this one is committed; only then is it marked seen. Raises a ChannelError when
         the connection is lost. A changed UIDVALIDITY starts from the first mail again, under new event keys.
         """
-        async with contextlib.aclosing(self._read(cursor, stay=True)) as mails:
-            async for one in mails:
-                yield one
+        async with contextlib.aclosing(self.portions(cursor)) as portions:
+            async for portion in portions:
+                for one in portion:
+                    yield one
 
     async def drain(self, cursor: Mapping[str, Any]) -> AsyncGenerator[tuple[Arrival, Mapping[str, Any]], None]:
         """`poll`, but it ends when there is nothing new."""
-        async with contextlib.aclosing(self._read(cursor, stay=False)) as mails:
-            async for one in mails:
-                yield one
+        async with contextlib.aclosing(self.portions(cursor, stay=False)) as portions:
+            async for portion in portions:
+                for one in portion:
+                    yield one
 
-    async def _read(
-        self, cursor: Mapping[str, Any], *, stay: bool
-    ) -> AsyncGenerator[tuple[Arrival, Mapping[str, Any]], None]:
+    async def portions(self, cursor: Mapping[str, Any], *, stay: bool = True) -> AsyncGenerator[Portion, None]:
+        """`poll` in lists of at most 50 mails and 4 MiB (or one larger mail). Asking for the next list says that this one is
+        committed; it is fetched and parsed meanwhile, so that two are in memory at most."""
         if self.settings.imap is None:
             raise Misconfigured("No mailbox for reading is set.", code="no_imap")
         mailbox = Mailbox(self.settings.imap, tls=self._tls)
+        ahead: asyncio.Task[Portion] | None = None
         try:
             await mailbox.open()
-            same = cursor.get("uidvalidity") == mailbox.uidvalidity
-            last = int(cursor.get("last_uid") or 0) if same else 0
-            if "uidvalidity" not in cursor and self.settings.backlog_days is not None:
-                # Years of old mail are no work; they stay in the mailbox.
-                first_day = self._clock.now().date() - timedelta(days=self.settings.backlog_days)
-                last = await mailbox.last_before(first_day)
+            last = await self._start(mailbox, cursor)
             while True:
                 uids = await mailbox.uids_after(last)
-                for start in range(0, len(uids), UIDS_PER_SIZES):
-                    wanted = uids[start : start + UIDS_PER_SIZES]
-                    for batch in batches(await mailbox.sizes(wanted)):
-                        confirmed: list[int] = []
-                        for uid, arrival in await self._fetch(mailbox, batch):
-                            yield arrival, {"uidvalidity": mailbox.uidvalidity, "last_uid": uid}
-                            confirmed.append(uid)
-                        await mailbox.mark_seen(confirmed)
-                    last = wanted[-1]
-                if not uids:
-                    if not stay:
-                        return
+                unconfirmed: Portion = []
+                async with contextlib.aclosing(_batches(mailbox, uids)) as planned:
+                    async for batch in planned:
+                        ahead = asyncio.ensure_future(self._fetch(mailbox, batch))
+                        if unconfirmed:
+                            yield unconfirmed
+                        fetched = await ahead
+                        await _confirm(mailbox, unconfirmed)
+                        unconfirmed, ahead = fetched, None
+                if unconfirmed:
+                    yield unconfirmed
+                    await _confirm(mailbox, unconfirmed)
+                if uids:
+                    last = uids[-1]
+                elif not stay:
+                    return
+                else:
                     await mailbox.wait()
         finally:
+            if ahead is not None:
+                ahead.cancel()
+                await asyncio.gather(ahead, return_exceptions=True)
             await mailbox.close()
 
-    async def _fetch(self, mailbox: Mailbox, batch: Mapping[int, int]) -> list[tuple[int, Arrival]]:
-        """Mails by UID, in order, parsed side by side."""
+    async def _start(self, mailbox: Mailbox, cursor: Mapping[str, Any]) -> int:
+        """The UID behind which reading begins."""
+        if "uidvalidity" not in cursor and self.settings.backlog_days is not None:
+            # Years of old mail are no work; they stay in the mailbox.
+            return await mailbox.last_before(self._clock.now().date() - timedelta(days=self.settings.backlog_days))
+        return int(cursor.get("last_uid") or 0) if cursor.get("uidvalidity") == mailbox.uidvalidity else 0
+
+    async def _fetch(self, mailbox: Mailbox, batch: Mapping[int, int]) -> Portion:
+        """Mails with their cursors, in order, parsed side by side."""
         if self._pool is None:
             self._pool = MailPool()
         pool = self._pool
@@ -163,11 +177,11 @@ class EmailChannel:
             uid, size = large
             key = self.event_key(mailbox.uidvalidity, uid)
             reason = Text("It is larger than %(most)s MiB.", most=MAX_SIZE // 2**20)
-            return [(uid, MailUnreadable(key, reason, size, await mailbox.head(uid)))]
+            return [(MailUnreadable(key, reason, size, await mailbox.head(uid)), _place(mailbox, uid))]
         raws = await mailbox.bodies(list(batch), bytes_expected=sum(batch.values()))
         keys = {uid: self.event_key(mailbox.uidvalidity, uid) for uid in raws}
         found = await asyncio.gather(*(pool.read(raws[uid], event_key=keys[uid]) for uid in sorted(raws)))
-        return [(uid, self._judged(one)) for uid, one in zip(sorted(raws), found, strict=True)]
+        return [(self._judged(one), _place(mailbox, uid)) for uid, one in zip(sorted(raws), found, strict=True)]
 
     def event_key(self, uidvalidity: int, uid: int) -> str:
         """What tells one mail of this mailbox from all others."""
@@ -180,6 +194,21 @@ class EmailChannel:
         if isinstance(mail, MailArrived) and not mail.automatic and mail.from_address in own:
             return dataclasses.replace(mail, automatic="own")
         return mail
+
+
+def _place(mailbox: Mailbox, uid: int) -> dict[str, int]:
+    return {"uidvalidity": mailbox.uidvalidity, "last_uid": uid}
+
+
+async def _confirm(mailbox: Mailbox, portion: Portion) -> None:
+    await mailbox.mark_seen([int(place["last_uid"]) for _, place in portion])
+
+
+async def _batches(mailbox: Mailbox, uids: Sequence[int]) -> AsyncGenerator[dict[int, int], None]:
+    """What is fetched together of these UIDs, in order; sizes are asked for two hundred at a time."""
+    for start in range(0, len(uids), UIDS_PER_SIZES):
+        for batch in batches(await mailbox.sizes(uids[start : start + UIDS_PER_SIZES])):
+            yield batch
 
 
 def batches(sizes: Mapping[int, int]) -> list[dict[int, int]]:

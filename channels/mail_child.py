@@ -29,7 +29,7 @@ import sys
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any, BinaryIO
 
 
@@ -44,6 +44,7 @@ def _beside(name: str) -> ModuleType:
 
 
 mail_report = _beside("mail_report")
+split_reply = _beside("mail_split").split_reply
 
 CPU_S = 2.0
 CPU_S_PER_MIB = 0.1  # on top: an honest attachment of 25 MiB needs its time
@@ -55,9 +56,7 @@ MAX_HEADERS = 200
 MAX_ADDRESSES = 500
 MAX_TEXT = 1_000_000
 MAX_HTML = 512 * 1024
-MAX_SPLIT = 64 * 1024
 MAX_NAME = 200
-LANGUAGES = ["en", "de", "es", "fr", "it", "nl", "pl", "sv", "zh", "ja"]
 
 ENCODED = re.compile(r"=\?([A-Za-z0-9_.:*-]{1,40})\?([BbQq])\?([^?\s]{0,1000})\?=")
 BETWEEN_ENCODED = re.compile(r"(\?=)[ \t\r\n]+(=\?)")
@@ -69,8 +68,6 @@ TURNING = re.compile("[\u202a-\u202e\u2066-\u2069\u200e\u200f\u061c]")
 LINE_BREAKS = re.compile(r"[\r\n\t]+ *")
 SILENT = re.compile(r"<(script|style|head|title)\b.*?</\1\s*>", re.IGNORECASE | re.DOTALL)
 TAGS = re.compile(r"<[^<>]*>")
-QUOTE_LINE = re.compile(r"^\s*>")
-WROTE_LINE = re.compile(r"[@\d].*[:：]\s*$")
 PARAMETER = re.compile(r';\s*([\w*-]{1,40})\s*=\s*(?:"((?:[^"\\]|\\.){0,500})"|([^\s;"]{1,500}))')
 
 
@@ -149,61 +146,6 @@ def html_text(html: str) -> str:
         if html.count("<") < 5_000:  # beyond that the pattern's time grows with the square
             html = SILENT.sub(" ", html)
         return clean(re.sub(r"\s+", " ", TAGS.sub(" ", html))).strip()
-
-
-class TooSlow(Exception):
-    """The helper library got lost in this text."""
-
-
-def _too_slow(number: int, frame: FrameType | None) -> None:
-    raise TooSlow
-
-
-def split_reply(text: str) -> tuple[str, str]:
-    """(what they wrote, what they quoted). Both together are always the whole text; without a mark, all is new."""
-    if len(text) > MAX_SPLIT:
-        return _split_by_marks(text)
-    previous = signal.signal(signal.SIGVTALRM, _too_slow) if _in_main_thread() else None
-    try:
-        if previous is not None:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0.5)
-        from mailparser_reply import EmailReplyParser
-
-        new = EmailReplyParser(languages=LANGUAGES).parse_reply(text=text) or ""
-    except (TooSlow, RecursionError, ValueError, IndexError, AttributeError, TypeError, ImportError):
-        return _split_by_marks(text)
-    finally:
-        if previous is not None:
-            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-            signal.signal(signal.SIGVTALRM, previous)
-    start = text.find(new.strip()[:200]) if new.strip() else -1
-    if start < 0:
-        return _split_by_marks(text)
-    end = start + len(new.strip())
-    if text[start:end] != new.strip():
-        return _split_by_marks(text)
-    # The library knows ten languages' headers, but not every client's: what it left may still end in quoted lines.
-    kept, more = _split_by_marks(text[:end])
-    return kept.strip("\n"), (more + text[end:]).strip("\n")
-
-
-def _in_main_thread() -> bool:
-    import threading
-
-    return threading.current_thread() is threading.main_thread()
-
-
-def _split_by_marks(text: str) -> tuple[str, str]:
-    """Cut before the quoted lines that run to the end, and before the line that says who wrote them."""
-    lines = text.split("\n")
-    at = len(lines)
-    while at and (QUOTE_LINE.match(lines[at - 1]) or not lines[at - 1].strip()):
-        at -= 1
-    if not any(QUOTE_LINE.match(line) for line in lines[at:]):
-        return text, ""
-    if at and WROTE_LINE.search(lines[at - 1]):
-        at -= 1
-    return "\n".join(lines[:at]).rstrip(), "\n".join(lines[at:])
 
 
 # --- structure -------------------------------------------------------------------------------------------------------

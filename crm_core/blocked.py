@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from sqlalchemy import delete
-from sqlmodel import Field, col, select
+from sqlalchemy import bindparam, delete
+from sqlmodel import Field, col, or_, select
 
 from crm_core import audit
 from crm_core.addresses import find_email
 from crm_core.db import Tx
 from crm_core.errors import Invalid
+from crm_core.statements import fixed
 from crm_core.tables import Table, at, text
 
 
@@ -50,11 +51,17 @@ async def unblock(tx: Tx, value: str, *, user_id: str, now: datetime) -> bool:
     return gone
 
 
+_BLOCKED = fixed(
+    select(BlockedSender.value)
+    .where(or_(BlockedSender.value == bindparam("address"), BlockedSender.value == bindparam("domain")))
+    .limit(1)
+)
+
+
 async def is_blocked(tx: Tx, address: str) -> bool:
     """Whether this address or its domain is blocked."""
     lowered = address.lower()
-    wanted = [lowered, f"@{lowered.rpartition('@')[2]}"]
-    return await tx.one(select(BlockedSender.value).where(col(BlockedSender.value).in_(wanted)).limit(1)) is not None
+    return await tx.one(_BLOCKED, address=lowered, domain=f"@{lowered.rpartition('@')[2]}") is not None
 
 
 async def list_blocked(tx: Tx, *, after: str = "", limit: int = 100) -> list[BlockedSender]:

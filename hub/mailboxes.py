@@ -7,7 +7,10 @@ named, and the next one follows: one mail never stops a mailbox.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
+from collections.abc import Mapping
+from typing import Any
 
 from sqlmodel import select
 
@@ -63,16 +66,18 @@ async def poll_account(runtime: Runtime, account_id: str) -> None:
 
 async def _read(runtime: Runtime, account: ChannelAccount) -> None:
     channel = runtime.channels.mail(account)
-    async for arrival, cursor in channel.poll(account.cursor):
-        if not isinstance(arrival, MailArrived | MailUnreadable):
-            continue
-        failpoint("mailbox.fetched")
-        kept = await mail.keep(runtime.files, arrival, now=runtime.clock.now())
-        answer = await mail.take(
-            runtime.db, runtime.clock, account, arrival, kept, cursor, secret=runtime.settings.secret_key
-        )
-        failpoint("mailbox.stored")
-        runtime.metrics.webhook("email", answer.outcome)
+    async with contextlib.aclosing(channel.portions(account.cursor)) as portions:
+        async for portion in portions:
+            failpoint("mailbox.fetched")
+            found = await asyncio.gather(*(_kept(runtime, one, cursor) for one, cursor in portion))
+            answers = await mail.take_all(runtime.db, runtime.clock, account, found, secret=runtime.settings.secret_key)
+            failpoint("mailbox.stored")
+            for answer in answers:
+                runtime.metrics.webhook("email", answer.outcome)
+
+
+async def _kept(runtime: Runtime, arrival: MailArrived | MailUnreadable, cursor: Mapping[str, Any]) -> mail.Fetched:
+    return mail.Fetched(arrival, await mail.keep(runtime.files, arrival, now=runtime.clock.now()), cursor)
 
 
 async def sweep_failed(runtime: Runtime) -> int:

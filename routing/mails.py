@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from sqlalchemy import bindparam
 from sqlmodel import col, or_, select
 
 from channels.contract import MailArrived
@@ -31,12 +32,13 @@ from crm_core import (
 )
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
-from crm_core.consent import Purpose, SuppressionReason
+from crm_core.consent import Purpose, Suppression, SuppressionReason
 from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
 from crm_core.errors import Invalid
 from crm_core.ids import new_id
 from crm_core.interactions import Attachment, Interaction, InteractionState, Outcome
+from crm_core.statements import fixed
 from crm_core.touches import Direction
 from routing import gate, threads
 from routing.matching import match
@@ -166,8 +168,20 @@ async def _is_spam(tx: Tx, event: MailArrived) -> bool:
     return marked or await blocked.is_blocked(tx, event.from_address)
 
 
+_DEAD = fixed(
+    select(Suppression.value)
+    .where(
+        Suppression.kind == bindparam("kind"), Suppression.value == bindparam("value"),
+        Suppression.reason == SuppressionReason.DEAD, col(Suppression.lifted_at).is_(None),
+    )
+    .limit(1)
+)  # fmt: skip
+
+
 async def _alive(tx: Tx, sender: Address, *, now: datetime) -> None:
     """An address that a person writes from works again, or they could never be answered."""
+    if await tx.one(_DEAD, kind=sender.kind, value=sender.value) is None:
+        return
     for channel in ("*", MAIL):
         await consent.lift(tx, sender, reason=SuppressionReason.DEAD, channel=channel, sender="", now=now)
 

@@ -38,6 +38,7 @@ RAW = "x-hub-raw"  # object-store keys, kept with the receipt
 ACCOUNT = "x-hub-account"
 # Why a mail is nobody's work, beside the adapter's reasons.
 OWN, STOPPED = "own", "unsubscribed"
+AT_ONCE = 10  # mails of one unit: what a call that comes in meanwhile waits for is some tens of milliseconds
 
 _CURSOR = fixed(
     update(ChannelAccount).where(col(ChannelAccount.id) == bindparam("account_id")).values(cursor=bindparam("place"))
@@ -59,6 +60,15 @@ class Kept:
     raw_key: str
     html_key: str
     files: Sequence[StoredFile]
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """A mail, what of it is in the object store, and where the mailbox's reading stands behind it."""
+
+    mail: MailArrived | MailUnreadable
+    kept: Kept
+    cursor: Mapping[str, Any]
 
 
 async def keep(store: Store, mail: MailArrived | MailUnreadable, *, now: datetime, raw_key: str = "") -> Kept:
@@ -83,18 +93,63 @@ def key_of(account: ChannelAccount, mail: MailArrived | MailUnreadable) -> str:
     return f"{account.id}:{digest.hexdigest()}"
 
 
+async def take_all(
+    db: Database, clock: Clock, account: ChannelAccount, found: Sequence[Fetched], *, secret: str = ""
+) -> list[Answer]:
+    """Mails fetched together, in order: one unit for at most ten of them, as long as nothing stands against that.
+
+    `secret` is the hub's: what proves that a returned mail was a campaign's; without it no report on one is believed.
+    Raises DatabaseUnavailable; mails whose unit was committed stay taken.
+    """
+    answers: list[Answer] = []
+    for start in range(0, len(found), AT_ONCE):
+        some = found[start : start + AT_ONCE]
+        try:
+            answers += await _together(db, clock, account, some, secret=secret)
+        except (DatabaseUnavailable, TimeoutError):
+            raise
+        except Exception as error:
+            if len(some) > 1:
+                log.warning("mails are taken in one by one", extra={"reason": type(error).__name__})
+            answers += [await _alone(db, clock, account, one, secret=secret) for one in some]
+    return answers
+
+
 async def take(
     db: Database, clock: Clock, account: ChannelAccount, mail: MailArrived | MailUnreadable, kept: Kept,
     cursor: Mapping[str, Any], *, secret: str = "",
 ) -> Answer:  # fmt: skip
-    """One unit: receipt, effects in a savepoint, the mailbox's cursor. A mail whose effects fail is kept and tried again.
+    """One mail, as `take_all` does it: receipt, effects in a savepoint, the mailbox's cursor."""
+    return (await take_all(db, clock, account, [Fetched(mail, kept, cursor)], secret=secret))[0]
 
-    `secret` is the hub's: what proves that a returned mail was a campaign's; without it no report on one is believed.
-    """
+
+async def _alone(db: Database, clock: Clock, account: ChannelAccount, one: Fetched, *, secret: str) -> Answer:
+    """One mail whose unit may break as a whole: then it is kept as failed, with the cursor behind it, or it would stop its
+    mailbox for ever."""
+    try:
+        return (await _together(db, clock, account, [one], secret=secret))[0]
+    except (DatabaseUnavailable, TimeoutError):
+        raise
+    except Exception as error:
+        log.exception("mail not taken in", extra={"mail": one.mail.event_key}, exc_info=error)
+        reason = f"{type(error).__name__}: {error}"
+
+    async def unit(tx: Tx) -> Answer:
+        await tx.run_later(_CURSOR, account_id=account.id, place=dict(one.cursor))
+        if await receipts.find(tx, PROVIDER, key_of(account, one.mail)) is None:
+            _keep(tx, account, one, ReceiptState.FAILED, reason, now=clock.now())
+        return Answer(200, "failed")
+
+    return await db.write(unit)
+
+
+async def _together(
+    db: Database, clock: Clock, account: ChannelAccount, found: Sequence[Fetched], *, secret: str
+) -> list[Answer]:
     for turn in range(LAST + 1):
         try:
             return await db.write(
-                lambda tx: _unit(tx, clock, account, mail, kept, cursor, secret=secret, turn=turn)  # noqa: B023
+                lambda tx: _unit(tx, clock, account, found, secret=secret, turn=turn)  # noqa: B023 - awaited at once
             )
         except Conflict:
             if turn == LAST:
@@ -103,33 +158,54 @@ async def take(
 
 
 async def _unit(
-    tx: Tx, clock: Clock, account: ChannelAccount, mail: MailArrived | MailUnreadable, kept: Kept,
-    cursor: Mapping[str, Any], *, secret: str, turn: int,
-) -> Answer:  # fmt: skip
+    tx: Tx, clock: Clock, account: ChannelAccount, found: Sequence[Fetched], *, secret: str, turn: int
+) -> list[Answer]:
     now = clock.now()
-    await tx.run_later(_CURSOR, account_id=account.id, place=dict(cursor))
-    key = key_of(account, mail)
-    # Nearly every mail is new, so the first turn does not ask: the receipt's unique key undoes the turn of one that is not.
-    if turn and await receipts.find(tx, PROVIDER, key) is not None:
-        return Answer(200, "repeated")
-    if isinstance(mail, MailUnreadable):
-        outcome, state, error = "quarantined", ReceiptState.QUARANTINED, str(mail.reason)
-    else:
-        outcome, state, error = await _effects(tx, account, mail, kept, secret=secret, now=now, last=turn == LAST)
+    await tx.run_later(_CURSOR, account_id=account.id, place=dict(found[-1].cursor))
+    ours = await _our_addresses(tx)
+    answers: list[Answer] = []
+    taken: set[str] = set()
+    for one in found:
+        key = key_of(account, one.mail)
+        # Nearly every mail is new, so the first turn does not ask: the receipt's unique key undoes the turn of one that is not.
+        if key in taken or (turn and await receipts.find(tx, PROVIDER, key) is not None):
+            answers.append(Answer(200, "repeated"))
+            continue
+        taken.add(key)
+        if isinstance(one.mail, MailUnreadable):
+            outcome, state, error = "quarantined", ReceiptState.QUARANTINED, str(one.mail.reason)
+        else:
+            outcome, state, error = await _effects(
+                tx, account, one.mail, one.kept, ours=ours, secret=secret, now=now, last=turn == LAST
+            )
+        _keep(tx, account, one, state, error, now=now)
+        answers.append(Answer(200, outcome))
+    return answers
+
+
+def _keep(tx: Tx, account: ChannelAccount, one: Fetched, state: ReceiptState, error: str, *, now: datetime) -> None:
     receipts.keep(
-        tx, provider=PROVIDER, event_key=key, kind=KIND, url=mail.event_key,
-        headers={RAW: kept.raw_key, ACCOUNT: account.id}, body=b"", state=state, error=error, answer=None, now=now,
+        tx, provider=PROVIDER, event_key=key_of(account, one.mail), kind=KIND, url=one.mail.event_key,
+        headers={RAW: one.kept.raw_key, ACCOUNT: account.id}, body=b"", state=state, error=error, answer=None, now=now,
     )  # fmt: skip
-    return Answer(200, outcome)
 
 
 async def _effects(
-    tx: Tx, account: ChannelAccount, mail: MailArrived, kept: Kept, *, secret: str, now: datetime, last: bool
+    tx: Tx,
+    account: ChannelAccount,
+    mail: MailArrived,
+    kept: Kept,
+    *,
+    ours: set[str],
+    secret: str,
+    now: datetime,
+    last: bool,
 ) -> tuple[str, ReceiptState, str]:
     """What a mail brings about, in a savepoint: the outcome's word, the receipt's state and what went wrong."""
     try:
         async with tx.savepoint():
-            return await _arrived(tx, account, mail, kept, secret=secret, now=now), ReceiptState.DONE, ""
+            outcome = await _arrived(tx, account, mail, kept, ours=ours, secret=secret, now=now)
+            return outcome, ReceiptState.DONE, ""
     except (Rerun, DatabaseUnavailable):
         raise
     except Exception as error:
@@ -141,11 +217,11 @@ async def _effects(
 
 
 async def _arrived(
-    tx: Tx, account: ChannelAccount, mail: MailArrived, kept: Kept, *, secret: str, now: datetime
+    tx: Tx, account: ChannelAccount, mail: MailArrived, kept: Kept, *, ours: set[str], secret: str, now: datetime
 ) -> str:
     """What a mail brings about: a report goes to what it speaks of, the rest to the router; the outcome's word."""
     about: Interaction | str = ""
-    if mail.automatic != OWN and await _ours(tx, mail.from_address):
+    if mail.automatic != OWN and _bare(mail.from_address) in ours:
         mail = replace(mail, automatic=OWN)
     if mail.report is not None:
         about = await mail_reports.apply(tx, mail.report, secret=secret, now=now)
@@ -160,11 +236,14 @@ async def _arrived(
     return "stored" if mail.report is None or not about else "reported"
 
 
-async def _ours(tx: Tx, address: str) -> bool:
-    """Whether an address is one of our mailboxes', with or without a detail behind a plus."""
+def _bare(address: str) -> str:
+    """An address without a detail behind a plus."""
     local, _, domain = address.lower().partition("@")
-    bare = f"{local.partition('+')[0]}@{domain}"
-    return any(bare in addresses_of(row) for row in await accounts.list_channel(tx, "email"))
+    return f"{local.partition('+')[0]}@{domain}"
+
+
+async def _our_addresses(tx: Tx) -> set[str]:
+    return {one for row in await accounts.list_channel(tx, "email") for one in addresses_of(row)}
 
 
 def addresses_of(account: ChannelAccount) -> set[str]:
@@ -186,7 +265,8 @@ async def retry(
             await receipts.quarantine(tx, receipt_id, reason=mail.reason, now=clock.now())
             return Answer(200, "quarantined")
         now = clock.now()
-        outcome, state, error = await _effects(tx, account, mail, kept, secret=secret, now=now, last=True)
+        ours = await _our_addresses(tx)
+        outcome, state, error = await _effects(tx, account, mail, kept, ours=ours, secret=secret, now=now, last=True)
         if state is ReceiptState.DONE:
             await receipts.close(tx, receipt_id, now=now)
         else:

@@ -17,6 +17,7 @@ from crm_core.mail_tokens import MailMark
 from routing import bounces, keywords
 
 MAX_MARKS = 10
+MOST_WORDS = 100  # characters of an answer that says nothing but a word
 
 
 def marks(report: MailReport) -> list[MailMark]:
@@ -54,6 +55,8 @@ async def _campaign(tx: Tx, delivery_id: str, report: MailReport, *, now: dateti
 async def stopped(tx: Tx, mail: MailArrived, *, secret: str, now: datetime) -> bool:
     """Somebody answered a campaign's mail with nothing but a word such as “unsubscribe”: done at once, and counted for it."""
     said = (mail.new_text or mail.text).strip().strip(".!¡\"'").casefold()
+    if len(said) > MOST_WORDS:
+        return False
     found = keywords.find(said)
     if (found is None or found.word != "STOP") and said not in {"remove me", "darme de baja"}:
         return False
