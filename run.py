@@ -45,6 +45,8 @@ USAGE = """usage: python3 run.py [VERB …]
 
   (no verb)         set up what is missing, then start the hub and print its address
   test [ARGS …]     run the test suite; ARGS go to pytest
+  test real         run the tests against Dovecot, Postfix, PostgreSQL and Redis (docs/proof.md)
+  kills [ARGS …]    kill a hub's process at named places, 1,000 times; --count, --seed (docs/proof.md)
   check             format, lint, types, imports, translations
   lock [--upgrade]  write the lock files again from pyproject.toml and package.json
   setup             set up (with the developers' tools) and stop
@@ -63,7 +65,12 @@ def main(argv: list[str]) -> int:
     if verb == "test":
         set_up("dev", assets=True)
         arguments = rest or ["-n", "2", "--dist", "loadfile"]
+        if arguments[0] == "real":
+            arguments = ["tests/real", "-rs", *arguments[1:]]
         os.execv(PYTHON, [str(PYTHON), "-m", "pytest", *arguments])
+    if verb == "kills":
+        set_up("dev", assets=False)
+        os.execv(PYTHON, [str(PYTHON), "-m", "tests.nightly.kills", *rest])
     if verb == "check":
         set_up("dev", assets=False)
         return check()
