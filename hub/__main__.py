@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -59,6 +60,13 @@ def user_arguments(parser: Parser) -> None:
         verbs.add_parser(name, help=what).add_argument("login")
 
 
+def replay_arguments(parser: Parser) -> None:
+    parser.add_argument("post", metavar="ID", nargs="*", help="a stored post of a web form")
+    parser.add_argument("--form", metavar="KEY", default="", help="instead: posts to this form, newest fifty")
+    parser.add_argument("--only", choices=["held", "refused"], default="refused", help="which of the form's posts")
+    parser.add_argument("--list", action="store_true", help="say which, read none of them again")
+
+
 def token_arguments(parser: Parser) -> None:
     verbs = parser.add_subparsers(dest="token_verb", required=True, metavar="VERB")
     add = verbs.add_parser("add", help="a new token for the JSON API; prints its secret once")
@@ -70,6 +78,24 @@ def token_arguments(parser: Parser) -> None:
     add.add_argument("--days", type=int, help="ends after so many days")
     verbs.add_parser("list", help="all tokens, one a line, separated by tabs")
     verbs.add_parser("revoke", help="end a token at once").add_argument("token", metavar="ID")
+
+
+def check_arguments(parser: Parser) -> None:
+    parser.add_argument("--live", action="store_true", help="log in at the provider and at every mailbox, too")
+
+
+def backup_arguments(parser: Parser) -> None:
+    parser.add_argument("file", nargs="?", help="where to; hub-TIME.zip in this folder when not said")
+    parser.add_argument("--without-files", action="store_true", help="leave attachments and recordings out")
+    parser.add_argument("--with-secrets", action="store_true", help="put HUB_SECRET_KEY and providers' secrets in")
+
+
+def restore_arguments(parser: Parser) -> None:
+    parser.add_argument("file", help="what `hub backup` wrote")
+    parser.add_argument("--check", action="store_true", help="verify every byte, change nothing")
+    parser.add_argument("--force", action="store_true", help="SQLite: give a database that is there another name first")
+    parser.add_argument("--other-key", action="store_true", help="go on although HUB_SECRET_KEY is another one")
+    parser.add_argument("--with-secrets", action="store_true", help="take HUB_SECRET_KEY from the backup as well")
 
 
 ROLES = ["agent", "telemarketer", "marketer", "supervisor", "admin", "partner"]
@@ -113,7 +139,34 @@ VERBS: dict[str, Verb] = {
     "check": Verb(
         "look at configuration, stores, providers, clock and DNS",
         "hub.doctor:run_check",
-        lambda run, settings, _: run(settings),
+        lambda run, settings, arguments: run(settings, live=arguments.live),
+        check_arguments,
+        quiet=True,
+    ),
+    "backup": Verb(
+        "database, files and settings into one archive, while the hub runs",
+        "hub.backup:run_backup",
+        lambda run, settings, arguments: run(
+            settings,
+            Path(arguments.file) if arguments.file else None,
+            with_files=not arguments.without_files,
+            with_secrets=arguments.with_secrets,
+        ),
+        backup_arguments,
+        quiet=True,
+    ),
+    "restore": Verb(
+        "a backup into an empty place",
+        "hub.restore:run_restore",
+        lambda run, settings, arguments: run(
+            settings,
+            Path(arguments.file),
+            check_only=arguments.check,
+            force=arguments.force,
+            other_key=arguments.other_key,
+            with_secrets=arguments.with_secrets,
+        ),
+        restore_arguments,
         quiet=True,
     ),
     "twilio": Verb(
@@ -135,6 +188,13 @@ VERBS: dict[str, Verb] = {
         "hub.user_commands:run_token",
         lambda run, settings, arguments: run(settings, arguments),
         token_arguments,
+        quiet=True,
+    ),
+    "replay": Verb(
+        "read stored posts of web forms again, with the forms as they are now",
+        "hub.replay_commands:run_replay",
+        lambda run, settings, arguments: run(settings, arguments),
+        replay_arguments,
         quiet=True,
     ),
     "sandbox": Verb(

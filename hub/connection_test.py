@@ -9,10 +9,12 @@ import asyncio
 import dataclasses
 import socket
 import ssl
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
-from channels.email import imap_from_url, smtp_from_url
+from channels.email import EmailChannel, imap_from_url, smtp_from_url
 from channels.errors import ChannelError, Misconfigured
 from channels.imap import ImapSettings, Mailbox
 from channels.smtp import SmtpLine, SmtpSettings
@@ -67,6 +69,26 @@ async def try_mailbox(
 
     wanted = [(name.removesuffix("_url"), url) for name, url in sorted(urls.items()) if url]
     return list(await asyncio.gather(*(one(half, url) for half, url in wanted)))
+
+
+async def try_channel(channel: EmailChannel, *, tls: ssl.SSLContext | None = None) -> list[Tested]:
+    """Both servers of a mailbox as the hub uses it, with whatever it logs in by (password or token)."""
+
+    async def one(half: str, work: Coroutine[Any, Any, None]) -> Tested:
+        try:
+            async with asyncio.timeout(LIMIT_S):
+                await work
+        except TimeoutError:
+            return Tested(half, good=False, sentence=_silent(LIMIT_S))
+        except ChannelError as error:
+            return Tested(half, good=False, sentence=error.message)
+        told = Text("Logged in; mail can be read.") if half == "imap" else Text("Logged in; mail can be sent.")
+        return Tested(half, good=True, sentence=told)
+
+    imap, smtp = channel.settings.imap, channel.settings.smtp
+    wanted = [one("imap", _imap(imap, tls))] if imap is not None else []
+    wanted += [one("smtp", _smtp(smtp, tls))] if smtp is not None else []
+    return list(await asyncio.gather(*wanted))
 
 
 def _silent(seconds: float) -> str:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from crm_core.clock import Clock, SystemClock
@@ -28,9 +29,14 @@ from hub.migrate import schema_state
 from hub.settings import Settings, parsed_url, read_settings
 from hub.valkey import ValkeyUnavailable, answers, reachable, socket_path, without_password
 
+if TYPE_CHECKING:
+    from crm_core.accounts import ChannelAccount
+    from hub.channel_set import ChannelSet
+
 STEP_S = 10.0
 CLOCK_WARN_S, CLOCK_FAULT_S = 5.0, 60.0
 LITTLE_SPACE = 1 << 30
+OLD_BACKUP_DAYS = 7
 
 
 class Verdict(StrEnum):
@@ -54,9 +60,11 @@ class Finding:
 Look = Callable[[Settings], Awaitable[Finding]]
 
 
-async def run_check(settings: Settings, *, clock: Clock | None = None) -> int:
-    """Print the table; 0 when nothing is at fault."""
-    findings = await check(await with_running_twin(settings), clock=clock or SystemClock())
+async def run_check(settings: Settings, *, live: bool = False, clock: Clock | None = None) -> int:
+    """Print the table; 0 when nothing is at fault. `live`: log in everywhere that is configured, too."""
+    settings = await with_running_twin(settings)
+    findings = await check(settings, clock=clock or SystemClock())
+    findings += await check_live(settings) if live else []
     width = max(len(finding.what) for finding in findings)
     for finding in findings:
         sys.stdout.write(f"{finding.verdict:<5}  {finding.what:<{width}}  {finding.text}\n")
@@ -79,8 +87,52 @@ async def check(settings: Settings, *, clock: Clock) -> list[Finding]:
         ("smtp", lambda s: look_at_mail(s.smtp_url, "smtp")),
         ("imap", lambda s: look_at_mail(s.imap_url, "imap")),
         ("channels", look_at_channels),
+        ("backup", lambda s: look_at_backup(s, clock)),
     ]
     return list(await asyncio.gather(*(bounded(what, look, settings) for what, look in looks)))
+
+
+async def check_live(settings: Settings) -> list[Finding]:
+    """Log in at the provider and at every mailbox in use, as the hub does; a sentence for each. Sends and stores nothing."""
+    from hub import connection_test
+    from hub.provider_in_use import channels_of
+
+    found: list[Finding] = []
+    try:
+        async with channels_of(settings) as (channels, mailboxes):
+            if channels.twilio is not None:
+                told = await connection_test.try_provider(channels.twilio)
+                found.append(_of_test("twilio log-in", told.good, told.sentence))
+            for row in mailboxes:
+                found += await _of_mailbox(channels, row)
+            if not mailboxes and (settings.imap_url or settings.smtp_url):
+                urls = {"imap_url": settings.imap_url or "", "smtp_url": settings.smtp_url or ""}
+                for told in await connection_test.try_mailbox(settings, urls):
+                    found.append(_of_test(f"{told.what} log-in", told.good, told.sentence))
+    except Exception as error:
+        # The database's own line says what is wrong with it.
+        text = Text("could not be looked at (%(detail)s)", detail=type(error).__name__)
+        found.append(Finding("log-ins", Verdict.FAULT, text))
+    return found or [Finding("log-ins", Verdict.OFF, Text("nothing is configured that could be logged in to"))]
+
+
+async def _of_mailbox(channels: ChannelSet, row: ChannelAccount) -> list[Finding]:
+    from channels.errors import ChannelError
+    from hub import connection_test
+    from hub.sealing import Unsealable
+
+    try:
+        tested = await connection_test.try_channel(channels.mail(row))
+    except ChannelError as error:
+        return [Finding(row.address, Verdict.FAULT, error.message)]
+    except Unsealable:
+        text = Text("its secrets were sealed under another HUB_SECRET_KEY: enter them again")
+        return [Finding(row.address, Verdict.FAULT, text)]
+    return [_of_test(f"{row.address} {told.what}", told.good, told.sentence) for told in tested]
+
+
+def _of_test(what: str, good: bool, sentence: str) -> Finding:  # noqa: FBT001 - what a test said
+    return Finding(what, Verdict.OK if good else Verdict.FAULT, sentence)
 
 
 async def with_running_twin(settings: Settings) -> Settings:
@@ -201,14 +253,16 @@ async def look_at_public_url(settings: Settings) -> Finding:
 
 async def look_at_twilio(settings: Settings, clock: Clock) -> Finding:
     """The account's own resource: proves the address, the credentials and, by its Date header, this machine's clock."""
-    if settings.twilio is None:
+    from hub.provider_in_use import provider_in_use
+
+    account, from_row = await provider_in_use(settings)
+    if account is None:
         reason = settings.channels_off.get("voice", "off")
         if settings.sandbox:
             reason = Text("the sandbox; `hub serve` starts it")
         return Finding("twilio", Verdict.OFF, reason)
     import aiohttp
 
-    account = settings.twilio
     base = account.api_base or "https://api.twilio.com"
     url = f"{base}/2010-04-01/Accounts/{account.account_sid}.json"
     login = aiohttp.encode_basic_auth(account.account_sid, account.auth_token)
@@ -223,9 +277,10 @@ async def look_at_twilio(settings: Settings, clock: Clock) -> Finding:
             "twilio", Verdict.FAULT, Text("%(url)s does not answer (%(detail)s)", url=base, detail=type(error).__name__)
         )
     if status in {401, 403}:
-        return Finding(
-            "twilio", Verdict.FAULT, Text("refused TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN: copy them again")
-        )
+        text = Text("refused TWILIO_ACCOUNT_SID and TWILIO_AUTH_TOKEN: copy them again")
+        if from_row:
+            text = Text("refused the account and token that an administrator entered: enter them again")
+        return Finding("twilio", Verdict.FAULT, text)
     if status != 200:
         return Finding(
             "twilio",
@@ -301,15 +356,63 @@ async def look_at_mail(url: str | None, what: str) -> Finding:
 
 
 async def look_at_channels(settings: Settings) -> Finding:
-    if not settings.channels_off:
+    from hub.provider_in_use import channels_of
+
+    off = settings.channels_off
+    try:
+        async with channels_of(settings) as (channels, mailboxes):
+            off = channels.off()
+            if any(channels.secrets(row) for row in mailboxes):
+                off.pop("email", None)  # a mailbox with servers of its own
+    except Exception:
+        # What the environment says is all that is known without the database.
+        off = settings.channels_off
+    if not off:
         return Finding("channels", Verdict.OK, Text("voice, sms, email and web forms"))
-    reasons = dict.fromkeys(settings.channels_off.values())
+    reasons = dict.fromkeys(off.values())
     return Finding(
         "channels",
         Verdict.NOTE,
         Text(
             "off: %(channels_text)s. %(reasons_text)s",
-            channels_text=sorted(settings.channels_off),
+            channels_text=sorted(off),
             reasons_text=list(reasons),
         ),
     )
+
+
+async def look_at_backup(settings: Settings, clock: Clock) -> Finding:
+    """How old the newest backup is, by the audit log. The sandbox needs none."""
+    what = "backup"
+    if settings.sandbox and settings.embedded_database:
+        return Finding(what, Verdict.OFF, Text("the sandbox needs none"))
+    try:
+        made = await newest_backup(settings)
+    except Exception:
+        # No tables yet, or no database: their own lines say so.
+        return Finding(what, Verdict.OFF, Text("not known while the database cannot be read"))
+    if made is None:
+        return Finding(what, Verdict.NOTE, Text("none was ever made: run `hub backup`"))
+    days = (clock.now() - made).days
+    if days > OLD_BACKUP_DAYS:
+        return Finding(what, Verdict.NOTE, Text("the newest is %(days)s days old: run `hub backup`", days=days))
+    return Finding(what, Verdict.OK, Text("the newest is of %(made_at)s", made_at=made))
+
+
+async def newest_backup(settings: Settings) -> datetime | None:
+    """When the last one was made, as far as this database knows."""
+    from sqlmodel import col, func, select
+
+    from crm_core.audit import AuditEntry
+    from crm_core.db import open_database
+
+    db = await open_database(settings.database_url, pool_size=1)
+    try:
+        async with db.reading() as tx:
+            statement = select(func.max(AuditEntry.at)).where(
+                AuditEntry.subject == "hub:backup", col(AuditEntry.action) == "backup.made"
+            )
+            found: datetime | None = await tx.one(statement)
+            return found
+    finally:
+        await db.close()

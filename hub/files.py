@@ -42,6 +42,8 @@ class _Store(Protocol):
 
     async def remove(self, key: str) -> None: ...
 
+    async def keys(self) -> list[str]: ...
+
 
 class Files:
     """See the module. Made from HUB_FILES_URL; touches nothing before it is used."""
@@ -73,6 +75,14 @@ class Files:
         """Remove it; not there is success."""
         await self._store.remove(_checked(key))
 
+    async def keys(self) -> list[str]:
+        """The keys of everything that is kept: for backups, which are made of the whole."""
+        return sorted(key for key in await self._store.keys() if KEY.fullmatch(key))
+
+    async def put_back(self, key: str, content: bytes) -> None:
+        """Keep the bytes under the key that they had, out of a backup. FilesUnavailable when they are not kept."""
+        await self._store.write(_checked(key), content)
+
 
 def _checked(key: str) -> str:
     if not KEY.fullmatch(key):
@@ -95,7 +105,8 @@ class _Folder:
     def _write(self, path: Path, content: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         fresh = path.with_name(f".{path.name}.part")
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        # What a killed process left of the same key is written over: keys are random, so it was the same content.
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             with os.fdopen(descriptor, "wb") as handle:
                 handle.write(content)
@@ -134,6 +145,12 @@ class _Folder:
 
     async def remove(self, key: str) -> None:
         await asyncio.to_thread((self._root / key).unlink, missing_ok=True)
+
+    async def keys(self) -> list[str]:
+        def walk() -> list[str]:
+            return [path.relative_to(self._root).as_posix() for path in self._root.rglob("*") if path.is_file()]
+
+        return await asyncio.to_thread(walk)
 
 
 class _Objects:
@@ -176,6 +193,18 @@ class _Objects:
             await self._call(obstore.delete_async(self._bucket, key))
         except FileMissing:
             return
+
+    async def keys(self) -> list[str]:
+        import obstore
+
+        found: list[str] = []
+        try:
+            async for page in obstore.list(self._bucket):
+                found += [str(one["path"]) for one in page]
+        except Exception as error:
+            # obstore raises a type of its own for each kind of store
+            raise FilesUnavailable(f"The file store does not answer: {type(error).__name__}.") from error
+        return found
 
     async def _call(self, asked: Any) -> Any:
         from obstore.exceptions import BaseError, NotFoundError

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -21,6 +21,7 @@ from crm_core.addresses import country_of, find_email, find_phone
 from crm_core.clock import SystemClock
 from crm_core.db import Database, DatabaseUnavailable, Tx, open_database
 from crm_core.ids import new_id
+from hub.provider_in_use import provider_in_use
 from hub.settings import Settings
 from hub.twin import APP_NAME
 
@@ -53,8 +54,12 @@ class Outcome:
 
 async def setup(settings: Settings, *, dry_run: bool = False) -> int:
     """Set the account up and say what was done; the exit code. `dry_run` says it and changes nothing."""
-    if settings.twilio is None:
-        sys.stderr.write("Twilio is not configured: set TWILIO_ACCOUNT_SID and its companions first.\n")
+    twilio, from_row = await provider_in_use(settings)
+    settings = replace(settings, twilio=twilio)
+    if twilio is None:
+        sys.stderr.write(
+            "Twilio is not configured: enter the account under Admin, or set TWILIO_ACCOUNT_SID and its companions.\n"
+        )
         return 2
     if not settings.public_url_set and not settings.sandbox:
         sys.stderr.write("Set HUB_PUBLIC_URL first: Twilio must know where the hub is.\n")
@@ -67,7 +72,11 @@ async def setup(settings: Settings, *, dry_run: bool = False) -> int:
     would = "would " if dry_run else ""
     for step in outcome.steps:
         sys.stdout.write(f"{would if step.done else 'left alone: '}{step.what}\n")
-    sys.stdout.write(f"\nSet this for the hub:\n  TWILIO_APP_SID={outcome.app_sid or '(known after the real run)'}\n")
+    app_sid = outcome.app_sid or "(known after the real run)"
+    if from_row and twilio.app_sid != outcome.app_sid:
+        sys.stdout.write(f"\nEnter this under Admin, Provider account, as TwiML App:\n  {app_sid}\n")
+    elif not from_row:
+        sys.stdout.write(f"\nSet this for the hub:\n  TWILIO_APP_SID={app_sid}\n")
     sys.stdout.write(
         f"\nCreate a TwiML Bin with this text and set it as each number's fallback:\n{fallback(settings)}\n"
     )

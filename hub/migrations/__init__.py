@@ -23,13 +23,13 @@ def config_for(url: str) -> Config:
     return config
 
 
-def migrate(url: str) -> None:
-    """Upgrade to the newest revision; does nothing when it is there already."""
+def migrate(url: str, revision: str = "head") -> None:
+    """Upgrade to the newest revision, or to this one; does nothing when it is there already."""
     if url.startswith("sqlite"):
         engine = create_engine(make_url(url), poolclass=pool.NullPool)
         with engine.connect() as connection:
             connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-            _upgrade(connection, url)
+            _upgrade(connection, url, revision)
         return
     import asyncio
 
@@ -38,7 +38,7 @@ def migrate(url: str) -> None:
     async def upgrade() -> None:
         engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), poolclass=pool.NullPool)
         async with engine.connect() as connection:
-            await connection.run_sync(lambda sync: _upgrade(sync, url))
+            await connection.run_sync(lambda sync: _upgrade(sync, url, revision))
         await engine.dispose()
 
     # In a thread of its own, because callers may already be in a loop and Alembic is synchronous.
@@ -59,8 +59,8 @@ def migrate(url: str) -> None:
         raise failures[0]
 
 
-def _upgrade(connection: Connection, url: str) -> None:
+def _upgrade(connection: Connection, url: str, revision: str) -> None:
     config = config_for(url)
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, revision)
     connection.commit()
