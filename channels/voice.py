@@ -248,6 +248,16 @@ class VoiceChannel:
         """The sound and its content type. Gone when Twilio has it no more."""
         return await self._api.fetch(f"/Recordings/{_recording(recording_id)}.wav")
 
+    async def delete_recording(self, recording_id: str) -> None:
+        """Have Twilio delete the sound; already gone is success.
+
+        "Delete a Recording resource" (twilio.com/docs/voice/api/recording): the media are deleted, metadata stay 40 days.
+        """
+        try:
+            await self._api.call(lambda client: client.recordings(_recording(recording_id)).delete_async())
+        except Gone:
+            return
+
     async def call_status(self, call_id: str) -> tuple[str, int]:
         """What Twilio says of a leg now, as (our status, rank): heals a callback that never came. Gone if unknown."""
         found = await self._api.call(lambda client: client.calls(_call(call_id)).fetch_async())

@@ -16,7 +16,7 @@ from datetime import timedelta
 from functools import partial
 
 from campaigns import checks as campaign_checks
-from crm_core import audit, leases, users
+from crm_core import audit, leases, outgoing, users
 from crm_core.db import DatabaseUnavailable, Tx
 from hub import jobs, mailbox_watch, mailboxes
 from hub.executors import executors
@@ -33,7 +33,7 @@ from hub.runtime import Runtime, running
 from hub.settings import Settings
 from hub.tasks import end_tasks
 from hub.voice_executors import voice_executors
-from routing import engine
+from routing import engine, recordings
 from routing.checks import check_invariants
 from webhooks import intake, receipts
 from webhooks.routes import KINDS
@@ -233,7 +233,11 @@ class Background:
         await self.reconciler.look()
 
     async def _clean(self) -> None:
-        await self.runtime.db.write(lambda tx: users.drop_expired_sessions(tx, now=self.runtime.clock.now()))
+        now = self.runtime.clock.now()
+        await self.runtime.db.write(lambda tx: users.drop_expired_sessions(tx, now=now))
+        await self.runtime.db.write(lambda tx: outgoing.forget(tx, now=now))
+        while await self.runtime.db.write(lambda tx: recordings.expire(tx, now=now)):
+            pass
 
     async def _mailboxes(self) -> None:
         """One lease and task per mailbox: those switched on meanwhile are added, those switched off end."""

@@ -34,6 +34,7 @@ def voice_executors(channels: ChannelSet, clock: Clock, files: Files) -> Mapping
         ),
         "recording.stop": Executor("voice", made.stop, repeatable=True, prepare=made.known),
         "recording.fetch": Executor("voice", made.fetch, repeatable=True, record=made.fetched),
+        "recording.remove": Executor("voice", made.remove, repeatable=True),
     }
 
 
@@ -114,6 +115,13 @@ class _VoiceExecutors:
         content, content_type = await self._channels.voice().fetch_recording(task.payload["external_id"])
         key = await self._files.put(content, folder="recordings", now=self._clock.now())
         return key, content_type, len(content)
+
+    async def remove(self, task: OutboxTask, _: Any) -> None:
+        """Out of our store, and at the provider; what is gone already is well."""
+        if task.payload["file_key"]:
+            await self._files.delete(task.payload["file_key"])
+        if task.payload["external_id"]:
+            await self._channels.voice().delete_recording(task.payload["external_id"])
 
     async def fetched(self, tx: Tx, task: OutboxTask, _: Any, done: Done) -> None:
         key, content_type, size = done.value if isinstance(done.value, tuple) else ("", "", 0)

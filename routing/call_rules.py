@@ -25,6 +25,8 @@ class CallRules:
     voicemail_overflow: bool = False  # nobody took the call within the longest wait
     voicemail_key: bool = False  # key 2 while waiting
     voicemail_max_s: int = 180
+    keep_days: int = 0  # recordings are deleted here and at the provider this long after their call; 0: kept
+    voicemail_keep_days: int = 0  # the same for messages, once their work is done
     music: str = ""  # a sound's id and ending, "id.wav": while waiting and on hold; empty: the hub's own
 
     @property
@@ -51,7 +53,12 @@ def check(values: Mapping[str, Any]) -> dict[str, Any]:
     wrong: dict[str, str] = {}
     if values.get("record", "off") not in RECORDING:
         wrong["record"] = "Choose one of the list."
-    for name, low, high in (("pause_s", 5, 600), ("voicemail_max_s", 10, 600)):
+    for name, low, high in (
+        ("pause_s", 5, 600),
+        ("voicemail_max_s", 10, 600),
+        ("keep_days", 0, 3650),
+        ("voicemail_keep_days", 0, 3650),
+    ):
         value = values.get(name, low)
         if not isinstance(value, int) or not low <= value <= high:
             wrong[name] = f"Between {low} and {high}."

@@ -9,10 +9,10 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlmodel import select
+from sqlmodel import col, select
 
 from channels.contract import RecordingReady
-from crm_core import calls, events, interactions, outbox, recordings
+from crm_core import audit, calls, events, interactions, outbox, recordings
 from crm_core.calls import LegRole
 from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid, NotAllowed
@@ -21,11 +21,12 @@ from crm_core.interactions import Interaction, InteractionState
 from crm_core.recordings import Recording, RecordingState
 from crm_core.touches import Direction
 from routing import call_rules, entries, queues
-from routing.queues import EntryState, QueueEntry
+from routing.queues import EntryState, Queue, QueueEntry
 
 TOLD = ("announced", "given", "asked")
 SHORTEST_S = 1  # shorter messages are silence
 UNFETCHED = timedelta(seconds=30)  # a message is not offered before its sound is here, or this has passed
+EXPIRED_AT_ONCE = 50
 STATES = {
     "in-progress": RecordingState.RUNNING,
     "paused": RecordingState.PAUSED,
@@ -228,6 +229,8 @@ async def fetched(
     """Our own copy is in the store, or it could not be had."""
     found = await recordings.get(tx, recording_id)
     if found.state == RecordingState.DELETED:
+        if file_key:  # deleted while it was being fetched: the copy goes, too
+            await _ask_removal(tx, found, file_key=file_key, now=now)
         return
     if file_key:
         await recordings.change(
@@ -271,6 +274,62 @@ async def _message_left(tx: Tx, recording: Recording, call: Interaction, *, now:
         tx, "interaction.waiting", message.id, now=now, version=message.version, queue_id=queue.id,
         conversation=message.conversation_id,
     )  # fmt: skip
+
+
+# --- deletion ---------------------------------------------------------------------------------------------------------
+
+
+async def delete(tx: Tx, recording_id: str, *, actor: str, reason: str, now: datetime) -> Recording:
+    """Nobody can hear it from now on; the sound is removed from our store and at the provider. Conflict while it runs."""
+    found = await recordings.get(tx, recording_id)
+    if found.state == RecordingState.DELETED:
+        return found
+    if found.state in recordings.OPEN:
+        raise Conflict("This call is still being recorded.")
+    file_key = found.file_key
+    await recordings.change(tx, found, state=RecordingState.DELETED, file_key="", size=0, error="")
+    await _ask_removal(tx, found, file_key=file_key, now=now)
+    await audit.record(
+        tx, actor=actor, action="recording.deleted", subject=f"recording:{found.id}", now=now, reason=reason[:200],
+        interaction=found.interaction_id, kind=found.kind,
+    )  # fmt: skip
+    await events.emit(tx, "recording.changed", found.interaction_id, now=now, recording=found.id)
+    return found
+
+
+async def _ask_removal(tx: Tx, recording: Recording, *, file_key: str, now: datetime) -> None:
+    await outbox.ask(
+        tx, "recording.remove", recording.interaction_id, lane="notice", now=now,
+        dedupe=f"recording.remove:{recording.id}:{file_key}", recording_id=recording.id,
+        external_id=recording.external_id or "", file_key=file_key,
+    )  # fmt: skip
+
+
+async def expire(tx: Tx, *, now: datetime, limit: int = EXPIRED_AT_ONCE) -> int:
+    """Delete what its queue keeps no longer: recordings by their call's end, messages once their work is done. How many."""
+    done = 0
+    for queue in await tx.all(select(Queue)):
+        rules = call_rules.of(queue)
+        for kind, days in (("call", rules.keep_days), ("voicemail", rules.voicemail_keep_days)):
+            if not days or done >= limit:
+                continue
+            old = (
+                select(Recording.id)
+                .join(Interaction, col(Interaction.id) == col(Recording.interaction_id))
+                .where(
+                    Interaction.queue_id == queue.id,
+                    Interaction.state == InteractionState.ENDED,
+                    Recording.kind == kind,
+                    col(Recording.state).in_((RecordingState.KEPT, RecordingState.DONE, RecordingState.FAILED)),
+                    col(Recording.ended_at) < now - timedelta(days=days),
+                )
+                .order_by(col(Recording.id))
+                .limit(limit - done)
+            )
+            for recording_id in await tx.all(old):
+                await delete(tx, recording_id, actor="system", reason=f"kept for {days} days", now=now)
+                done += 1
+    return done
 
 
 async def list_settled(tx: Tx, ids: list[str]) -> set[str]:

@@ -8,19 +8,19 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.web_request import FileField
-from sqlmodel import select
 
-from crm_core import accounts, audit, blocked_callers, sounds
+from crm_core import accounts, blocked_callers, sounds
 from crm_core.accounts import ChannelAccount
 from crm_core.blocked_callers import BlockedCaller
 from crm_core.db import Tx
-from crm_core.errors import Conflict, HubError, Invalid
+from crm_core.errors import HubError, Invalid
 from crm_core.sounds import Sound
 from hub.desktop.render import render
 from hub.desktop.templating import told
 from hub.desktop.work import ID
 from hub.web import ADMINS, SUPERVISORS, Route, now_of, runtime_of, user_of
-from routing import call_rules, queues, screening
+from routing import call_rules, queues
+from routing import call_settings as settings
 from routing.call_rules import CallRules
 from routing.queues import Queue
 
@@ -65,21 +65,11 @@ async def save_rules(request: web.Request) -> web.StreamResponse:
     async def unit(tx: Tx) -> None:
         values: dict[str, Any] = {
             "record": form.get("record", ""), "pause_s": whole("pause_s"), "voicemail_max_s": whole("voicemail_max_s"),
-            "music": form.get("music", "")[:60],
+            "music": form.get("music", "")[:60], "keep_days": whole("keep_days"),
+            "voicemail_keep_days": whole("voicemail_keep_days"),
             **{name: name in form for name in ("voicemail_closed", "voicemail_overflow", "voicemail_key")},
         }  # fmt: skip
-        await put_rules(tx, queue_id, values, version=whole("version"), actor=user.id)
-
-    async def put_rules(tx: Tx, queue_id: str, values: dict[str, Any], *, version: int, actor: str) -> None:
-        queue = await queues.get(tx, queue_id)
-        if values["music"]:
-            await sounds.get(tx, values["music"].partition(".")[0])
-        fresh = {"voice": {**queue.voice, **call_rules.check(values)}, "version": version + 1}
-        if await tx.change(Queue, fresh, id=queue.id, version=version) != 1:
-            raise Conflict("Somebody changed this queue meanwhile; the newer values are shown.")
-        await audit.record(
-            tx, actor=actor, action="queue.calls", subject=f"queue:{queue.id}", now=now, changed=fresh["voice"]
-        )
+        await settings.put_rules(tx, queue_id, values, version=whole("version"), actor=user.id, now=now)
 
     try:
         await runtime_of(request).db.write(unit)
@@ -116,14 +106,8 @@ async def retire(request: web.Request) -> web.StreamResponse:
     """Take a sound out of the lists. Refused while a queue plays it."""
     sound_id, user, now = request.match_info["sound"], user_of(request), now_of(request)
 
-    async def unit(tx: Tx) -> None:
-        for queue in await tx.all(select(Queue)):
-            if call_rules.of(queue).music.startswith(sound_id):
-                raise Conflict("A queue still plays this sound.")
-        await sounds.retire(tx, sound_id, actor=user.id, now=now)
-
     try:
-        await runtime_of(request).db.write(unit)
+        await runtime_of(request).db.write(lambda tx: settings.retire_sound(tx, sound_id, actor=user.id, now=now))
     except HubError as error:
         return await _page(request, error=told(request, error))
     return await _page(request, saved="sounds")
@@ -134,23 +118,12 @@ async def save_screening(request: web.Request) -> web.StreamResponse:
     form = {name: str(value).strip() for name, value in (await request.post()).items()}
     user, now, account_id = user_of(request), now_of(request), request.match_info["account"]
 
-    async def unit(tx: Tx) -> None:
-        account = await accounts.get(tx, account_id)
-        rules = screening.check({name: form.get(name, "accept") for name in ("withheld", "foreign")})
-        countries = [code.upper() for code in form.get("countries", "").replace(",", " ").split()][:50]
-        if any(len(code) != 2 or not code.isalpha() for code in countries):
-            raise Invalid("Countries are written with two letters each, such as GB or US.")
-        fresh = {**account.settings, "screen": rules, "countries": countries}
-        guard = {"id": account.id, "version": account.version}
-        if await tx.change(ChannelAccount, {"settings": fresh, "version": account.version + 1}, **guard) != 1:
-            raise Conflict("Somebody changed this number meanwhile.")
-        await audit.record(
-            tx, actor=user.id, action="account.screening", subject=f"account:{account.id}", now=now, changed=rules,
-            countries=countries,
-        )  # fmt: skip
-
+    rules = {name: form.get(name, "accept") for name in ("withheld", "foreign")}
+    countries = form.get("countries", "").replace(",", " ").split()
     try:
-        await runtime_of(request).db.write(unit)
+        await runtime_of(request).db.write(
+            lambda tx: settings.put_screening(tx, account_id, rules, countries=countries, actor=user.id, now=now)
+        )
     except HubError as error:
         return await _page(request, error=told(request, error))
     return await _page(request, saved=account_id)

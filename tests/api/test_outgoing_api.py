@@ -47,14 +47,19 @@ async def test_from_a_limit_to_its_release(either_house: House) -> None:
 
 async def test_calls_go_where_the_rules_allow(house: House) -> None:
     ada, amy = house.ada, house.amy
-    for number, rule in (("+18762345678", "destination"), ("+449098790123", "destination"), ("+49112", "emergency")):
+    for number, rule in (
+        ("+18762345678", "destination"),
+        ("+5511961234567", "destination"),
+        ("+449098790123", "destination"),
+        ("+49112", "emergency"),
+    ):
         status, told = await amy.ask("POST", "/calls", {"number": number, "account_id": "acc-voice"})
         assert (status, told.get("rule")) == (409, rule), told
     status, told = await amy.ask("POST", "/calls", {"number": "112", "account_id": "acc-voice"})
     assert (status, "Use another telephone, now" in told["detail"]) == (422, True)
-    await ada.ask("PATCH", "/outgoing", {"version": 0, "countries": ["US", "JM"]})
-    assert (await ada.get("/outgoing/explain", number="+18762345678"))["allowed"] is True
-    await amy.post("/calls", {"number": "+18762345678", "account_id": "acc-voice"}, expect=201)
+    await ada.ask("PATCH", "/outgoing", {"version": 0, "countries": ["US", "BR"]})
+    assert (await ada.get("/outgoing/explain", number="+5511961234567"))["allowed"] is True
+    await amy.post("/calls", {"number": "+5511961234567", "account_id": "acc-voice"}, expect=201)
 
 
 async def test_a_campaign_stops_at_the_limit_and_says_why(db: Database, clock: FixedClock) -> None:
