@@ -365,11 +365,12 @@ class PostgresDatabase:
             await pause(min(BULK_REST * took_s, BULK_REST_MAX_S))
 
     @contextlib.asynccontextmanager
-    async def reading(self, *, slow: bool = False) -> AsyncIterator[Tx]:
+    async def reading(self, *, slow: bool = False, snapshot: bool = True) -> AsyncIterator[Tx]:
         """See `Database.reading`: one snapshot (REPEATABLE READ, read only)."""
         try:
             async with _taken(self._reading) as connection:
-                driver = _Connection(connection, self._merged, begin="BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+                driver = _Connection(connection, self._merged, begin=begin, singly=not snapshot)
                 try:
                     yield Tx(driver, self._compiler)
                 finally:

@@ -329,15 +329,17 @@ class SqliteDatabase:
         fcntl.flock(self._bulk_lock, fcntl.LOCK_UN)
 
     @contextlib.asynccontextmanager
-    async def reading(self, *, slow: bool = False) -> AsyncIterator[Tx]:
+    async def reading(self, *, slow: bool = False, snapshot: bool = True) -> AsyncIterator[Tx]:
         """See `Database.reading`. One snapshot for as long as it is open."""
         connection = self._readers.pop() if self._readers else connect(self.path, read_only=True)
         try:
-            connection.execute("BEGIN")
+            if snapshot:
+                connection.execute("BEGIN")
             yield Tx(_Threaded(connection, self._slow_pool) if slow else _Direct(connection), self._compiler)
         finally:
-            with contextlib.suppress(sqlite3.Error):
-                connection.execute("ROLLBACK")
+            if connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    connection.execute("ROLLBACK")
             self._readers.append(connection)
 
     async def close(self) -> None:

@@ -286,8 +286,12 @@ class Database(Protocol):
         """
         ...
 
-    def reading(self, *, slow: bool = False) -> AbstractAsyncContextManager[Tx]:
-        """A transaction that only reads. `slow` (reports, search, admin lists) keeps the event loop free on SQLite."""
+    def reading(self, *, slow: bool = False, snapshot: bool = True) -> AbstractAsyncContextManager[Tx]:
+        """A transaction that only reads. `slow` (reports, search, admin lists) keeps the event loop free on SQLite.
+
+        `snapshot=False`, for a single look: each statement sees what is committed then; on PostgreSQL it is one round trip, not
+        three.
+        """
         ...
 
     async def close(self) -> None:

@@ -66,7 +66,7 @@ async def _who(request: web.Request) -> None:
     if header:
         kind, _, secret = header.partition(" ")
         if kind.lower() == "bearer":
-            async with runtime.db.reading() as tx:
+            async with runtime.db.reading(snapshot=False) as tx:
                 found = await users.find_token(tx, secret.strip(), now=now)
             if found is not None:
                 request[USER], request[SCOPES] = found[1], frozenset(found[0].scopes)
@@ -74,7 +74,7 @@ async def _who(request: web.Request) -> None:
         raise NotLoggedIn("This token is not valid.")
     secret = request.cookies.get(cookie_name(runtime), "")
     if secret:
-        async with runtime.db.reading() as tx:
+        async with runtime.db.reading(snapshot=False) as tx:
             known = await users.find_session(tx, secret, now=now)
         if known is not None:
             session, request[USER] = known

@@ -128,9 +128,9 @@ class Noting:
         return await self.base.write(noting)
 
     @asynccontextmanager
-    async def reading(self, *, slow: bool = False) -> AsyncIterator[Tx]:
+    async def reading(self, *, slow: bool = False, snapshot: bool = True) -> AsyncIterator[Tx]:
         """As the database itself."""
-        async with self.base.reading(slow=slow) as tx:
+        async with self.base.reading(slow=slow, snapshot=snapshot) as tx:
             yield tx
 
     async def close(self) -> None:

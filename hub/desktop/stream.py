@@ -224,7 +224,7 @@ def fan_of(request: web.Request) -> Fan:
 
 
 async def _queues_of(request: web.Request) -> frozenset[str]:
-    async with runtime_of(request).db.reading() as tx:
+    async with runtime_of(request).db.reading(snapshot=False) as tx:
         mine = await tx.all(select(QueueMember.queue_id).where(QueueMember.user_id == user_of(request).id))
     return frozenset(mine)
 

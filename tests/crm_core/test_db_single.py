@@ -144,3 +144,14 @@ async def test_fifty_at_once_with_one_key_are_one_row(pg: Database) -> None:
     async with pg.reading() as tx:
         assert await tx.one(select(func.sum(Tally.number))) == 1
         assert await tx.all(select(Event.id).where(col(Event.id) == "only")) == ["only"]
+
+
+async def test_a_single_look_is_one_round_trip_and_still_cannot_write(pg: Database, sent: list[str]) -> None:
+    async with pg.reading(snapshot=False) as tx:
+        assert await tx.all(select(Event.id)) == ["there"]
+    assert len(sent) == 1
+    with pytest.raises(asyncpg.PostgresError, match="read-only"):
+        async with pg.reading(snapshot=False) as tx:
+            await tx.add(event("not here"))
+    async with pg.reading() as tx:
+        assert await tx.all(select(Event.id)) == ["there"]
