@@ -9,6 +9,7 @@ from aiohttp import web
 from hub.api import (
     admin,
     blocked,
+    call_settings,
     calls,
     campaigns,
     contacts,
@@ -28,6 +29,7 @@ OPERATIONS: list[Operation] = [
     *contacts.OPERATIONS,
     *work.OPERATIONS,
     *calls.OPERATIONS,
+    *call_settings.OPERATIONS,
     *conversations.OPERATIONS,
     *drafts.OPERATIONS,
     *blocked.OPERATIONS,

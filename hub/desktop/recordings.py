@@ -19,7 +19,7 @@ from hub.desktop.files import KEPT_APART, send
 from hub.desktop.templating import part, told
 from hub.desktop.work import ID, WORKERS
 from hub.runtime import Runtime
-from hub.web import PUBLIC, STAFF, Route, now_of, runtime_of, user_of
+from hub.web import ADMINS, PUBLIC, STAFF, Route, now_of, runtime_of, user_of
 from routing import call_rules, queues, transfers
 from routing import recordings as behaviour
 
@@ -34,6 +34,13 @@ class RecordingSwitch:
     state: str
     recording: Recording | None
     allowed: bool
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordingGone:
+    """What stands where the player was."""
+
     error: str
 
 
@@ -139,6 +146,18 @@ async def _cut(runtime: Runtime, key: str, begin: int, end: int) -> AsyncIterato
             yield cut
 
 
+async def remove(request: web.Request) -> web.StreamResponse:
+    """Delete the sound for good, here and at the provider."""
+    user, now, recording_id = user_of(request), now_of(request), request.match_info["recording"]
+    try:
+        await runtime_of(request).db.write(
+            lambda tx: behaviour.delete(tx, recording_id, actor=user.id, reason="deleted by hand", now=now)
+        )
+    except HubError as error:
+        return part(request, "parts/recording_gone.html", RecordingGone(told(request, error)))
+    return part(request, "parts/recording_gone.html", RecordingGone(""))
+
+
 async def play_prompt(request: web.Request) -> web.StreamResponse:
     """An uploaded prompt or music, for the provider, which fetches it without a log-in; its name cannot be guessed."""
     runtime = runtime_of(request)
@@ -154,5 +173,6 @@ routes = [
     Route("GET", "/desk/recording", show_switch, roles=WORKERS),
     Route("POST", "/desk/recording/{action:start|pause|resume}", switch, roles=WORKERS),
     Route("GET", f"/desk/recordings/{{recording:{ID}}}", listen, roles=STAFF, scope="calls:read"),
+    Route("POST", f"/desk/recordings/{{recording:{ID}}}/delete", remove, roles=ADMINS),
     Route("GET", f"/sounds/{{sound:{ID}}}.{{ending:wav|mp3}}", play_prompt, access=PUBLIC),
 ]

@@ -11,6 +11,7 @@ from crm_core.consent import Purpose
 from crm_core.errors import Conflict, Invalid
 from crm_core.interactions import Interaction
 from crm_core.recordings import Recording
+from hub.files import FileMissing
 from hub.reconciler import Reconciler
 from routing import desk, recordings
 from routing.hours import Hours
@@ -255,3 +256,23 @@ async def test_who_says_nothing_leaves_nothing(stage: Stage) -> None:
     await recording_of(stage, "empty", kind="voicemail")
     assert [each for each in await stage.all_of(select(Interaction)) if "voicemail_of" in each.data] == []
     await stage.check()
+
+
+async def test_a_deleted_recording_is_gone_here_and_at_the_provider(stage: Stage) -> None:
+    await stage.open("kim", voice={"record": "announce"})
+    sid = await stage.call()
+    interaction = await stage.talk(stage.lines[0], sid)
+    running = await recording_of(stage, "running")
+    with pytest.raises(Conflict):
+        await stage.do(lambda tx: recordings.delete(tx, running.id, actor="ada", reason="", now=stage.now))
+    await stage.do(lambda tx: desk.hang_up(tx, interaction.id, agent_id="kim", now=stage.now))
+    kept = await recording_of(stage, "kept")
+    await stage.do(lambda tx: recordings.delete(tx, kept.id, actor="ada", reason="asked for", now=stage.now))
+
+    async def gone() -> bool:
+        return str(kept.external_id) not in stage.sandbox.world.recordings
+
+    await stage.until(gone)
+    with pytest.raises(FileMissing):
+        await stage.runtime.files.get(kept.file_key)
+    assert (await recording_of(stage, "deleted")).file_key == ""
