@@ -23,6 +23,18 @@ class RawRequest:
     remote: str = ""  # the sender's address as the web layer saw it; only web forms use it
 
 
+class Vault(Protocol):
+    """Where one account's sealed secrets are kept, for those that a provider replaces while they are used."""
+
+    async def latest(self, name: str) -> str:
+        """The secret as it is stored now; empty when there is none."""
+        ...
+
+    async def store(self, name: str, value: str) -> None:
+        """Keep this in place of the stored one."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class AccountConfig:
     """What a channel account's row says, secrets unsealed: all that `channels.registry.build` needs."""
@@ -33,6 +45,7 @@ class AccountConfig:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     public_url: str = ""  # origin of the hub as the provider sees it
     peer_allowed: Callable[[str, str], bool] | None = None  # (host as named, address connected) → may we? None = to any
+    vault: Vault | None = None
 
 
 # --- values in -------------------------------------------------------------------------------------------------------
@@ -266,6 +279,7 @@ class OutboundCall:
     room_status_url: str
     timeout_s: int = 30
     end_on_exit: bool = True  # the room ends when they leave
+    answered_by_url: str = ""  # told there whether a person or a machine answered; empty: nobody listens
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 from channels.contract import AccountConfig, Arrival, MailArrived, MailUnreadable, OutboundMail, SendReceipt
 from channels.errors import Misconfigured
 from channels.imap import BYTES_PER_FETCH, MAX_SIZE, UIDS_PER_FETCH, UIDS_PER_SIZES, ImapSettings, Mailbox
+from channels.imap_sent import keep_copy
 from channels.mail_compose import compose, envelope
 from channels.mail_html import has_remote_images, sanitise
 from channels.mail_oauth import OauthSettings, TokenSource
@@ -97,6 +98,15 @@ class EmailChannel:
         if self.settings.smtp is None:
             raise Misconfigured("No mail server for sending is set.", code="no_smtp")
         return SmtpLine(self.settings.smtp, tls=self._tls)
+
+    async def keep_copy(self, message: OutboundMail, *, folder: str = "") -> bool:
+        """Put a mail that was sent into the mailbox's folder for sent mail; False when it is there already. ChannelError."""
+        if self.settings.imap is None:
+            raise Misconfigured("No mailbox for reading is set.", code="no_imap")
+        raw = compose(message, now=self._clock.now())
+        return await keep_copy(
+            self.settings.imap, raw, message_id=message.message_id, folder=folder, tls=self._tls
+        )
 
     async def send_on(self, line: SmtpLine, message: OutboundMail) -> SendReceipt:
         """`send` on a kept connection."""
@@ -266,7 +276,8 @@ def _tokens(config: AccountConfig) -> TokenSource | None:
     if not given["refresh_token"]:
         return None
     host = urlsplit(given["token_url"]).hostname or ""
-    return TokenSource(OauthSettings(**given, peer_allowed=_for(host, config.peer_allowed)))
+    settings = OauthSettings(**given, peer_allowed=_for(host, config.peer_allowed))
+    return TokenSource(settings, vault=config.vault)
 
 
 def build(config: AccountConfig) -> EmailChannel:

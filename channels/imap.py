@@ -90,8 +90,24 @@ class Mailbox:
         self._idle_s = FIRST_IDLE_S
         self.uidvalidity = 0
 
+    @property
+    def client(self) -> Any:
+        """The library's client, for what this class has no word for; each of its calls through `ask`."""
+        return self._client
+
     async def open(self) -> None:
         """Connect, log in, open the folder. Unavailable, or Misconfigured when the server refuses us."""
+        await self.log_in()
+        answer = await self.ask(self._client.select(folder_name(self.settings.folder)))
+        if answer.result != "OK":
+            raise Misconfigured("The mail server has no such folder for this mailbox.", code="folder")
+        found = UIDVALIDITY.search(b"\n".join(bytes(line) for line in answer.lines))
+        if found is None:
+            raise AnswerUnreadable("The mail server does not number its mails.", code="uidvalidity")
+        self.uidvalidity = int(found[1])
+
+    async def log_in(self) -> None:
+        """Connect and log in. Unavailable, or Misconfigured when the server refuses us."""
         settings = self.settings
         if (
             settings.security != "tls"
@@ -115,27 +131,20 @@ class Mailbox:
         # Set here because the TLS class takes no such argument; nothing has been awaited yet.
         self._client.protocol.conn_lost_cb = lambda error: self._lost.set()
         self._listen(self._client.protocol)
-        await self._ask(self._client.wait_hello_from_server())
+        await self.ask(self._client.wait_hello_from_server())
         refuse_peer(self._client.protocol.transport, settings.peer_allowed)
-        await self._log_in()
-        answer = await self._ask(self._client.select(folder_name(settings.folder)))
-        if answer.result != "OK":
-            raise Misconfigured("The mail server has no such folder for this mailbox.", code="folder")
-        found = UIDVALIDITY.search(b"\n".join(bytes(line) for line in answer.lines))
-        if found is None:
-            raise AnswerUnreadable("The mail server does not number its mails.", code="uidvalidity")
-        self.uidvalidity = int(found[1])
+        await self._identify()
 
-    async def _log_in(self) -> None:
+    async def _identify(self) -> None:
         settings = self.settings
         if settings.tokens is not None:
             token = await settings.tokens.token()
-            answer = await self._ask(self._client.xoauth2(settings.user, token))
+            answer = await self.ask(self._client.xoauth2(settings.user, token))
             if answer.result != "OK":
                 settings.tokens.forget()
                 raise Unavailable("The mail server refuses the mailbox's access token.", code="token")
             return
-        answer = await self._ask(self._client.login(aioimaplib.quoted(settings.user), settings.password))
+        answer = await self.ask(self._client.login(aioimaplib.quoted(settings.user), settings.password))
         if answer.result != "OK":
             raise Misconfigured("The mail server refuses the mailbox's user name or password.", code="login")
 
@@ -154,7 +163,7 @@ class Mailbox:
         return new
 
     async def _search(self, what: str) -> set[int]:
-        answer = await self._ask(self._client.uid_search(what, charset=None))
+        answer = await self.ask(self._client.uid_search(what, charset=None))
         if answer.result != "OK":
             raise Unavailable("The mail server would not list its mails.", code="search")
         found: set[int] = set()
@@ -164,7 +173,7 @@ class Mailbox:
 
     async def sizes(self, uids: Sequence[int]) -> dict[int, int]:
         """Bytes of each mail that is still there; at most 200 UIDs."""
-        answer = await self._ask(self._client.uid("fetch", _set(uids[:UIDS_PER_SIZES]), "(UID RFC822.SIZE)"))
+        answer = await self.ask(self._client.uid("fetch", _set(uids[:UIDS_PER_SIZES]), "(UID RFC822.SIZE)"))
         self._must(answer)
         found: dict[int, int] = {}
         for line in answer.lines:
@@ -176,7 +185,7 @@ class Mailbox:
 
     async def bodies(self, uids: Sequence[int], *, bytes_expected: int) -> dict[int, bytes]:
         """The raw mails, without marking them seen; those that vanished meanwhile are missing."""
-        answer = await self._ask(
+        answer = await self.ask(
             self._client.uid("fetch", _set(uids), "(UID BODY.PEEK[])"),
             within_s=self.settings.step_s + bytes_expected / SLOWEST,
         )
@@ -185,14 +194,14 @@ class Mailbox:
 
     async def head(self, uid: int) -> bytes:
         """The first 64 KiB of a mail."""
-        answer = await self._ask(self._client.uid("fetch", str(uid), f"(UID BODY.PEEK[]<0.{HEAD_SIZE}>)"))
+        answer = await self.ask(self._client.uid("fetch", str(uid), f"(UID BODY.PEEK[]<0.{HEAD_SIZE}>)"))
         self._must(answer)
         return _bodies(answer.lines).get(uid, b"")[:HEAD_SIZE]
 
     async def mark_seen(self, uids: Sequence[int]) -> None:
         """For people who look into the mailbox; a server that refuses is not an error, flags are not our memory."""
         if uids:
-            await self._ask(self._client.uid("store", _set(uids), "+FLAGS.SILENT (\\Seen)"))
+            await self.ask(self._client.uid("store", _set(uids), "+FLAGS.SILENT (\\Seen)"))
 
     async def wait(self) -> None:
         """Return when something may have changed since the last look, at the latest after `idle_s`. Unavailable when the
@@ -211,14 +220,14 @@ class Mailbox:
                 async with asyncio.timeout(min(self.settings.idle_s, 30.0)):
                     await self._lost.wait()
             self._check()
-            await self._ask(self._client.noop())
+            await self.ask(self._client.noop())
             return
-        idle = await self._ask(self._client.idle_start(timeout=idle_s + step_s))
+        idle = await self.ask(self._client.idle_start(timeout=idle_s + step_s))
         with contextlib.suppress(TimeoutError):
-            await self._ask(self._client.wait_server_push(timeout=idle_s), within_s=idle_s + step_s)
+            await self.ask(self._client.wait_server_push(timeout=idle_s), within_s=idle_s + step_s)
         self._check()
         self._client.idle_done()
-        await self._ask(idle)
+        await self.ask(idle)
 
     def _listen(self, protocol: Any) -> None:
         """Note every EXISTS: the library drops one that comes beside the answer to another command, and no server tells it
@@ -248,7 +257,7 @@ class Mailbox:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _ask(self, awaitable: Awaitable[T], *, within_s: float | None = None) -> T:
+    async def ask(self, awaitable: Awaitable[T], *, within_s: float | None = None) -> T:
         """One answer, bounded from outside, ended at once by a lost connection. Unavailable for both."""
         asked = asyncio.ensure_future(awaitable)
         gone = asyncio.ensure_future(self._lost.wait())

@@ -16,12 +16,14 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from channels.contract import Vault
 from channels.errors import AnswerUnreadable, Misconfigured, Unavailable
 from crm_core.clock import Clock, SystemClock
 
 EARLY = timedelta(minutes=2)  # a token that ends while a mail is under way is no use
 SHORTEST = timedelta(minutes=5)
 TIMEOUT_S = 15.0
+NAME = "oauth_refresh_token"  # of the secret that a provider may replace with each purchase
 MAX_ANSWER = 64 * 1024
 # RFC 6749, 5.2: what a person has to put right; anything else may pass.
 FINAL = frozenset({"invalid_client", "invalid_grant", "unauthorized_client", "unsupported_grant_type", "invalid_scope"})
@@ -42,13 +44,14 @@ class OauthSettings:
 class TokenSource:
     """The mailbox's access token, one purchase at a time."""
 
-    def __init__(self, settings: OauthSettings, *, clock: Clock | None = None) -> None:
+    def __init__(self, settings: OauthSettings, *, clock: Clock | None = None, vault: Vault | None = None) -> None:
         parts = urlsplit(settings.token_url)
         local = parts.hostname in ("localhost", "127.0.0.1", "::1")
         if not parts.hostname or parts.scheme not in (("https", "http") if local else ("https",)):
             raise Misconfigured("The address for access tokens must begin with https.", code="oauth_url")
         self.settings = settings
         self._clock = clock or SystemClock()
+        self._vault = vault
         self._lock = asyncio.Lock()
         self._token = ""
         self._until: datetime | None = None
@@ -71,8 +74,19 @@ class TokenSource:
         self._until = None
 
     async def _buy(self) -> None:
+        """Buy a token; once more with the refresh token that another process was handed meanwhile, when ours is used up."""
+        try:
+            await self._buy_with(self._refresh)
+        except Misconfigured:
+            stored = await self._vault.latest(NAME) if self._vault is not None else ""
+            if not stored or stored == self._refresh:
+                raise
+            self._refresh = stored
+            await self._buy_with(stored)
+
+    async def _buy_with(self, refresh: str) -> None:
         settings, now = self.settings, self._clock.now()
-        asked = {"grant_type": "refresh_token", "refresh_token": self._refresh, "client_id": settings.client_id}
+        asked = {"grant_type": "refresh_token", "refresh_token": refresh, "client_id": settings.client_id}
         asked |= {"client_secret": settings.client_secret} if settings.client_secret else {}
         asked |= {"scope": settings.scope} if settings.scope else {}
         status, told = await self._post(asked)
@@ -90,8 +104,10 @@ class TokenSource:
         self._token = token
         self._until = now + max(timedelta(seconds=min(seconds, 86_400)) - EARLY, SHORTEST - EARLY)
         following = told.get("refresh_token")
-        if isinstance(following, str) and following:
+        if isinstance(following, str) and following and following != self._refresh:
             self._refresh = following
+            if self._vault is not None:  # or a restart would come back with one that is used up
+                await self._vault.store(NAME, following)
 
     async def _post(self, asked: dict[str, str]) -> tuple[int, dict[str, Any]]:
         try:

@@ -76,6 +76,10 @@ class Interaction(Table, table=True):
         one_of("state", InteractionState),
         one_of("direction", Direction),
         Index(
+            "ix_interactions_spam", "id",
+            sqlite_where=sql_text("outcome = 'spam'"), postgresql_where=sql_text("outcome = 'spam'"),
+        ),
+        Index(
             "uq_interactions_external", "account_id", "external_id", unique=True,
             sqlite_where=sql_text("external_id <> ''"), postgresql_where=sql_text("external_id <> ''"),
         ),
@@ -245,6 +249,30 @@ async def advance(
     return interaction
 
 
+async def revive(
+    tx: Tx, interaction: Interaction, to: InteractionState, *, now: datetime, **changes: Any
+) -> Interaction:
+    """Take back that something was spam, the one ending that was a judgement and can be wrong. Its tally moves with it.
+
+    IllegalTransition for anything else; Conflict when somebody was first.
+    """
+    if interaction.outcome != Outcome.SPAM or to not in (_S.WAITING, _S.OFFERED, _S.CONNECTED):
+        raise IllegalTransition("Only what is kept as spam can become work again.")
+    values = {**changes, "state": to, "outcome": "", "ended_at": None, "version": interaction.version + 1}
+    guard = {"id": interaction.id, "version": interaction.version, "state": interaction.state}
+    if await tx.change(Interaction, values, **guard) != 1:
+        raise Conflict
+    before = (interaction.queue_id, tally_word(interaction.state, interaction.outcome))
+    interaction.__dict__.update(values)
+    await _count(tx, interaction, *before, -1)
+    await _count(tx, interaction, interaction.queue_id, tally_word(to, ""), 1)
+    await events.emit(
+        tx, f"interaction.{to}", interaction.id, now=now, version=interaction.version, queue_id=interaction.queue_id,
+        conversation=interaction.conversation_id,
+    )  # fmt: skip
+    return interaction
+
+
 async def change(tx: Tx, interaction: Interaction, *, now: datetime, **changes: Any) -> None:
     """Change facts that are not the state (contact, notes, disposition), guarded by version."""
     if "queue_id" in changes and changes["queue_id"] != interaction.queue_id:
@@ -259,6 +287,14 @@ async def change(tx: Tx, interaction: Interaction, *, now: datetime, **changes: 
         tx, "interaction.changed", interaction.id, now=now, version=interaction.version,
         conversation=interaction.conversation_id,
     )  # fmt: skip
+
+
+async def correct(tx: Tx, interaction: Interaction, outcome: Outcome, *, now: datetime, **changes: Any) -> None:
+    """Another outcome for what has ended, because what was reported late says so; its state stays, its tally moves with it."""
+    before = tally_word(interaction.state, interaction.outcome)
+    await _count(tx, interaction, interaction.queue_id, before, -1)
+    await _count(tx, interaction, interaction.queue_id, tally_word(interaction.state, str(outcome)), 1)
+    await change(tx, interaction, now=now, outcome=str(outcome), **changes)
 
 
 async def list_timeline(

@@ -7,11 +7,11 @@ The provider account is a row (channel "provider") when an administrator has ent
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from channels import registry
-from channels.contract import AccountConfig
+from channels.contract import AccountConfig, Vault
 from channels.errors import Misconfigured
 from channels.mail_pool import MailPool
 from crm_core.accounts import ChannelAccount
@@ -35,6 +35,7 @@ class ChannelSet:
         self.sealer = sealer
         self._built: dict[str, Any] = {}
         self._mail_pool: MailPool | None = None
+        self.vault_of: Callable[[str], Vault] | None = None  # where a mailbox's replaced secrets go; set by the runtime
         self._old: list[
             Any
         ] = []  # adapters of a provider account that has changed: calls in progress may still use them
@@ -113,7 +114,7 @@ class ChannelSet:
             self._built[name] = registry.build(
                 AccountConfig(
                     "email", account.address, account.settings, secrets, self._settings.public_url,
-                    peer_allowed=self._peer_allowed,
+                    peer_allowed=self._peer_allowed, vault=self.vault_of(account.id) if self.vault_of else None,
                 )
             )  # fmt: skip
             self._built[name].share(self.mail_pool)

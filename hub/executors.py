@@ -24,10 +24,11 @@ from hub.channel_set import ChannelSet
 from hub.files import FileMissing, Files, FilesUnavailable
 from hub.media import Media
 from hub.relay import Done, Executor
-from routing import mails, rooms, router
+from routing import answered_by, mails, rooms, router
 
 EXAMINE = "text.examine"
 EXAMINE_EVERY_S = 20
+COPY = "mail.copy"
 EXAMINE_FOR = timedelta(minutes=10)
 
 
@@ -54,6 +55,7 @@ def executors(channels: ChannelSet, clock: Clock, media: Media, files: Files) ->
         "text.send": Executor("sms", made.send_text, repeatable=False, prepare=made.text, record=made.sent),
         EXAMINE: Executor("sms", made.examine, repeatable=True, prepare=made.text_again, record=made.examined),
         "mail.send": Executor("email", made.send_mail, repeatable=False, prepare=made.mail, record=made.sent),
+        COPY: Executor("email", made.copy_mail, repeatable=True, prepare=made.sent_mail),
         **user_mail.executors(channels, clock),
     }
 
@@ -95,6 +97,7 @@ class _Executors:
             status_url="/webhooks/twilio/voice/status",
             room_status_url=rooms.event_path(interaction_id),
             timeout_s=int(asked.get("timeout_s") or 30),
+            answered_by_url=answered_by.path_of(interaction_id) if asked.get("detect") else "",
         )
         placed: SendReceipt = await self._channels.voice().place_call(call)
         return placed
@@ -132,6 +135,21 @@ class _Executors:
             if refused is not None or one is None:
                 return refused or Done(OutboxState.FAILED, error="This is not an e-mail address.")
         assert address is not None  # the loop above would have returned
+        return await self._composed(tx, interaction, account, address, cc, bcc)
+
+    async def sent_mail(self, tx: Tx, task: OutboxTask) -> Prepared | Done:
+        """A mail that was sent, once more as it went: for its copy in the mailbox. The gate has nothing to say about it."""
+        interaction, account = await _load(tx, task)
+        address = find_email(interaction.to_address)
+        if address is None or not account.settings.get("copy_to_sent"):
+            return Done(OutboxState.DONE, error="not wanted any more")
+        cc, bcc = ([str(one) for one in interaction.data.get(name, ())] for name in ("cc", "bcc"))
+        return await self._composed(tx, interaction, account, address, cc, bcc)
+
+    async def _composed(
+        self, tx: Tx, interaction: Interaction, account: ChannelAccount, address: Address, cc: list[str], bcc: list[str]
+    ) -> Prepared:
+        data = interaction.data
         conversation = await conversations.get(tx, interaction.conversation_id)
         kept = await tx.all(
             select(Attachment).where(Attachment.interaction_id == interaction.id).order_by(col(Attachment.id))
@@ -178,10 +196,18 @@ class _Executors:
         return receipt
 
     async def send_mail(self, task: OutboxTask, prepared: Prepared) -> SendReceipt:
-        files = [await self._file(one) for one in prepared.files]
-        message = replace(prepared.message, files=files) if files else prepared.message
+        message = await self._whole(prepared)
         receipt: SendReceipt = await self._channels.mail(prepared.account).send(message)
         return receipt
+
+    async def copy_mail(self, task: OutboxTask, prepared: Prepared) -> bool:
+        """The copy of a mail that the server took: looked for by its Message-ID first, so a second try makes no second one."""
+        channel, folder = self._channels.mail(prepared.account), str(prepared.account.settings.get("sent_folder") or "")
+        return bool(await channel.keep_copy(await self._whole(prepared), folder=folder))
+
+    async def _whole(self, prepared: Prepared) -> Any:
+        files = [await self._file(one) for one in prepared.files]
+        return replace(prepared.message, files=files) if files else prepared.message
 
     async def _file(self, row: Attachment) -> MailFile:
         """A file of a mail, fetched before its first network byte: without it nothing goes."""
@@ -200,6 +226,8 @@ class _Executors:
             external_id = "" if task.kind == "mail.send" else done.value.external_id
             status = "sent" if task.kind == "mail.send" else done.value.status
             await interactions.note_delivery(tx, task.subject_id, status, now=now, external_id=external_id)
+            if prepared is not None and task.kind == "mail.send" and prepared.account.settings.get("copy_to_sent"):
+                await outbox.ask(tx, COPY, task.subject_id, lane="notice", now=now, dedupe=f"{COPY}:{task.subject_id}")
         elif done.state is OutboxState.UNKNOWN:
             await interactions.note_delivery(tx, task.subject_id, "unknown", now=now, error=done.error)
             if task.kind == "text.send":

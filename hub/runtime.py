@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import redis.asyncio as aioredis
 
@@ -20,6 +21,7 @@ from hub.redis_ports import RedisTokens, RedisWakeups
 from hub.sealing import Sealer
 from hub.settings import Settings
 from hub.valkey import socket_path
+from hub.vault import AccountVault
 
 log = get_logger(__name__)
 
@@ -66,6 +68,7 @@ async def running(settings: Settings, *, bulk: bool = False, clock: Clock | None
     db.wakeups = wakeups
     sealer = Sealer(settings.secret_key)
     channels = ChannelSet(settings, sealer)
+    channels.vault_of = partial(AccountVault, db, channels)
     await adopt_provider(db, channels)
     watch = None if bulk else asyncio.create_task(_watch_provider(db, channels), name="provider")
     try:

@@ -40,7 +40,7 @@ from crm_core.ids import new_id
 from crm_core.interactions import Attachment, Interaction, InteractionState, Outcome
 from crm_core.statements import fixed
 from crm_core.touches import Direction
-from routing import gate, threads
+from routing import gate, quoting, threads
 from routing.matching import match
 
 MAIL = "email"
@@ -296,13 +296,14 @@ def text_of(mail: Interaction) -> str:
     return "\n\n".join(part for part in parts if part)
 
 
-def quoted(mail: Interaction) -> str:
-    """A mail of theirs as it stands below an answer, each line marked; at most 20,000 characters of it."""
+def quoted(mail: Interaction, *, language: str = "") -> str:
+    """A mail of theirs as it stands below an answer, each line marked; at most 20,000 characters of it. `language`: of the
+    mailbox that answers."""
     who = str(mail.data.get("from_name") or "").strip()
     author = f"{who} <{mail.from_address}>" if who else mail.from_address
     lines = mail.body[:LONGEST_QUOTE].rstrip().splitlines()
     marked = "\n".join(f">{line}" if line.startswith(">") else f"> {line}".rstrip() for line in lines)
-    return f"On {mail.first_arrival_at:%a, %d %b %Y at %H:%M} UTC, {author} wrote:\n{marked}" if lines else ""
+    return f"{quoting.wrote(mail.first_arrival_at, author, language=language)}\n{marked}" if lines else ""
 
 
 def forwarded(mail: Interaction) -> str:

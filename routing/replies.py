@@ -71,8 +71,14 @@ async def reply(
     return await mails.send(
         tx, conversation, account, to, subject=" ".join(subject.split())[:500], body=body, html=html, files=files,
         purpose=Purpose.REPLY, user_id=agent_id, contact_id=conversation.contact_id, now=now, cc=cc, bcc=bcc,
-        quote=mails.quoted(latest) if latest is not None else "", sender=sender or reply_as(account, latest),
+        quote=mails.quoted(latest, language=language_of(account)) if latest is not None else "",
+        sender=sender or reply_as(account, latest),
     )  # fmt: skip
+
+
+def language_of(account: ChannelAccount) -> str:
+    """The language of what the hub itself writes into a mailbox's mails."""
+    return str(account.settings.get("language") or "")
 
 
 def reply_as(account: ChannelAccount, latest: Interaction | None) -> str:

@@ -51,4 +51,5 @@ async def read(tx: Tx, conversation: Conversation, user_id: str, draft: Draft | 
         files=await drafts.list_files(tx, user_id=user_id, conversation_id=conversation.id),
         room_mb=drafts.MOST_BYTES // 2**20,
     )  # fmt: skip
-    return parts, mails.quoted(latest)[:4000] if latest is not None else ""
+    language = replies.language_of(account)
+    return parts, mails.quoted(latest, language=language)[:4000] if latest is not None else ""
