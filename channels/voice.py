@@ -144,6 +144,15 @@ class VoiceChannel:
             raise RecipientInvalid("This is not a number that can be dialled.", code="not_e164")
         if not PARTY.fullmatch(call.from_address):
             raise Misconfigured("Calls must come from one of our own numbers.", code="not_e164")
+        listening: dict[str, Any] = (
+            {
+                "machine_detection": "Enable",
+                "amd_status_callback": self._absolute(call.answered_by_url),
+                "amd_status_callback_method": "POST",
+            }
+            if call.answered_by_url
+            else {}
+        )
         made = await self._api.call(
             lambda client: client.conferences(call.room).participants.create_async(
                 from_=call.from_address,
@@ -160,6 +169,7 @@ class VoiceChannel:
                 conference_status_callback=self._absolute(call.room_status_url),
                 conference_status_callback_method="POST",
                 conference_status_callback_event=list(ROOM_SUBSCRIPTIONS),
+                **listening,
             ),
             creates=True,
         )

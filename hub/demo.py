@@ -73,7 +73,7 @@ DISPOSITIONS: tuple[tuple[str, str, str, dict[str, Any]], ...] = (
     ("callback", "Call back later", "list", {"callback": True}),
     ("no_answer", "No answer", "list", {"retry_after_s": 4 * 3600}),
     ("busy", "Busy", "list", {"retry_after_s": 900}),
-    ("voicemail", "Voicemail", "list", {"retry_after_s": 24 * 3600}),
+    ("voicemail", "Voicemail", "list", {"retry_after_s": 24 * 3600, "machine": True}),
     ("wrong_number", "Wrong number", "", {"wrong_number": True}),
     ("do_not_call", "Never call again", "", {"do_not_call": True}),
 )

@@ -36,9 +36,12 @@ async def put_rules(
 
 async def put_screening(
     tx: Tx, account_id: str, rules: Mapping[str, str], *, countries: Sequence[str], actor: str, now: datetime,
-    version: int | None = None,
+    version: int | None = None, detect_machines: bool | None = None,
 ) -> ChannelAccount:  # fmt: skip
-    """Which callers of one number must press a key, or are refused; and the countries that are no foreign ones."""
+    """Which callers of one number must press a key, or are refused; the countries that are no foreign ones.
+
+    `detect_machines`: its calls out are listened to, so that an answering machine is told as one.
+    """
     account = await accounts.get(tx, account_id)
     if account.channel != "voice" or account.deleted_at is not None:
         raise NotFound("There is no such number.")
@@ -47,6 +50,8 @@ async def put_screening(
     if len(codes) > MOST_COUNTRIES or any(len(code) != 2 or not code.isalpha() for code in codes):
         raise Invalid("Countries are written with two letters each, such as GB or US.")
     fresh = {**account.settings, "screen": checked, "countries": codes}
+    if detect_machines is not None:
+        fresh["detect_machines"] = detect_machines
     seen = account.version if version is None else version
     if await tx.change(ChannelAccount, {"settings": fresh, "version": seen + 1}, id=account.id, version=seen) != 1:
         raise Conflict("Somebody changed this number meanwhile.")

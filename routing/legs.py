@@ -12,11 +12,11 @@ from sqlalchemy import update
 from sqlmodel import col, select
 
 from channels.contract import CallProgress, RoomEvent
-from crm_core import calls, interactions, outbox, outgoing
+from crm_core import accounts, calls, interactions, outbox, outgoing
 from crm_core.calls import CallEvent, CallLeg, LegRole
 from crm_core.db import Tx
 from crm_core.interactions import Interaction, InteractionState
-from routing import offers, rooms, talks, transfers
+from routing import answered_by, offers, rooms, talks, transfers
 from routing.offers import OfferState
 from routing.queues import EntryState, QueueEntry
 
@@ -45,7 +45,7 @@ async def call_progressed(tx: Tx, event: CallProgress, *, now: datetime) -> None
     interaction, entry = await talks.open_call(tx, leg.interaction_id)
     await _status(tx, interaction, entry, leg.id, event.status, event.rank, now=now)
     if event.status in TERMINAL or interaction.state == InteractionState.ENDED:
-        await calls.refold(tx, interaction.id)
+        await _conclude(tx, interaction, now=now)
 
 
 async def _status(
@@ -93,7 +93,13 @@ async def room_changed(tx: Tx, event: RoomEvent, *, interaction_id: str, now: da
         elif event.kind == "end":
             await _ended(tx, interaction, entry, room, now=now)
     if event.kind == "end" or interaction.state == InteractionState.ENDED:
-        await calls.refold(tx, interaction.id)
+        await _conclude(tx, interaction, now=now)
+
+
+async def _conclude(tx: Tx, interaction: Interaction, *, now: datetime) -> None:
+    """The record as all that is known now tells it, and an outcome that agrees with it."""
+    record = await calls.refold(tx, interaction.id)
+    await talks.correct(tx, await interactions.get(tx, interaction.id), record, now=now)
 
 
 def _who(leg: CallLeg | None, event: RoomEvent) -> tuple[LegRole | None, str]:
@@ -157,11 +163,12 @@ async def _place(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: da
     if interaction.state != InteractionState.WAITING or interaction.data.get("placed"):
         return
     timeout_s = 30
+    account = await accounts.get(tx, interaction.account_id)
     ends: dict[str, Any] = {"from": interaction.from_address, "to": interaction.to_address}
     await outbox.ask(
         tx, "call.place", interaction.id, lane="control", now=now, ordering=interaction.id,
         dedupe=f"call.place:{interaction.id}", interaction_id=interaction.id, room=rooms.name_of(interaction.id),
-        label="customer", timeout_s=timeout_s, **ends,
+        label="customer", timeout_s=timeout_s, detect=answered_by.wanted(account), **ends,
     )  # fmt: skip
     await interactions.change(tx, interaction, now=now, data={**interaction.data, "placed": now.isoformat()})
     # Should every report about this dial be lost, the agent is freed nevertheless.

@@ -8,20 +8,23 @@ from dataclasses import dataclass
 from aiohttp import web
 
 from channels.contract import RawRequest
-from webhooks import forms, intake, messaging, voice
+from webhooks import answered_by, forms, intake, messaging, voice
 from webhooks.body import Packed, TooLarge, TooSlow, read_body
 from webhooks.form_deps import FormDeps
 from webhooks.intake import Answer, Deps, Kind
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
-KINDS: dict[str, Kind] = {kind.name: kind for kind in (*voice.KINDS, *messaging.KINDS, *forms.KINDS)}
+KINDS: dict[str, Kind] = {
+    kind.name: kind for kind in (*voice.KINDS, *answered_by.KINDS, *messaging.KINDS, *forms.KINDS)
+}
 PATHS = {
     voice.BASE: voice.ARRIVED,
     f"{voice.BASE}/client": voice.CLIENT,
     f"{voice.BASE}/status": voice.STATUS,
     f"{voice.BASE}/room": voice.ROOM,
     f"{voice.BASE}/recording": voice.RECORDING,
+    f"{voice.BASE}/answered-by": answered_by.TOLD,
     "/webhooks/twilio/sms": messaging.ARRIVED,
     "/webhooks/twilio/sms/status": messaging.REPORTED,
 }

@@ -107,6 +107,7 @@ class ScreeningShown(Shown):
     withheld: str
     foreign: str
     countries: list[str]
+    detect_machines: bool
 
 
 class ScreeningList(Shown):
@@ -122,6 +123,7 @@ class ScreeningIn(Strict):
     withheld: Word = "accept"
     foreign: Word = "accept"
     countries: list[str] = Field(default_factory=list, max_length=call_settings.MOST_COUNTRIES)
+    detect_machines: bool | None = Field(None, description="listen to calls out: did a machine answer?")
 
 
 def _screening(account: ChannelAccount) -> ScreeningShown:
@@ -130,6 +132,7 @@ def _screening(account: ChannelAccount) -> ScreeningShown:
         account_id=account.id, number=account.address, version=account.version,
         withheld=str(rules.get("withheld", "accept")), foreign=str(rules.get("foreign", "accept")),
         countries=[str(code) for code in account.settings.get("countries") or ()],
+        detect_machines=bool(account.settings.get("detect_machines")),
     )  # fmt: skip
 
 
@@ -154,7 +157,7 @@ async def put_screening(call: Call[Nothing, ScreeningIn]) -> ScreeningShown:
         await call.runtime.db.write(
             lambda tx: call_settings.put_screening(
                 tx, call.path["account"], rules, countries=body.countries, actor=call.user.id, now=call.now,
-                version=body.version,
+                version=body.version, detect_machines=body.detect_machines,
             )
         )
     )  # fmt: skip

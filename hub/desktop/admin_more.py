@@ -145,7 +145,7 @@ async def save_disposition(request: web.Request) -> web.StreamResponse:
     """Add or change one, take it out, or bring it back."""
     form = {name: str(value).strip() for name, value in (await request.post()).items()}
     user, now = user_of(request), now_of(request)
-    names = ("reached", "sale", "callback", "do_not_call", "wrong_number", "refused")
+    names = ("reached", "sale", "callback", "do_not_call", "wrong_number", "refused", "machine")
     flags: dict[str, Any] = {name: True for name in names if name in form}
     retry = form.get("retry_minutes", "")
 

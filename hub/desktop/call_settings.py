@@ -122,7 +122,15 @@ async def save_screening(request: web.Request) -> web.StreamResponse:
     countries = form.get("countries", "").replace(",", " ").split()
     try:
         await runtime_of(request).db.write(
-            lambda tx: settings.put_screening(tx, account_id, rules, countries=countries, actor=user.id, now=now)
+            lambda tx: settings.put_screening(
+                tx,
+                account_id,
+                rules,
+                countries=countries,
+                actor=user.id,
+                now=now,
+                detect_machines="detect_machines" in form,
+            )
         )
     except HubError as error:
         return await _page(request, error=told(request, error))

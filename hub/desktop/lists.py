@@ -11,7 +11,7 @@ from sqlmodel import col, select
 from campaigns import call_lists, lists
 from campaigns.call_lists import CallList, EntryState, ListEntry, ListState
 from campaigns.lists import Figures
-from crm_core import accounts, contacts
+from crm_core import accounts, contacts, interactions
 from crm_core.accounts import ChannelAccount
 from crm_core.consent import Purpose
 from crm_core.db import Tx
@@ -25,7 +25,7 @@ from hub.desktop.views import ViewBar
 from hub.desktop.work import Choice
 from hub.desktop.work_actions import local_instant
 from hub.web import Route, now_of, runtime_of, user_of
-from routing import desk
+from routing import answered_by, desk
 from routing.queues import EntryState as WorkState
 from routing.queues import QueueEntry
 
@@ -74,6 +74,8 @@ class CallPage:
     dialled: bool
     error: str
     typed: dict[str, str]
+    machine: bool = False  # an answering machine took the call
+    likely: str = ""  # the disposition that says so
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,10 +154,12 @@ async def _call(
         day = now.replace(hour=0, minute=0, second=0, microsecond=0)
         own = await lists.figures(tx, user_id=user.id, since=day, list_id=list_id)
         choices = await work.dispositions(tx, "list")
-        script, history, name, firm, held = "", [], "", "", None
+        script, history, name, firm, held, machine = "", [], "", "", None, False
         if entry is not None:
             script = await lists.script_of(tx, entry.id)
             held = await _held(tx, entry, user.id)
+            if held is not None and entry.interaction_id is not None:
+                machine = answered_by.by_machine(await interactions.get(tx, entry.interaction_id))
             contact = await contacts.find(tx, entry.contact_id) if entry.contact_id else None
             if contact is not None:
                 history = await people.history_of(tx, contact.id)
@@ -163,7 +167,8 @@ async def _call(
     page = CallPage(
         row=row, entry=entry, script=script, choices=choices, figures=own, history=history, contact_name=name, firm=firm,
         talking=held is not None and held.state == WorkState.CONNECTED, dialled=bool(entry and entry.interaction_id and held),
-        error=error, typed=typed or {},
+        error=error, typed=typed or {}, machine=machine,
+        likely=next((choice.key for choice in choices if machine and answered_by.likely(choice.flags)), ""),
     )  # fmt: skip
     return await render(request, "lists/call.html", page, status=status)
 

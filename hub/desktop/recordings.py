@@ -20,7 +20,7 @@ from hub.desktop.templating import part, told
 from hub.desktop.work import ID, WORKERS
 from hub.runtime import Runtime
 from hub.web import ADMINS, PUBLIC, STAFF, Route, now_of, runtime_of, user_of
-from routing import call_rules, queues, transfers
+from routing import answered_by, call_rules, queues, transfers
 from routing import recordings as behaviour
 
 RANGE = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
@@ -34,6 +34,7 @@ class RecordingSwitch:
     state: str
     recording: Recording | None
     allowed: bool
+    machine: bool  # an answering machine took the call
     error: str
 
 
@@ -53,7 +54,9 @@ async def _switch(request: web.Request, *, error: str = "") -> web.Response:
             found = await recordings.running(tx, call.id)
             rules = call_rules.of(await queues.get(tx, call.queue_id) if call.queue_id else None)
             allowed = found is None and rules.record != "off" and call.data.get("consent") != "refused"
-    page = RecordingSwitch(call.id if call else "", str(found.state) if found else "", found, allowed, error)
+    page = RecordingSwitch(
+        call.id if call else "", str(found.state) if found else "", found, allowed, answered_by.by_machine(call), error
+    )
     return part(request, "parts/recording.html", page)
 
 

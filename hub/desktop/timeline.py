@@ -18,7 +18,7 @@ from crm_core.db import Tx
 from crm_core.interactions import Attachment, Disposition, Interaction, Note
 from crm_core.recordings import Recording
 from crm_core.users import User
-from routing import mails
+from routing import answered_by, mails
 from routing.offers import Offer, OfferState
 from routing.queues import Queue, QueueEntry
 
@@ -66,6 +66,7 @@ class TimelineItem:
     quoted: str = ""  # what follows the new part of a mail: folded
     robot: str = ""  # why nobody needs to answer it: bounce, auto-submitted …
     recordings: Sequence[Recording] = ()  # of a call, or the message that was left
+    answered_by: str = ""  # a call of ours: machine, fax; empty for people and when nobody listened
     voicemail: bool = False  # a message that was left
     given: Sequence[tuple[str, str, str]] = ()  # hand-overs of a call: who, to whom, what they noted
 
@@ -134,6 +135,7 @@ async def read(tx: Tx, conversation: Conversation, *, start: str = "", more: boo
         replace(
             item,
             recordings=sounds.get(item.id, ()),
+            answered_by=answered_by.of(touch) if answered_by.by_machine(touch) else "",
             voicemail="voicemail_of" in touch.data,
             given=[
                 (people.get(one["by"], ""), people.get(one["to"]) or lines.get(one["to"], one["to"]), one["note"])

@@ -23,6 +23,7 @@ from hub.desktop.templating import part
 from hub.desktop.timeline import TimelineItem
 from hub.desktop.worklist import OfferCard, WorkList
 from hub.web import STAFF, Route, now_of, roles_of, runtime_of, user_of
+from routing import answered_by
 from routing.entries import DEFAULT_DISPOSITION
 from routing.queues import EntryState, Lane, Queue, QueueEntry
 
@@ -196,14 +197,17 @@ async def wrapup_of(
     entry = await held_entry(tx, conversation.id, user_id)
     if entry is None:
         entry = await late_entry(tx, conversation.id, user_id, now=now)
-    notes = typed.get("notes", "")
-    if entry is not None and not notes:
+    notes, chosen = typed.get("notes", ""), typed.get("disposition", "")
+    choices = await dispositions(tx, "queue") if entry else []
+    if entry is not None:
         first = await interactions.get(tx, entry.interaction_id)
-        notes = first.notes
+        notes = notes or first.notes
+        if not chosen and answered_by.by_machine(first):
+            chosen = next((choice.key for choice in choices if answered_by.likely(choice.flags)), "")
     number = conversation.peer if conversation.peer.startswith("+") else ""
     return WrapUp(
-        entry=entry, choices=await dispositions(tx, "queue") if entry else [], number=number, error=error,
-        disposition=typed.get("disposition", ""), notes=notes, next_step=typed.get("next_step", ""),
+        entry=entry, choices=choices, number=number, error=error, disposition=chosen, notes=notes,
+        next_step=typed.get("next_step", ""),
         due=typed.get("due", ""), conversation_id=conversation.id,
         open=opened or bool(error) or bool(entry and entry.state in (EntryState.WRAPUP, EntryState.DONE)),
     )  # fmt: skip
