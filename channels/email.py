@@ -104,9 +104,7 @@ class EmailChannel:
         if self.settings.imap is None:
             raise Misconfigured("No mailbox for reading is set.", code="no_imap")
         raw = compose(message, now=self._clock.now())
-        return await keep_copy(
-            self.settings.imap, raw, message_id=message.message_id, folder=folder, tls=self._tls
-        )
+        return await keep_copy(self.settings.imap, raw, message_id=message.message_id, folder=folder, tls=self._tls)
 
     async def send_on(self, line: SmtpLine, message: OutboundMail) -> SendReceipt:
         """`send` on a kept connection."""

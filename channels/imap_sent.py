@@ -34,7 +34,9 @@ async def keep_copy(
         found = await mailbox.ask(
             mailbox.client.uid_search(f'HEADER Message-ID "{message_id.strip("<>")}"', charset=None)
         )
-        if found.result == "OK" and any(bytes(word).isdigit() for line in found.lines[:-1] for word in bytes(line).split()):
+        if found.result == "OK" and any(
+            bytes(word).isdigit() for line in found.lines[:-1] for word in bytes(line).split()
+        ):
             return False
         within_s = settings.step_s + len(raw) / (100 * 1024)
         put = await mailbox.ask(mailbox.client.append(raw, mailbox=quoted, flags="\\Seen"), within_s=within_s)
@@ -50,5 +52,9 @@ async def _sent_folder(mailbox: Mailbox) -> str:
     for line in answer.lines:
         found = SENT.match(bytes(line))
         if found is not None and b"\\sent" in found[1].lower().split():
-            return '"' + found[2].decode("ascii", "replace") + '"' if found[3] is None else found[3].decode("ascii", "replace")
+            return (
+                '"' + found[2].decode("ascii", "replace") + '"'
+                if found[3] is None
+                else found[3].decode("ascii", "replace")
+            )
     return folder_name(USUAL)

@@ -42,7 +42,9 @@ class AccountVault:
             sealed = self.channels.seal({**self.channels.secrets(row), name: value})
             same = update(ChannelAccount).where(
                 col(ChannelAccount.id) == row.id,
-                col(ChannelAccount.sealed).is_(None) if row.sealed is None else col(ChannelAccount.sealed) == row.sealed,
+                col(ChannelAccount.sealed).is_(None)
+                if row.sealed is None
+                else col(ChannelAccount.sealed) == row.sealed,
             )
             return await tx.run(same.values(sealed=sealed)) == 1
 

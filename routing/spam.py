@@ -15,7 +15,7 @@ from crm_core.errors import Conflict, Invalid
 from crm_core.interactions import Interaction, InteractionState
 from crm_core.touches import Direction
 from routing import entries, mails, threads
-from routing.entries import Lane
+from routing.queues import Lane
 
 MOST_OF_ONE = 50
 # Written into the statement, because an index over some of the rows is only used for a value that stands there.
@@ -44,7 +44,9 @@ async def rescue(tx: Tx, interaction_id: str, *, user_id: str, now: datetime) ->
     if addresses.find_email(asked.from_address) is not None:
         await blocked.unblock(tx, asked.from_address, user_id=user_id, now=now)
     if conversation.state == ConversationState.CLOSED:
-        await conversations.change(tx, conversation, now=now, event="conversation.changed", state=ConversationState.OPEN)
+        await conversations.change(
+            tx, conversation, now=now, event="conversation.changed", state=ConversationState.OPEN
+        )
     queue = await threads.queue_of(tx, account, conversation)
     if queue is None:
         raise Conflict("There is no queue for it.")
@@ -64,7 +66,12 @@ async def rescue(tx: Tx, interaction_id: str, *, user_id: str, now: datetime) ->
     for one in rescued:
         if work is None:
             work = await entries.enter(
-                tx, queue=queue, kind=mails.MAIL, interaction=one, now=now, preferred_agent_id=conversation.assigned_user_id
+                tx,
+                queue=queue,
+                kind=mails.MAIL,
+                interaction=one,
+                now=now,
+                preferred_agent_id=conversation.assigned_user_id,
             )
         data = {name: value for name, value in one.data.items() if name != "automatic"}
         await interactions.revive(
@@ -73,6 +80,12 @@ async def rescue(tx: Tx, interaction_id: str, *, user_id: str, now: datetime) ->
         )  # fmt: skip
     await conversations.touch(tx, conversation.id, now=now)
     await audit.record(
-        tx, actor=user_id, action="mail.rescued", subject=asked.id, now=now, sender=asked.from_address, mails=len(rescued)
+        tx,
+        actor=user_id,
+        action="mail.rescued",
+        subject=asked.id,
+        now=now,
+        sender=asked.from_address,
+        mails=len(rescued),
     )
     return rescued

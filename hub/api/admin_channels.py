@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field
 
@@ -15,10 +16,11 @@ from crm_core import accounts, settings_rows
 from crm_core.accounts import ChannelAccount
 from crm_core.db import Tx
 from crm_core.errors import Invalid
-from hub import channel_admin, connection_test
+from hub import channel_admin, connection_test, mailbox_settings
 from hub.api.operation import Call, Nothing, Operation, Shown, Strict, Version, operation
 from hub.channel_admin import MailboxInput, NumberInput, ProviderInput, ServerInput
 from hub.channel_set import PROVIDER
+from hub.mailbox_settings import MailInput, TokensInput
 from hub.outgoing_hosts import refuse_internal
 from hub.web import ADMINS
 
@@ -94,6 +96,31 @@ class MailboxChange(MailboxIn):
 
     version: Version
     enabled: bool = True
+
+
+class MailSettingsIn(Strict):
+    """A mailbox's settings beside its servers, all of them; `version` is the one you saw."""
+
+    version: Version
+    aliases: list[Annotated[str, Field(max_length=254)]] = Field(
+        default=[], max_length=20, description="answers leave from the address that was written to"
+    )
+    signed_return_path: bool = False
+    copy_to_sent: bool = Field(default=False, description="put what is sent into the mailbox; leave it off for Gmail")
+    sent_folder: str = Field("", max_length=200, description="empty: the one that the server names, or Sent")
+    language: Literal["en", "es", "de", "zh"] = Field("en", description="of the line above quoted text")
+
+
+class TokensIn(Strict):
+    """Access by token (XOAUTH2). An empty `token_url` switches it off; an empty secret keeps the stored one while the address
+    stays the same."""
+
+    version: Version
+    token_url: str = Field("", max_length=500)
+    client_id: str = Field("", max_length=500)
+    scope: str = Field("", max_length=1000)
+    client_secret: str = Field("", max_length=2000)
+    refresh_token: str = Field("", max_length=5000)
 
 
 class AccountChange(Strict):
@@ -218,6 +245,53 @@ async def change_mailbox(call: Call[Nothing, MailboxChange]) -> AccountShown:
     return account_shown(call, made)
 
 
+@admin_operation(
+    "PUT",
+    "accounts/mailboxes/{id}/mail",
+    "Change a mailbox's aliases and copies",
+    body=MailSettingsIn,
+    answer=AccountShown,
+)
+async def change_mail_settings(call: Call[Nothing, MailSettingsIn]) -> AccountShown:
+    """409 when another mailbox has an alias, or when it has another version than the one you saw."""
+    given = MailInput(**call.body.model_dump(exclude={"version"}))
+    made = await call.runtime.db.write(
+        lambda tx: mailbox_settings.change(
+            tx, call.path["id"], given, version=call.body.version, actor=call.user.id, now=call.now
+        )
+    )
+    return account_shown(call, made)
+
+
+@admin_operation(
+    "PUT", "accounts/mailboxes/{id}/tokens", "Change a mailbox's access by token", body=TokensIn, answer=AccountShown
+)
+async def change_tokens(call: Call[Nothing, TokensIn]) -> AccountShown:
+    """For Microsoft 365 and Google. What the provider hands out anew is stored in place of what you gave."""
+    given = TokensInput(**call.body.model_dump(exclude={"version"}))
+    if given.token_url:
+        await refuse_internal(call.runtime.settings, _host(given.token_url), field="token_url")
+    made = await call.runtime.db.write(
+        lambda tx: mailbox_settings.change_tokens(
+            tx,
+            call.runtime.channels,
+            call.path["id"],
+            given,
+            version=call.body.version,
+            actor=call.user.id,
+            now=call.now,
+        )
+    )
+    return account_shown(call, made)
+
+
+def _host(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError as error:
+        raise Invalid("This is not a web address.", fields={"token_url": "This is not a web address."}) from error
+
+
 @admin_operation("POST", "accounts/{id}/test", "Test a mailbox's log-ins", answer=TestList)
 async def test_account(call: Call[Nothing, Nothing]) -> TestList:
     """Really connects and logs in, within fifteen seconds; one sentence for each server."""
@@ -300,6 +374,6 @@ async def rotate_provider(call: Call[Nothing, RotateIn]) -> AccountShown:
 
 
 OPERATIONS: list[Operation] = [
-    list_accounts, create_number, create_mailbox, change_mailbox, test_account, change_account, delete_account,
-    restore_account, save_provider, rotate_provider,
+    list_accounts, create_number, create_mailbox, change_mailbox, change_mail_settings, change_tokens, test_account,
+    change_account, delete_account, restore_account, save_provider, rotate_provider,
 ]  # fmt: skip

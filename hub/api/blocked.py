@@ -14,9 +14,10 @@ from hub import rights
 from hub.api.operation import Call, Nothing, Operation, Shown, Strict, operation
 from hub.api.work import AGENTS
 from hub.web import ADMINS, SUPERVISORS
-from routing import replies
+from routing import replies, spam
 
 BLOCKERS = SUPERVISORS
+LONGEST_SPAM = 4_000
 SIGNERS = AGENTS | {Role.SUPERVISOR}
 
 
@@ -140,6 +141,81 @@ async def mark_spam(call: Call[Nothing, SpamIn]) -> None:
     await call.runtime.db.write(unit)
 
 
+class SpamQuery(Strict):
+    """A page of the list."""
+
+    before: str = Field("", max_length=40, description="the `next` of the page before")
+    limit: int = Field(50, ge=1, le=200)
+
+
+class SpamShown(Shown):
+    """A mail kept as spam. Its text is what a stranger wrote: show it as plain text."""
+
+    id: str
+    conversation_id: str
+    from_address: str
+    subject: str
+    text: str
+    marked: bool = Field(description="by the mail server or a block; otherwise somebody here put it away")
+    arrived_at: datetime
+
+
+class SpamList(Shown):
+    """One page, newest first."""
+
+    items: list[SpamShown]
+    next: str | None
+
+
+class RescuedShown(Shown):
+    """What is work again. `still_blocked`: the sender's whole domain is blocked, which stays."""
+
+    mails: int
+    still_blocked: bool
+
+
+@operation(
+    "GET",
+    "/api/v1/spam",
+    "Mail kept as spam",
+    scope="conversations:read",
+    roles=BLOCKERS,
+    query=SpamQuery,
+    answer=SpamList,
+)
+async def list_spam(call: Call[SpamQuery, Nothing]) -> SpamList:
+    """Marked by the mail server, from blocked senders, or put away by an agent."""
+    async with call.runtime.db.reading() as tx:
+        rows = await spam.list_spam(tx, before=call.query.before, limit=call.query.limit)
+    items = [
+        SpamShown(
+            id=row.id, conversation_id=row.conversation_id, from_address=row.from_address, subject=row.subject,
+            text=row.body[:LONGEST_SPAM], marked=row.data.get("automatic") == "spam", arrived_at=row.first_arrival_at,
+        )
+        for row in rows
+    ]  # fmt: skip
+    return SpamList(items=items, next=rows[-1].id if len(rows) == call.query.limit else None)
+
+
+@operation(
+    "POST",
+    "/api/v1/spam/{id}/rescue",
+    "Give a mail kept as spam back to work",
+    scope="conversations:write",
+    roles=BLOCKERS,
+    answer=RescuedShown,
+)
+async def rescue_spam(call: Call[Nothing, Nothing]) -> RescuedShown:
+    """With what of its conversation was put away with it; its sender's address is not blocked any more."""
+
+    async def unit(tx: Tx) -> RescuedShown:
+        done = await spam.rescue(tx, call.path["id"], user_id=call.user.id, now=call.now)
+        still = await blocked.is_blocked(tx, done[0].from_address) if done else False
+        return RescuedShown(mails=len(done), still_blocked=still)
+
+    return await call.runtime.db.write(unit)
+
+
 @operation(
     "GET",
     "/api/v1/me/signature",
@@ -200,6 +276,8 @@ OPERATIONS: list[Operation] = [
     block_sender,
     unblock_sender,
     mark_spam,
+    list_spam,
+    rescue_spam,
     get_signature,
     put_signature,
     put_mailbox_signature,

@@ -9,18 +9,19 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from crm_core import accounts, addresses, blocked, settings_rows, signatures
+from crm_core import accounts, blocked, signatures
 from crm_core.accounts import ChannelAccount
 from crm_core.blocked import BlockedSender
 from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
+from hub import mailbox_settings
 from hub.desktop.render import render
 from hub.desktop.templating import reader_of, told
+from hub.mailbox_settings import MailInput, TokensInput
 from hub.outgoing_hosts import refuse_internal
 from hub.sealing import Unsealable
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
 
-MOST_ALIASES = 20
 PAGE = "/desk/admin/mail"
 
 
@@ -35,6 +36,9 @@ class MailboxShown:
     aliases: str
     signature: str
     signed_return_path: bool
+    copy_to_sent: bool
+    sent_folder: str
+    language: str
     token_url: str
     client_id: str
     scope: str
@@ -64,6 +68,8 @@ async def _page(request: web.Request, *, error: str = "", saved: bool = False) -
             MailboxShown(
                 row.id, row.version, row.address, row.name, ", ".join(accounts.mail_addresses(row)[1:]),
                 await signatures.find(tx, row.id), bool(row.settings.get("signed_return_path")),
+                bool(row.settings.get("copy_to_sent")), str(row.settings.get("sent_folder") or ""),
+                str(row.settings.get("language") or "en"),
                 kept[row.id].get("oauth_token_url", ""), kept[row.id].get("oauth_client_id", ""),
                 kept[row.id].get("oauth_scope", ""), bool(kept[row.id].get("oauth_refresh_token")),
             )
@@ -79,20 +85,15 @@ async def save_mailbox(request: web.Request) -> web.StreamResponse:
     form = {name: str(value) for name, value in (await request.post()).items()}
     user, now, account_id = user_of(request), now_of(request), request.match_info["account"]
 
+    given = MailInput(
+        aliases=[one for one in re.split(r"[,;\s]+", form.get("aliases", "")) if one],
+        signed_return_path="signed_return_path" in form, copy_to_sent="copy_to_sent" in form,
+        sent_folder=form.get("sent_folder", ""), language=form.get("language", ""),
+    )  # fmt: skip
+
     async def unit(tx: Tx) -> None:
-        account = await accounts.get(tx, account_id)
-        if account.channel != "email":
-            raise Invalid("This is no mailbox.")
-        aliases = [addresses.email(one).value for one in re.split(r"[,;\s]+", form.get("aliases", "")) if one]
-        if len(aliases) > MOST_ALIASES:
-            raise Invalid("A mailbox has at most %(count)s aliases.", count=MOST_ALIASES)
-        for other in await accounts.list_channel(tx, "email"):
-            taken = set(aliases) & set(accounts.mail_addresses(other))
-            if other.id != account.id and taken:
-                raise Conflict("%(address)s belongs to another mailbox.", address=sorted(taken)[0])
-        settings = {**account.settings, "aliases": aliases, "signed_return_path": "signed_return_path" in form}
         version = int(form["version"]) if form.get("version", "").isdigit() else 0
-        await settings_rows.edit_account(tx, account.id, version=version, actor=user.id, now=now, settings=settings)
+        account = await mailbox_settings.change(tx, account_id, given, version=version, actor=user.id, now=now)
         await signatures.keep(tx, account.id, form.get("signature", ""), now=now)
 
     return await _done(request, unit)
@@ -106,38 +107,25 @@ def _kept(request: web.Request, account: ChannelAccount) -> dict[str, str]:
 
 
 async def save_tokens(request: web.Request) -> web.StreamResponse:
-    """XOAUTH2 of one mailbox: where tokens are bought and with what; without an address it is switched off.
-
-    A stored secret goes to the address it was typed for and to no other: whoever changes that types the secrets again.
-    """
+    """XOAUTH2 of one mailbox: where tokens are bought and with what; without an address it is switched off."""
     form = {name: str(value).strip() for name, value in (await request.post()).items()}
     user, now, account_id = user_of(request), now_of(request), request.match_info["account"]
-    runtime, url = runtime_of(request), form.get("token_url", "")
-    if url:
+    runtime = runtime_of(request)
+    names = ("token_url", "client_id", "scope", "client_secret", "refresh_token")
+    given = TokensInput(**{name: form.get(name, "") for name in names})
+    if given.token_url:
         try:
-            await refuse_internal(runtime.settings, urlsplit(url).hostname or "", field="token_url")
+            await refuse_internal(runtime.settings, urlsplit(given.token_url).hostname or "", field="token_url")
         except (Invalid, ValueError):
             return await _page(
                 request, error=reader_of(request).gettext("This address cannot be used for access tokens.")
             )
 
     async def unit(tx: Tx) -> None:
-        account = await accounts.get(tx, account_id)
-        if account.channel != "email":
-            raise Invalid("This is no mailbox.")
-        known = runtime.channels.secrets(account)
-        same = known.get("oauth_token_url") == url
-        fresh = {f"oauth_{name}": form.get(name, "") for name in ("token_url", "client_id", "scope")}
-        for name in ("oauth_client_secret", "oauth_refresh_token"):
-            fresh[name] = form.get(name.removeprefix("oauth_"), "") or (known.get(name, "") if same else "")
-        if url and not (url.startswith("https://") and fresh["oauth_client_id"] and fresh["oauth_refresh_token"]):
-            raise Invalid("Access by token needs an https address, the client and the refresh token.")
-        rest = {name: value for name, value in known.items() if not name.startswith("oauth_")}
-        if not rest:
-            raise Invalid("Give the mailbox its own servers first.")
-        sealed = runtime.channels.seal({**rest, **(fresh if url else {})})
         version = int(form["version"]) if form.get("version", "").isdigit() else 0
-        await settings_rows.edit_account(tx, account.id, version=version, actor=user.id, now=now, sealed=sealed)
+        await mailbox_settings.change_tokens(
+            tx, runtime.channels, account_id, given, version=version, actor=user.id, now=now
+        )
 
     return await _done(request, unit)
 
