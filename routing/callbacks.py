@@ -15,8 +15,9 @@ from sqlalchemy import Index, bindparam, update
 from sqlalchemy import text as sql_text
 from sqlmodel import col, select
 
-from crm_core import accounts, conversations, events, interactions
+from crm_core import accounts, addresses, conversations, events, interactions
 from crm_core.addresses import Address
+from crm_core.contacts import Contact
 from crm_core.db import Tx
 from crm_core.errors import Conflict, IllegalTransition, Invalid, NotFound
 from crm_core.ids import new_id
@@ -365,6 +366,19 @@ async def list_due(tx: Tx, *, now: datetime, limit: int = 100) -> list[Callback]
         .order_by(col(Callback.due_at))
         .limit(limit)
     )
+
+
+def is_late(row: Callback, now: datetime) -> bool:
+    """An open promise whose time (or the end of its window) has passed."""
+    return row.ended_at is None and (row.until_at or row.due_at) < now
+
+
+def zone_of(number_e164: str, contact: Contact | None) -> str:
+    """The zone that the customer lives by: of their card, else of their number when there is only one; empty when unknown."""
+    if contact is not None and contact.zone:
+        return contact.zone
+    found = addresses.zones(number_e164)
+    return found[0] if len(found) == 1 else ""
 
 
 async def list_open(tx: Tx, *, owner_id: str = "", limit: int = 200) -> list[Callback]:

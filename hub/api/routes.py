@@ -18,6 +18,8 @@ from hub.api import (
     lists,
     outgoing,
     promises,
+    queue_rules,
+    supervision,
     views,
     work,
 )
@@ -28,6 +30,8 @@ from hub.web import PUBLIC, STAFF, Route, runtime_of
 OPERATIONS: list[Operation] = [
     *contacts.OPERATIONS,
     *work.OPERATIONS,
+    *supervision.OPERATIONS,
+    *queue_rules.OPERATIONS,
     *calls.OPERATIONS,
     *call_settings.OPERATIONS,
     *conversations.OPERATIONS,

@@ -16,7 +16,7 @@ from crm_core.errors import NotFound
 from crm_core.users import Role
 from hub import rights
 from hub.api.operation import Call, Nothing, Operation, Shown, Strict, operation
-from routing import agents, desk, offers, queues
+from routing import agents, desk, explain, offers, queues
 from routing.agents import Activity
 from routing.offers import OfferState
 
@@ -197,9 +197,9 @@ async def why_offer(call: Call[Nothing, Nothing]) -> WhyShown:
     """Your own offers; supervisors see all."""
     async with call.runtime.db.reading() as tx:
         offer = await offers.get(tx, call.path["id"])
-    if offer.agent_id != call.user.id and not rights.sees_everything(call.user):
-        raise NotFound("There is no such offer.")
-    return WhyShown(offer=offer.id, trace=offer.trace)
+        if offer.agent_id != call.user.id and not rights.sees_everything(call.user):
+            raise NotFound("There is no such offer.")
+        return WhyShown(offer=offer.id, trace=await explain.explain(tx, offer.id))
 
 
 @operation(

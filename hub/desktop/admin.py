@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from aiohttp import web
 from sqlmodel import col, select
@@ -23,7 +24,7 @@ from hub.doctor import Finding
 from hub.i18n import LOCALES
 from hub.passwords import hash_password
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
-from routing import agents, hour_settings, queue_settings, queues
+from routing import agents, hour_settings, overflow, pauses, queue_settings, queues
 from routing.agents import AgentSkill
 from routing.hours import Hours
 from routing.queues import Queue, QueueMember
@@ -46,6 +47,7 @@ class QueuesPage:
 
     rows: list[tuple[Queue, int]]
     error: str
+    reasons: list[str]  # why agents may pause
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,8 @@ class QueuePage:
     hours: list[Hours]
     skills: str  # as they are written
     relax: str
+    queues: list[Queue]
+    overflow: dict[str, Any]
     values: dict[str, str]
     errors: dict[str, str]
     error: str
@@ -116,7 +120,8 @@ async def _queues(request: web.Request, *, error: str = "", status: int = 200) -
         for queue in await queues.list_all(tx):
             served = await tx.all(select(QueueMember.user_id).where(QueueMember.queue_id == queue.id))
             rows.append((queue, len(served)))
-    return await render(request, "admin/queues.html", QueuesPage(rows, error), status=status)
+        reasons = await pauses.list_all(tx)
+    return await render(request, "admin/queues.html", QueuesPage(rows, error, reasons), status=status)
 
 
 async def create_queue(request: web.Request) -> web.StreamResponse:
@@ -155,9 +160,23 @@ async def _queue(
     page = QueuePage(
         queue=queue, bounds=queue_settings.BOUNDS, staff=staff, hours=plans, values=values or {},
         skills=queue_settings.write_skills(queue.skills), relax=queue_settings.write_relax(queue.relax),
+        queues=await _in_use(request), overflow=asdict(overflow.of(queue.overflow)),
         errors=error.fields if isinstance(error, Invalid) else {}, error=told(request, error) if error else "", saved=saved,
     )  # fmt: skip
     return await render(request, "admin/queue.html", page, status=422 if error else 200)
+
+
+async def _in_use(request: web.Request) -> list[Queue]:
+    async with runtime_of(request).db.reading() as tx:
+        return await queues.list_all(tx)
+
+
+def whole(given: dict[str, str], name: str) -> int:
+    """A whole number from a form; nothing is 0."""
+    try:
+        return int(given.get(name, "") or "0")
+    except ValueError as error:
+        raise Invalid("A whole number is wanted.", fields={name: "Give a whole number."}) from error
 
 
 async def save_queue(request: web.Request) -> web.StreamResponse:
@@ -184,6 +203,13 @@ async def save_queue(request: web.Request) -> web.StreamResponse:
                 tx, queue_id, language=given["language"], hours_id=given.get("hours_id", ""), skills=skills,
                 relax=queue_settings.read_relax(given.get("relax", ""), skills), actor=user.id, now=now,
             )  # fmt: skip
+            rule = overflow.Overflow(
+                given.get("overflow_queue_id", ""), whole(given, "overflow_after_s"), whole(given, "overflow_waiting"),
+                nobody="overflow_nobody" in given, written="overflow_written" in given,
+            )  # fmt: skip
+            await queue_settings.set_overflow(
+                tx, queue_id, rule, preferred=given.get("preferred", ""), actor=user.id, now=now
+            )
         await queue_settings.set_members(tx, queue_id, members, actor=user.id, now=now)
 
     try:
@@ -191,6 +217,17 @@ async def save_queue(request: web.Request) -> web.StreamResponse:
     except (Invalid, Conflict) as error:
         return await _queue(request, values=given, error=error)
     return await _queue(request, saved=True)
+
+
+async def save_pauses(request: web.Request) -> web.StreamResponse:
+    """The reasons to pause, one per line."""
+    reasons = str((await request.post()).get("reasons", "")).splitlines()
+    user, now = user_of(request), now_of(request)
+    try:
+        await runtime_of(request).db.write(lambda tx: pauses.set_all(tx, reasons, actor=user.id, now=now))
+    except Invalid as error:
+        return await _queues(request, error=told(request, error), status=422)
+    raise web.HTTPSeeOther("/desk/admin/queues")
 
 
 async def show_users(request: web.Request) -> web.StreamResponse:
@@ -348,6 +385,7 @@ routes = [
     Route("GET", A, admin_home, roles=ADMINS),
     Route("GET", f"{A}/queues", show_queues, roles=ADMINS),
     Route("POST", f"{A}/queues", create_queue, roles=ADMINS),
+    Route("POST", f"{A}/pauses", save_pauses, roles=ADMINS),
     Route("GET", f"{A}/queues/{{queue:{ID}}}", show_queue, roles=ADMINS),
     Route("POST", f"{A}/queues/{{queue:{ID}}}", save_queue, roles=ADMINS),
     Route("GET", f"{A}/users", show_users, roles=ADMINS),

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
 
 from aiohttp import web
 from sqlmodel import col, select
 
-from crm_core import addresses
+from crm_core import addresses, contacts
 from crm_core.contacts import Contact
 from crm_core.db import Tx
 from crm_core.errors import Invalid
@@ -38,6 +39,7 @@ class Row:
     queue: str
     owner: str
     late: bool
+    theirs: str  # the clock where the customer is, at that instant; empty where it is the reader's own
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,7 @@ class CallbacksPage:
     error: str
     next_url: str
     now: datetime
+    zone: str
 
 
 async def _page(
@@ -60,7 +63,7 @@ async def _page(
     which = request.query.get("which", "open")
     after = request.query.get("after", "")
     async with runtime_of(request).db.reading() as tx:
-        found = await _list(tx, which, user.id, after)
+        found = await _list(tx, which, user.id, after, now)
         more, found = len(found) > PAGE, found[:PAGE]
         people = await names_of(tx, [row.contact_id for row in found])
         owners = await users_of(tx, [row.owner_id for row in found])
@@ -68,15 +71,28 @@ async def _page(
     named = {queue.id: queue.name for queue in served}
     rows = [
         Row(row, people.get(row.contact_id or ""), named.get(row.queue_id, ""), owners.get(row.owner_id or "", ""),
-            row.due_at < now and row.ended_at is None)
+            callbacks.is_late(row, now), _theirs(row, people.get(row.contact_id or ""), user.zone, now))
         for row in found
     ]  # fmt: skip
     next_url = f"/desk/callbacks?{urlencode({'which': which, 'after': found[-1].id})}" if more else ""
-    page = CallbacksPage(rows, which, [q for q in served if not q.retired], values or {}, error, next_url, now)
+    page = CallbacksPage(
+        rows, which, [q for q in served if not q.retired], values or {}, error, next_url, now, user.zone
+    )
     return await render(request, "callbacks.html", page, status=status)
 
 
-async def _list(tx: Tx, which: str, user_id: str, after: str) -> list[Callback]:
+def _theirs(row: Callback, contact: Contact | None, zone: str, now: datetime) -> str:
+    """`14:30 (Europe/Madrid)` where the customer's clock differs from the reader's."""
+    if row.ended_at is not None:
+        return ""
+    there = callbacks.zone_of(row.number_e164, contact)
+    here = row.due_at.astimezone(ZoneInfo(zone or "UTC"))
+    if not there or row.due_at.astimezone(ZoneInfo(there)).utcoffset() == here.utcoffset():
+        return ""
+    return f"{row.due_at.astimezone(ZoneInfo(there)):%H:%M} ({there})"
+
+
+async def _list(tx: Tx, which: str, user_id: str, after: str, now: datetime) -> list[Callback]:
     if which == "ended":
         ended = select(Callback).where(
             col(Callback.state).in_(
@@ -86,6 +102,8 @@ async def _list(tx: Tx, which: str, user_id: str, after: str) -> list[Callback]:
         if after:
             ended = ended.where(col(Callback.id) < after)
         return await tx.all(ended.order_by(col(Callback.id).desc()).limit(PAGE + 1))
+    if which == "late":
+        return [row for row in await callbacks.list_open(tx, limit=PAGE) if callbacks.is_late(row, now)]
     return await callbacks.list_open(tx, owner_id=user_id if which == "mine" else "", limit=PAGE)
 
 
@@ -102,8 +120,13 @@ async def create(request: web.Request) -> web.StreamResponse:
     async def unit(tx: Tx) -> None:
         number = addresses.phone(form.get("number", ""))
         owners = await _owner_contact(tx, number)
+        zone = user.zone
+        if form.get("clock") == "theirs":
+            zone = callbacks.zone_of(number.value, await contacts.find(tx, owners) if owners else None)
+            if not zone:
+                raise Invalid("Nobody knows the customer's zone. Choose your own clock.")
         await callbacks.request(
-            tx, number=number, queue_id=form.get("queue", ""), due_at=local_instant(form.get("due", ""), user.zone),
+            tx, number=number, queue_id=form.get("queue", ""), due_at=local_instant(form.get("due", ""), zone),
             origin="agent", now=now, contact_id=owners, owner_id=user.id if form.get("mine") else None,
             note=form.get("note", "")[:200], created_by=user.id,
         )  # fmt: skip
@@ -116,8 +139,6 @@ async def create(request: web.Request) -> web.StreamResponse:
 
 
 async def _owner_contact(tx: Tx, number: addresses.Address) -> str | None:
-    from crm_core import contacts
-
     owners = await contacts.list_owners(tx, number)
     return owners[0][0].id if len(owners) == 1 else None
 

@@ -12,6 +12,7 @@ from sqlmodel import col, func, select
 from crm_core.db import Tx
 from crm_core.users import Role, User
 from hub.web import roles_of
+from routing import pauses
 from routing.agents import Activity, Agent, shown
 from routing.queues import EntryState, Lane, Queue, QueueEntry, QueueMember
 
@@ -42,6 +43,7 @@ class AgentNow:
     next_reason: str
     live: str  # "0/1"
     text: str
+    reasons: list[str]  # why one may pause
 
 
 async def agent_now(tx: Tx, user_id: str) -> AgentNow | None:
@@ -54,6 +56,7 @@ async def agent_now(tx: Tx, user_id: str) -> AgentNow | None:
         word=word, activity=str(agent.activity), reason=reason, cause=agent.cause, since=agent.since,
         next_activity=agent.next_activity, next_reason=agent.next_reason,
         live=f"{agent.live_load}/{agent.live_capacity}", text=f"{agent.text_load}/{agent.text_capacity}",
+        reasons=await pauses.list_all(tx),
     )  # fmt: skip
 
 

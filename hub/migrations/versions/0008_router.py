@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 from crm_core.tables import Json, UtcDateTime
@@ -92,7 +94,7 @@ UPDATE agents SET joining = n, ringing = ringing - n FROM (
 """
 
 
-def _add(table: str, column: sa.Column[object]) -> None:
+def _add(table: str, column: sa.Column[Any]) -> None:
     name, kind = column.name, column.type
     with op.batch_alter_table(table, schema=None) as batch_op:
         batch_op.add_column(column)
