@@ -198,15 +198,15 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
             kept.append(Kept(work.id, {**base, "why": "not yet due"}))
             continue
         behind_it[work.queue_id, work.lane] -= 1  # so many wait behind it
-        free, blocked = room.sort_out(work, rules, wanted, now)
+        free, blocked, named = room.sort_out(work, rules, wanted, now)
         moments.extend(_cool_offs(snapshot, work, rules, now))
         waits_for = _waits_for_preferred(snapshot, work, rules, free, now)
         if waits_for is not None:
             moments.append(waits_for)
             told = {"why": "waits for the preferred agent", "preferred": work.preferred_agent_id}
-            kept.append(Kept(work.id, {**base, **told, "agents": _named(blocked)}))
+            kept.append(Kept(work.id, {**base, **told, "agents": named}))
         elif not free:
-            kept.append(Kept(work.id, {**base, "why": _why(rules, blocked), "agents": _named(blocked)}))
+            kept.append(Kept(work.id, {**base, "why": _why(rules, blocked), "agents": named}))
         else:
             ranked = room.rank(work, rules, free)
             chosen = ranked[0]
@@ -242,17 +242,33 @@ def _due_by_line(snapshot: Snapshot, now: datetime) -> dict[tuple[str, Lane], in
     return counts
 
 
+_Sorted = tuple[list[str], dict[str, str], dict[str, Any]]
+
+
 class _Room:
     """Who has how much room left, as this pass hands work out."""
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.workers = dict(snapshot.workers)
+        # What is asked of a queue's agents is mostly the same for all its work: looked at once, until one of them is used.
+        self._known: dict[tuple[Any, ...], _Sorted] = {}
+        self._refused = {work_id for work_id, _ in snapshot.refusals}
 
-    def sort_out(
-        self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime
-    ) -> tuple[list[str], dict[str, str]]:
-        """Who can have it, and for all others of the queue the obstacle."""
+    def sort_out(self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime) -> _Sorted:
+        """Who can have it, for all others of the queue the obstacle, and these as a trace names them."""
+        alone = work.id in self._refused or (
+            work.preferred_agent_id is not None and work.preferred_agent_id not in rules.members
+        )
+        if alone:
+            return self._sort_out(work, rules, wanted, now)
+        key = (work.queue_id, work.lane, work.weight, *sorted(wanted.items()))
+        known = self._known.get(key)
+        if known is None:
+            known = self._known[key] = self._sort_out(work, rules, wanted, now)
+        return known
+
+    def _sort_out(self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime) -> _Sorted:
         free: list[str] = []
         blocked: dict[str, str] = {}
         for user_id in _asked(work, rules):
@@ -267,7 +283,7 @@ class _Room:
                 blocked[user_id] = why
             else:
                 free.append(user_id)
-        return free, blocked
+        return free, blocked, _named(blocked)
 
     def rank(self, work: Work, rules: Rules, free: Sequence[str]) -> list[str]:
         """The free agents, best first."""
@@ -302,6 +318,8 @@ class _Room:
             text_load=worker.text_load + work.weight - live, text_capacity=worker.text_capacity, wrapups=worker.wrapups,
             leaving=worker.leaving, skills=worker.skills, version=worker.version + 1,
         )  # fmt: skip
+        for key in [key for key in self._known if user_id in self.snapshot.queues[key[0]].members]:
+            del self._known[key]
 
 
 def _cool_offs(snapshot: Snapshot, work: Work, rules: Rules, now: datetime) -> list[datetime]:
