@@ -176,6 +176,29 @@ class VoiceChannel:
         status = STATUSES.get(str(made.status), ("initiated", 1))[0]
         return SendReceipt(str(made.call_sid), status, {"room_id": str(made.conference_sid or "")})
 
+    async def ring(self, to: str, from_: str, *, steps_url: str, status_url: str, timeout_s: int) -> SendReceipt:
+        """Call somebody who then hears the steps of `steps_url`. The receipt's id is the call's.
+
+        "Create a Call resource" (twilio.com/docs/voice/api/call-resource#create-a-call-resource). Raises a ChannelError;
+        OutcomeUnknown means it may ring.
+        """
+        if not PARTY.fullmatch(to):
+            raise RecipientInvalid("This is not a number that can be dialled.", code="not_e164")
+        made = await self._api.call(
+            lambda client: client.calls.create_async(
+                to=to,
+                from_=from_,
+                url=self._absolute(steps_url),
+                method="POST",
+                timeout=max(5, min(timeout_s, 600)),
+                status_callback=self._absolute(status_url),
+                status_callback_method="POST",
+                status_callback_event=list(CALL_EVENTS),
+            ),
+            creates=True,
+        )
+        return SendReceipt(str(made.sid), STATUSES.get(str(made.status), ("initiated", 1))[0])
+
     async def move_call(self, call_id: str, url: str) -> None:
         """Have a live call go on with the steps of `url` (absolute, or a path of ours). Gone when it is over."""
         target = self._absolute(url)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from channels.contract import OutboundCall, SendReceipt
+from channels.contract import SendReceipt
 from channels.errors import ChannelError
 from crm_core import recordings
 from crm_core.clock import Clock
@@ -48,13 +48,10 @@ class _VoiceExecutors:
 
     async def ring_agent(self, task: OutboxTask, _: Any) -> SendReceipt:
         asked = task.payload["told"]
-        call = OutboundCall(
-            from_address=asked["from"], to_address=asked["to"], room=task.payload["room"],
-            label=f"agent-{asked['user_id']}", status_url="/webhooks/twilio/voice/status",
-            room_status_url=rooms.event_path(task.subject_id), timeout_s=int(task.payload["timeout_s"]),
-            end_on_exit=False,
+        placed: SendReceipt = await self._channels.voice().ring(
+            asked["to"], asked["from"], steps_url=rooms.step_path(task.subject_id, "handset", 0),
+            status_url="/webhooks/twilio/voice/status", timeout_s=int(task.payload["timeout_s"]),
         )  # fmt: skip
-        placed: SendReceipt = await self._channels.voice().place_call(call)
         return placed
 
     async def rung(self, tx: Tx, task: OutboxTask, _: Any, done: Done) -> None:

@@ -1,25 +1,33 @@
 """Agents who take calls on a telephone: their number is dialled into the room, where the browser would have joined.
 
+Whoever picks up must press 1 first, so that a private voicemail or a child never gets the customer.
 The screen stays the browser's: offer, who it is, wrap-up. A phone that is not answered fails the accept like a browser that never
 comes: the caller keeps the place and nobody is blamed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 
 from sqlalchemy import update
 from sqlmodel import col, select
 
+from channels.steps import DialConference, Gather, Hangup, Pause, Play, Redirect, Say, Step
 from crm_core import accounts, addresses, audit, calls, interactions, outbox, outgoing, outgoing_rules
 from crm_core.calls import CallEvent, CallLeg, LegRole
 from crm_core.db import Tx
 from crm_core.errors import Invalid
-from crm_core.interactions import Interaction
-from routing import agents, dialling, rooms, talks
+from crm_core.interactions import Interaction, InteractionState
+from routing import agents, dialling, offers, prompts, queues, rooms, talks
 from routing.agents import Agent
+from routing.offers import OfferState
+from routing.queues import EntryState, QueueEntry
 
 SHORTEST_RING_S = 8
+STEPS = ("handset", "handset-key")  # of the agent's own leg: asked to press 1, and what they pressed
+ASKED_S = 8  # how long they may take to press
+TRIES = 10  # seconds that a leg may be unknown yet: its webhook was faster than the answer to our own request
 
 
 async def number_of(tx: Tx, agent_id: str) -> str:
@@ -95,3 +103,52 @@ async def placed(
         known = await calls.find_leg(tx, call_id)
         if known is not None:
             await talks.agent_gone(tx, await interactions.get(tx, interaction.id), entry, known, now=now)
+
+
+async def call_step(
+    tx: Tx, interaction: Interaction, entry: QueueEntry | None, step: str, params: Mapping[str, str], *, number: int,
+    now: datetime,
+) -> list[Step]:  # fmt: skip
+    """What the agent's telephone hears: press 1; then the room, if the call is still there and still theirs."""
+    leg = await calls.find_leg(tx, params.get("CallSid", ""))
+    if leg is None:
+        if number >= TRIES:
+            return [Hangup()]
+        return [Pause(1), Redirect(rooms.step_path(interaction.id, "handset", number + 1))]
+    queue = await queues.get(tx, entry.queue_id) if entry is not None else None
+    language = queue.language if queue is not None else "en-GB"
+    if (
+        leg.role != LegRole.AGENT
+        or leg.interaction_id != interaction.id
+        or not await _wanted(tx, interaction, entry, leg)
+    ):
+        return [prompts.say("gone", language), Hangup()]
+    if step == "handset":
+        asked: list[Say | Play | Pause] = [prompts.say("handset", language), Pause(1), prompts.say("handset", language)]
+        key = rooms.step_path(interaction.id, "handset-key", number + 1)
+        return [Gather(key, asked, digits=1, timeout_s=ASKED_S, language=language), Hangup()]
+    if params.get("Digits", "")[:1] != "1":
+        return [Hangup()]
+    await calls.record_event(
+        tx, interaction_id=interaction.id, kind="handset-taken", event_key=f"{leg.id}:handset-taken", happened_at=now,
+        now=now, leg_id=leg.id, role=LegRole.AGENT, user_id=leg.user_id,
+    )  # fmt: skip
+    mine = [one for one in await calls.list_legs(tx, interaction.id) if one.user_id == leg.user_id and one.id != leg.id]
+    label = f"agent-{leg.user_id}" if not mine else f"agent-{leg.user_id}.{len(mine) + 1}"
+    return [
+        DialConference(
+            rooms.name_of(interaction.id), label, end_on_exit=False, status_url=rooms.event_path(interaction.id),
+            action=rooms.step_path(interaction.id, "agent", len(mine) + 1),
+        )
+    ]  # fmt: skip
+
+
+async def _wanted(tx: Tx, interaction: Interaction, entry: QueueEntry | None, leg: CallLeg) -> bool:
+    """Whether this agent's leg still has a call to take."""
+    if entry is None:
+        return False
+    if entry.state == EntryState.OFFERED:
+        live = await offers.find_live(tx, entry.id)
+        return live is not None and live.id == leg.offer_id and live.state == OfferState.ACCEPTING
+    live_states = (InteractionState.CONNECTED, InteractionState.WAITING)
+    return entry.state == EntryState.CONNECTED and entry.agent_id == leg.user_id and interaction.state in live_states

@@ -21,6 +21,7 @@ from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.touches import Direction
 from routing import (
+    agent_phones,
     call_rules,
     callbacks,
     callers,
@@ -313,6 +314,8 @@ async def call_step(
             tx, interaction, account, steps, at=step.removeprefix("menu-"), number=number, pressed=pressed, now=now,
             said=params.get("SpeechResult", "")[:500],
         )  # fmt: skip
+    if step in agent_phones.STEPS:
+        return await agent_phones.call_step(tx, interaction, entry, step, params, number=number, now=now)
     if step == "screen":
         return await _screened(tx, interaction, pressed, number=number, now=now)
     if step == "closed":

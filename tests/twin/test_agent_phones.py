@@ -15,7 +15,8 @@ from routing.offers import Offer
 from tests.apps import Visitor, add_user
 from tests.twin.stage import ANA, BEN, Stage
 
-HANDSET = "+12025550195"  # picked up at once by a person
+HANDSET = "+12025550177"  # rings until somebody picks it up
+MAILBOX = "+12025550194"  # a private voicemail picks up
 BUSY = "+12025550192"
 
 
@@ -35,10 +36,30 @@ async def accept(stage: Stage) -> Offer:
     return await stage.do(lambda tx: desk.accept(tx, offer.id, agent_id="kim", now=stage.now))
 
 
+async def pick_up(stage: Stage, number: str = HANDSET) -> str:
+    """Somebody answers this telephone; the call."""
+
+    async def ringing() -> str:
+        for one in (await stage.outside("GET", "/outside/calls"))["calls"]:
+            if one["to"] == number and one["status"] == "ringing":
+                return str(one["sid"])
+        return ""
+
+    sid = await stage.until(ringing)
+    await stage.outside("POST", f"/outside/calls/{sid}/answer")
+    return str(sid)
+
+
 async def test_the_agents_telephone_is_rung_into_the_call(stage: Stage) -> None:
     await on_phone(stage, HANDSET)
     sid = await stage.call(BEN)
     await accept(stage)
+    handset = await pick_up(stage)
+    await stage.hears(handset, "Press 1 to take the call")
+    waiting = await stage.interaction(sid)
+    assert waiting is not None
+    assert waiting.state == "offered", "nobody is connected before the key"
+    await stage.press(handset, "1")
     interaction = await stage.state_of(sid, "connected")
     assert interaction.agent_id == "kim"
     shown = await stage.do(lambda tx: desk.rejoin(tx, agent_id="kim", now=stage.now))
@@ -69,6 +90,28 @@ async def test_a_telephone_that_is_busy_blames_nobody_and_keeps_the_place(stage:
     await stage.check()
 
 
+@pytest.mark.parametrize(("number", "key"), [(MAILBOX, ""), (HANDSET, "7")])
+async def test_who_does_not_press_1_never_gets_the_customer(stage: Stage, number: str, key: str) -> None:
+    await on_phone(stage, number)
+    sid = await stage.call(ANA)
+    offer = await accept(stage)
+    if key:
+        handset = await pick_up(stage)
+        await stage.hears(handset, "Press 1")
+        await stage.press(handset, key)
+
+    async def failed() -> bool:
+        found = await stage.all_of(select(Offer).where(col(Offer.id) == offer.id))
+        return bool(found[0].state == "failed")
+
+    await stage.until(failed, within_s=30)
+    waiting = await stage.interaction(sid)
+    assert waiting is not None
+    assert waiting.state == "waiting"
+    assert await stage.rooms() == []
+    await stage.check()
+
+
 async def test_a_call_of_ours_rings_the_agent_first(stage: Stage) -> None:
     await on_phone(stage, HANDSET)
     call = await stage.do(
@@ -83,6 +126,9 @@ async def test_a_call_of_ours_rings_the_agent_first(stage: Stage) -> None:
                 return str(one["sid"])
         return ""
 
+    handset = await pick_up(stage)
+    await stage.hears(handset, "Press 1")
+    await stage.press(handset, "1")
     theirs = await stage.until(ringing)
     await stage.outside("POST", f"/outside/calls/{theirs}/answer")
 
