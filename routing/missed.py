@@ -133,6 +133,15 @@ async def settle(
             await _change(tx, row, now=now, state=to, ended_at=now, ended_by=user_id)
 
 
+async def was_answered(tx: Tx, interaction_id: str, *, user_id: str, now: datetime) -> None:
+    """What was reported late says that this call was answered: its line closes, unless they also called in vain before."""
+    of_call = select(MissedCall).where(
+        MissedCall.interaction_id == interaction_id, MissedCall.state == MissedState.OPEN, MissedCall.times == 1
+    )
+    for row in await tx.all(of_call.with_for_update()):
+        await _change(tx, row, now=now, state=MissedState.CALLED_AGAIN, ended_at=now, ended_by=user_id)
+
+
 async def get(tx: Tx, missed_id: str) -> MissedCall:
     """The line, or NotFound."""
     found: MissedCall | None = await tx.one(select(MissedCall).where(MissedCall.id == missed_id))

@@ -13,7 +13,7 @@ from sqlalchemy import bindparam, update
 from sqlmodel import col, select
 
 from crm_core import accounts, addresses, calls, conversations, interactions, outbox
-from crm_core.calls import CallLeg, LegRole
+from crm_core.calls import CallLeg, CallRecord, LegRole
 from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.interactions import Interaction, InteractionState, Outcome
@@ -155,6 +155,23 @@ async def _customer_left(
         await entries.close(tx, entry, outcome=Outcome.ABANDONED, now=now)
         await end_legs(tx, interaction.id, LegRole.AGENT, now=now)
         await rooms.ask_end(tx, interaction.id, now=now)
+
+
+async def correct(tx: Tx, interaction: Interaction, record: CallRecord, *, now: datetime) -> None:
+    """Reports come in any order: who was held for abandoned, and by what was told later did talk with an agent, is counted as
+    answered, and is nobody's missed call. There is no wrap-up for it: the agent has gone on meanwhile.
+    """
+    in_vain = interaction.state == InteractionState.ENDED and interaction.outcome == Outcome.ABANDONED
+    if not in_vain or record.answered_at is None or not record.agents or interaction.direction != Direction.INBOUND:
+        return
+    agent_id = record.agents[-1]
+    await interactions.correct(
+        tx, interaction, Outcome.HANDLED, now=now, agent_id=agent_id, connected_at=record.answered_at
+    )
+    if interaction.entry_id is not None:
+        entry = (col(QueueEntry.id) == interaction.entry_id) & (col(QueueEntry.state) == EntryState.DONE)
+        await tx.run(update(QueueEntry).where(entry).values(outcome=str(Outcome.HANDLED), agent_id=agent_id))
+    await missed.was_answered(tx, interaction.id, user_id=agent_id, now=now)
 
 
 async def _withdraw(tx: Tx, entry: QueueEntry, reason: str, *, now: datetime) -> None:
