@@ -21,7 +21,7 @@ from hub import rights
 from hub.api.operation import Call, Nothing, Operation, Shown, Strict, Version, operation
 from hub.api.work import READERS
 from hub.web import ADMINS, SUPERVISORS
-from routing import call_rules, call_settings, queues
+from routing import answered_by, call_rules, call_settings, queues, sound_quality
 from routing import recordings as behaviour
 from routing.queues import Queue
 
@@ -332,7 +332,36 @@ async def delete_tape(call: Call[Nothing, DeleteTapeIn]) -> TapeShown:
     return await call.runtime.db.write(unit)
 
 
+class QualityShown(Shown):
+    """How a call sounded at the agents' end: lowest mean opinion score, longest round trip, most loss, over its legs."""
+
+    told: bool
+    poor: bool
+    mos: float | None
+    rtt_ms: float | None
+    loss_percent: float | None
+    lost: int
+    warnings: dict[str, int]
+    answered_by: str
+
+
+@operation(
+    "GET", "/api/v1/calls/{id}/quality", "How a call sounded", scope="calls:read", roles=READERS, answer=QualityShown
+)
+async def get_quality(call: Call[Nothing, Nothing]) -> QualityShown:
+    """As the agents' browsers reported it; `answered_by` says whether a person or a machine took a call of ours."""
+    async with call.runtime.db.reading() as tx:
+        row = await rights.interaction(tx, call.user, call.path["id"])
+    found = sound_quality.of(row)
+    return QualityShown(
+        told=found is not None, poor=found is not None and found.poor, mos=found.mos if found else None,
+        rtt_ms=found.rtt_ms if found else None, loss_percent=found.loss_percent if found else None,
+        lost=found.lost if found else 0, warnings=found.warnings if found else {}, answered_by=answered_by.of(row),
+    )  # fmt: skip
+
+
 OPERATIONS: list[Operation] = [
+    get_quality,
     list_rules,
     change_rules,
     list_screening,

@@ -20,7 +20,7 @@ from crm_core.accounts import ChannelAccount
 from crm_core.consent import Purpose
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
-from crm_core.errors import Conflict, HubError, Invalid, Refused
+from crm_core.errors import Conflict, HubError, Invalid, NotFound, Refused
 from crm_core.interactions import Interaction
 from hub.desktop import figures
 from hub.desktop.render import takes_work
@@ -29,7 +29,7 @@ from hub.desktop.templating import reader_of, told
 from hub.desktop.work import ID, WORKERS
 from hub.desktop.work_actions import refusal
 from hub.web import Route, now_of, runtime_of, user_of
-from routing import agent_phones, desk, gate
+from routing import agent_phones, desk, gate, sound_quality
 from routing.agents import Activity
 from routing.queues import QueueEntry
 
@@ -250,6 +250,19 @@ async def act(request: web.Request) -> web.StreamResponse:
     return web.json_response({})
 
 
+async def quality(request: web.Request) -> web.StreamResponse:
+    """How the call sounds, or sounded, in this agent's browser."""
+    call_id, given = request.match_info["call"], await _body(request)
+    user, now = user_of(request), now_of(request)
+    try:
+        await runtime_of(request).db.write(
+            lambda tx: sound_quality.report(tx, call_id, given, user_id=user.id, now=now)
+        )
+    except HubError as error:
+        return problem(request, error, status=404 if isinstance(error, NotFound) else 409, code="no_call")
+    return web.Response(status=204)
+
+
 async def set_activity(request: web.Request) -> web.StreamResponse:
     """Available, paused with a reason, offline. Asked for during work, it takes effect when that ends."""
     as_json = request.content_type == "application/json"
@@ -286,6 +299,7 @@ routes = [
     Route("POST", f"/desk/offers/{{offer:{ID}}}/accept", accept, roles=WORKERS),
     Route("POST", "/desk/calls", dial, roles=WORKERS),
     Route("POST", f"/desk/calls/{{call:{ID}}}/{{action:hold|mute|end}}", act, roles=WORKERS),
+    Route("POST", f"/desk/calls/{{call:{ID}}}/quality", quality, roles=WORKERS, body_limit=16 * 1024),
     Route("POST", "/desk/activity", set_activity, roles=WORKERS),
     Route("POST", "/desk/heartbeat", heartbeat, roles=WORKERS),
 ]

@@ -18,9 +18,10 @@ from crm_core.db import Tx
 from crm_core.interactions import Attachment, Disposition, Interaction, Note
 from crm_core.recordings import Recording
 from crm_core.users import User
-from routing import answered_by, mails
+from routing import answered_by, mails, sound_quality
 from routing.offers import Offer, OfferState
 from routing.queues import Queue, QueueEntry
+from routing.sound_quality import Quality
 
 SHOWN = 60  # touches in one part
 MOST = 1200  # touches that a reader who keeps going back gets at once
@@ -66,6 +67,7 @@ class TimelineItem:
     quoted: str = ""  # what follows the new part of a mail: folded
     robot: str = ""  # why nobody needs to answer it: bounce, auto-submitted …
     recordings: Sequence[Recording] = ()  # of a call, or the message that was left
+    quality: Quality | None = None  # how a call sounded at the agent's end
     answered_by: str = ""  # a call of ours: machine, fax; empty for people and when nobody listened
     voicemail: bool = False  # a message that was left
     given: Sequence[tuple[str, str, str]] = ()  # hand-overs of a call: who, to whom, what they noted
@@ -135,6 +137,7 @@ async def read(tx: Tx, conversation: Conversation, *, start: str = "", more: boo
         replace(
             item,
             recordings=sounds.get(item.id, ()),
+            quality=sound_quality.of(touch),
             answered_by=answered_by.of(touch) if answered_by.by_machine(touch) else "",
             voicemail="voicemail_of" in touch.data,
             given=[

@@ -15,10 +15,12 @@ from crm_core.accounts import ChannelAccount
 from crm_core.addresses import phone
 from crm_core.calls import CallEvent
 from crm_core.consent import Purpose
+from crm_core.errors import NotFound
 from crm_core.interactions import Disposition, Interaction
 from crm_core.users import Role
 from routing import answered_by as behaviour
-from routing import desk
+from routing import desk, sound_quality
+from routing.offers import Offer
 from tests.apps import Visitor, add_user
 from tests.twin.stage import Stage
 
@@ -118,3 +120,30 @@ def test_words_of_the_provider() -> None:
         assert (told.answer, told.beep, told.after_ms) == (means, word == "machine_end_beep", 900)
     with pytest.raises(AnswerUnreadable):
         answered_by.read({"CallSid": "CA1", "AnsweredBy": "parrot"})
+
+
+async def test_a_browser_tells_how_its_call_sounded(stage: Stage) -> None:
+    await stage.open("kim", "lee")
+    sid = await stage.call()
+    offer_to = (await stage.until(lambda: first_offer(stage))).agent_id
+    line = next(one for one in stage.lines if one.user_id == offer_to)
+    other = next(one for one in stage.lines if one.user_id != offer_to)
+    call = await stage.talk(line, sid)
+    report = {"seconds": 9, "warnings": {"high-rtt": 1}, "lost": 1, "samples": 8, "mos": 3.1, "rtt_ms": 410}
+    for _ in range(2):
+        await stage.do(lambda tx: sound_quality.report(tx, call.id, report, user_id=line.user_id, now=stage.now))
+    with pytest.raises(NotFound):
+        await stage.do(lambda tx: sound_quality.report(tx, call.id, report, user_id=other.user_id, now=stage.now))
+    found = sound_quality.of(await stage.fresh(call.id))
+    assert found is not None
+    assert (found.mos, found.lost, found.warnings, found.poor) == (3.1, 1, {"high-rtt": 1}, True)
+    events = await stage.all_of(select(CallEvent).where(CallEvent.kind == "sound-warning"))
+    assert [event.raw for event in events] == [{"warning": "high-rtt"}]
+    await stage.do(lambda tx: desk.hang_up(tx, call.id, agent_id=line.user_id, now=stage.now))
+    # The last report comes when the call is over.
+    await stage.do(lambda tx: sound_quality.report(tx, call.id, report, user_id=line.user_id, now=stage.now))
+    await stage.check()
+
+
+async def first_offer(stage: Stage) -> Offer | None:
+    return next(iter(await stage.all_of(select(Offer))), None)

@@ -7,7 +7,7 @@
  *                                      rejoin_params}}; ringing: an offer waits that should be heard
  *   POST /desk/offers/{id}/accept      {nonce, connect}
  *   POST /desk/calls         {to, …}   {connect}
- *   POST /desk/calls/{id}/hold {held}, /mute {muted}, /end
+ *   POST /desk/calls/{id}/hold {held}, /mute {muted}, /end, /quality {seconds, warnings, lost, mos, …}
  *
  * Every request carries X-Phone-Device, a random name of this browser profile: an agent signed in on two machines has
  * one call, and only the machine that had it on its line may take it up again while that leg is still there.
@@ -56,5 +56,6 @@ export const api = {
   dial: (request) => ask("/desk/calls", { method: "POST", body: request }),
   hold: (call, held) => ask(`/desk/calls/${id(call)}/hold`, { method: "POST", body: { held } }),
   mute: (call, muted) => ask(`/desk/calls/${id(call)}/mute`, { method: "POST", body: { muted } }),
+  quality: (call, report) => ask(`/desk/calls/${id(call)}/quality`, { method: "POST", body: report }),
   end: (call) => ask(`/desk/calls/${id(call)}/end`, { method: "POST", body: {} }),
 };

@@ -9,6 +9,7 @@ import { api } from "./api.js";
 import { Emitter } from "./emitter.js";
 import { PhoneError, plainError, withDeadline } from "./errors.js";
 import { openLine } from "./phone.js";
+import { CallQuality } from "./quality.js";
 import { Ringer } from "./ringer.js";
 import { EventStream } from "./stream.js";
 
@@ -151,6 +152,18 @@ export class Owner extends Emitter {
     call.on("accepted", () => show({ line: "live" }));
     call.on("mute", (muted) => show({ muted }));
     call.on("quality", ({ level, name }) => show({ quality: level, qualityName: name }));
+    let about = null; // the server names the call after the line is up, and forgets it before the line is down
+    const quality = new CallQuality((report) => {
+      about = this.#server?.interaction_id ?? about;
+      // What the supervisor sees later must not disturb the agent now.
+      if (about) api.quality(about, report).catch(() => {});
+    });
+    call.on("quality", (heard) => quality.note(heard));
+    call.on("sample", (sample) => {
+      about = this.#server?.interaction_id ?? about;
+      quality.sample(sample);
+    });
+    call.on("disconnected", () => quality.end());
     call.on("error", (error) => {
       call.failure = error.code;
       this.#say(error);

@@ -233,6 +233,7 @@ class TwilioCall extends Emitter {
     });
     call.on("reconnecting", () => this.emit("quality", { level: "lost", name: "reconnecting" }));
     call.on("reconnected", () => this.emit("quality", { level: "good", name: "reconnected" }));
+    call.on("sample", (sample) => this.emit("sample", sample));
     call.on("warning", (name) => this.emit("quality", { level: "poor", name }));
     call.on("warning-cleared", (name) => this.emit("quality", { level: "good", name }));
   }
