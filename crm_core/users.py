@@ -211,6 +211,31 @@ async def close_session(tx: Tx, session_id: str) -> None:
     await tx.run(delete(Session).where(col(Session.id) == session_id))
 
 
+async def list_sessions(tx: Tx, user_id: str, *, now: datetime) -> list[Session]:
+    """The user's log-ins that go on, the one used last first; at most 100."""
+    statement = select(Session).where(Session.user_id == user_id, col(Session.expires_at) > now)
+    return await tx.all(statement.order_by(col(Session.seen_at).desc(), col(Session.id)).limit(100))
+
+
+async def close_sessions(
+    tx: Tx, user_id: str, *, actor: str, now: datetime, session_id: str = "", but: str = ""
+) -> int:
+    """End one of the user's sessions, or all of them `but` one; how many. A session of somebody else is none of theirs."""
+    statement = delete(Session).where(col(Session.user_id) == user_id, col(Session.id) != but)
+    ended = await tx.run(statement.where(col(Session.id) == session_id) if session_id else statement)
+    if ended:
+        await audit.record(tx, actor=actor, action="session.closed", subject=f"user:{user_id}", now=now, ended=ended)
+    return ended
+
+
+async def drop_sessions_without_factor(tx: Tx, roles: Iterable[str]) -> int:
+    """End the sessions of users who hold one of these roles and have no second factor; how many."""
+    wanted = set(roles)
+    bare = await tx.all(select(User).where(col(User.totp_sealed).is_(None))) if wanted else []
+    ids = [user.id for user in bare if wanted & set(user.roles)]
+    return await tx.run(delete(Session).where(col(Session.user_id).in_(ids))) if ids else 0
+
+
 async def drop_expired_sessions(tx: Tx, *, now: datetime) -> int:
     """Delete sessions that have ended; how many."""
     return await tx.run(delete(Session).where(col(Session.expires_at) <= now))

@@ -22,11 +22,12 @@ from hub.passwords import hash_password
 from hub.redis_ports import RedisAttempts
 from hub.sealing import Unsealable
 from hub.sessions import let_in
+from hub.settings import Settings
 from hub.user_mail import link_of
 from hub.web import PUBLIC, Route, now_of, remote_of, runtime_of
 
-CODE, TOTP = "login-code", "totp"  # purposes of sealed texts
-CODE_S = 300
+CODE, TOTP, SETUP = "login-code", "totp", "login-setup"  # purposes of sealed texts
+CODE_S, SETUP_S = 300, 900
 FORGOT_PER_ADDRESS, FORGOT_WINDOW_S = 10, 3600
 
 
@@ -64,6 +65,71 @@ async def ask_code(
     ends = int(now_of(request).timestamp()) + CODE_S
     ticket = runtime_of(request).sealer.seal(json.dumps([user.id, user.version, ends, next_page]), purpose=CODE)
     return await render(request, "login_code.html", CodePage(ticket, error), status=status)
+
+
+@dataclass(frozen=True, slots=True)
+class SetupPage:
+    """A second factor set up before the first log-in with it: the key to scan or type; then the recovery codes, once."""
+
+    ticket: str
+    secret: str  # in groups of four
+    address: str
+    picture: str
+    codes: list[str]
+    next: str
+    error: str
+
+
+def must_have_factor(settings: Settings, user: User) -> bool:
+    """True when the deployment asks users of one of their roles for a second factor."""
+    return bool(settings.second_factor & set(user.roles))
+
+
+async def ask_setup(
+    request: web.Request, user: User, *, next_page: str, secret: str = "", error: str = ""
+) -> web.Response:
+    """The password was right, but alone it does not let this user in: set a second factor up. There is no session yet."""
+    secret, ends = secret or totp.new_secret(), int(now_of(request).timestamp()) + SETUP_S
+    ticket = runtime_of(request).sealer.seal(
+        json.dumps([user.id, user.version, ends, next_page, secret]), purpose=SETUP
+    )
+    address = totp.address(secret, login=user.login, issuer="Hub")
+    page = SetupPage(ticket, totp.in_groups(secret), address, totp.picture(address), [], "", error)
+    return await render(request, "login_setup.html", page, status=422 if error else 200)
+
+
+async def set_up(request: web.Request) -> web.StreamResponse:
+    """POST /login/second: the first code switches the factor on and opens the session."""
+    refuse_other_origin(request)
+    form, runtime, now = await request.post(), runtime_of(request), now_of(request)
+    try:
+        sealed = runtime.sealer.unseal(str(form.get("ticket", "")), purpose=SETUP)
+        user_id, version, ends, next_page, secret = json.loads(sealed)
+    except (Unsealable, ValueError) as error:
+        raise web.HTTPSeeOther("/login") from error
+    subjects = [f"code:{user_id}", f"address:{remote_of(request)}"]
+    async with runtime.db.reading() as tx:
+        user = await users.get(tx, user_id)
+        blocked = await users.login_blocked_until(tx, subjects, now=now)
+    if ends < int(now.timestamp()) or user.version != version or user.disabled_at is not None or user.totp_sealed:
+        raise web.HTTPSeeOther("/login")
+    if blocked is not None:
+        return await ask_setup(request, user, next_page=next_page, secret=secret, error=retry_sentence(blocked, now))
+    step = totp.step_of(secret, str(form.get("code", ""))[:20], now, after=0)
+    if step is None:
+        await runtime.db.write(lambda tx: users.note_login_failure(tx, subjects, now=now))
+        told = Text("This is not the code of this moment. Is the clock of your phone right?")
+        return await ask_setup(request, user, next_page=next_page, secret=secret, error=told)
+    codes = totp.recovery_codes()
+    kept, plain = runtime.sealer.seal(secret, purpose=TOTP), [totp.plain_recovery(code) for code in codes]
+    await runtime.db.write(
+        lambda tx: user_access.set_factor(tx, user, sealed=kept, step=step, recovery=plain, session=None, now=now)
+    )
+    opened = await let_in(request, user, [*subjects, f"login:{user.login}"], next_page=next_page)
+    page = SetupPage("", "", "", "", codes, opened.headers["Location"], "")
+    answer = await render(request, "login_setup.html", page)
+    answer.cookies.update(opened.cookies)
+    return answer
 
 
 async def check_code(request: web.Request) -> web.StreamResponse:
@@ -179,6 +245,7 @@ async def set_password(request: web.Request) -> web.StreamResponse:
 
 routes = [
     Route("POST", "/login/code", check_code, access=PUBLIC, body_limit=16 * 1024),
+    Route("POST", "/login/second", set_up, access=PUBLIC, body_limit=16 * 1024),
     Route("GET", "/login/forgot", show_forgot, access=PUBLIC),
     Route("POST", "/login/forgot", forgot, access=PUBLIC, body_limit=16 * 1024),
     Route("GET", "/account/{token}", show_account, access=PUBLIC),

@@ -63,6 +63,8 @@ async def log_in(request: web.Request) -> web.StreamResponse:
         return await _page(request, next_page=next_page, login=login, error=error, status=422)
     if found.totp_sealed is not None:
         return await access.ask_code(request, found, next_page=safe_next(next_page))
+    if access.must_have_factor(runtime.settings, found):
+        return await access.ask_setup(request, found, next_page=safe_next(next_page))
     return await let_in(request, found, subjects, next_page=next_page)
 
 

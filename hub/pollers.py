@@ -235,6 +235,8 @@ class Background:
     async def _clean(self) -> None:
         now = self.runtime.clock.now()
         await self.runtime.db.write(lambda tx: users.drop_expired_sessions(tx, now=now))
+        if roles := self.runtime.settings.second_factor:
+            await self.runtime.db.write(lambda tx: users.drop_sessions_without_factor(tx, roles))
         await self.runtime.db.write(lambda tx: outgoing.forget(tx, now=now))
         while await self.runtime.db.write(lambda tx: recordings.expire(tx, now=now)):
             pass

@@ -31,7 +31,8 @@ VARIABLES: dict[str, str] = {
     "HUB_SMTP_URL": "smtp://user:password@host:587 or smtps://…:465",
     "HUB_IMAP_URL": "imaps://user:password@host:993 or imap://…",
     "HUB_INTERNAL_HOSTS": "mail servers inside your own network that administrators may name, with commas between",
-    "HUB_SANDBOX": "1: run against the local twin of the outside world; 0: never",
+    "HUB_SANDBOX": "1: run against the local twin of the outside world; 0: never; public: also under a public address",
+    "HUB_SECOND_FACTOR": "roles that must log in with a second factor, with commas between, such as admin,supervisor",
     "HUB_LOG_FORMAT": "json or console",
     "HUB_LOG_LEVEL": "DEBUG, INFO, WARNING or ERROR",
     "HUB_FAILPOINTS": "for tests only: named places at which the process kills itself",
@@ -53,6 +54,8 @@ SID = {
 PROVIDERS = (*TWILIO_NEEDED, "TWILIO_APP_SID", "TWILIO_MESSAGING_SERVICE_SID", "HUB_SMTP_URL", "HUB_IMAP_URL")
 TRUE, FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 MIN_SECRET = 32
+PUBLIC_SANDBOX = "public"
+ROLES = ("agent", "telemarketer", "marketer", "supervisor", "admin", "partner")
 
 
 class SettingsFault(Exception):
@@ -100,6 +103,7 @@ class Settings:
     channels_off: dict[str, str]  # channel kind -> why it is off
     warnings: tuple[str, ...]
     internal_hosts: frozenset[str] = frozenset()  # hosts that may be inside: named by the deployment, in lower case
+    second_factor: frozenset[str] = frozenset()  # roles whose users cannot log in without one
 
     @property
     def sandbox_attached(self) -> bool:
@@ -168,6 +172,7 @@ class _Reader:
             channels_off={} if sandbox else channels_off(twilio, smtp_url=smtp_url, imap_url=imap_url),
             warnings=tuple(self.warnings()),
             internal_hosts=self.internal_hosts(smtp_url, imap_url),
+            second_factor=self.second_factor(),
         )
         if self.faults:
             raise SettingsFault(self.faults)
@@ -291,17 +296,35 @@ class _Reader:
     def sandbox(self, host: str) -> bool:
         """Whether the twin stands in: asked for, or no provider is configured and nobody else can come in."""
         asked = self.values.get("HUB_SANDBOX", "").lower()
-        if asked and asked not in TRUE | FALSE:
+        if asked and asked not in TRUE | FALSE | {PUBLIC_SANDBOX}:
             self.fault(f"HUB_SANDBOX is {asked!r}; set it to 1 or 0.")
             return False
         if asked in FALSE and asked:
             return False
-        if asked in TRUE and asked:
+        if asked:
             self.sandbox_only_talks_to_this_machine()
+            if asked != PUBLIC_SANDBOX:
+                self.sandbox_is_not_in_production()
             return True
         return is_loopback(host) and not any(
             name in self.values for name in (*PROVIDERS, "HUB_TWILIO_API_BASE", "HUB_PUBLIC_URL")
         )
+
+    def sandbox_is_not_in_production(self) -> None:
+        """Its log-ins stand on the log-in page: under an address that everybody can reach only by an operator's word."""
+        public = parsed_url(self.values.get("HUB_PUBLIC_URL", ""))
+        if public is not None and public.hostname and not is_loopback(public.hostname):
+            self.fault(
+                f"HUB_SANDBOX=1 shows its log-ins to everybody who opens {public.geturl()}: unset it, "
+                f"or say HUB_SANDBOX={PUBLIC_SANDBOX} when that is what you want."
+            )
+
+    def second_factor(self) -> frozenset[str]:
+        """Roles that cannot log in by a password alone."""
+        named = frozenset(part.strip().lower() for part in self.values.get("HUB_SECOND_FACTOR", "").split(",")) - {""}
+        if unknown := sorted(named - set(ROLES)):
+            self.fault(f"HUB_SECOND_FACTOR names {listed(unknown)}; roles are {listed(list(ROLES))}.")
+        return named
 
     def sandbox_only_talks_to_this_machine(self) -> None:
         twilio = any(name.startswith("TWILIO_") for name in self.values)

@@ -41,6 +41,18 @@ def address(secret: str, *, login: str, issuer: str) -> str:
     return f"otpauth://totp/{quote(issuer)}:{quote(login)}?secret={secret}&issuer={quote(issuer)}"
 
 
+def in_groups(secret: str) -> str:
+    """As one types it: four letters at a time."""
+    return " ".join(secret[at : at + 4] for at in range(0, len(secret), 4))
+
+
+def picture(address: str) -> str:
+    """The address as a QR code, black on white whatever the theme, as a data: URL for an `img`."""
+    import segno
+
+    return str(segno.make(address, error="m", micro=False).svg_data_uri(scale=5, border=4, light="#fff", dark="#000"))
+
+
 def recovery_codes() -> list[str]:
     """Fresh codes of 50 bits, in two groups; each works once."""
     return [

@@ -232,6 +232,24 @@ async def revoke_token(call: Call[Nothing, Nothing]) -> None:
 
 
 @operation(
+    "DELETE",
+    "/api/v1/users/{id}/sessions",
+    "Sign a user out everywhere",
+    scope="admin:write",
+    roles=ADMINS,
+    answer=None,
+)
+async def end_sessions(call: Call[Nothing, Nothing]) -> None:
+    """Every browser session of the user ends at once; API tokens stay."""
+
+    async def unit(tx: Tx) -> None:
+        await users.get(tx, call.path["id"])
+        await users.close_sessions(tx, call.path["id"], actor=call.user.id, now=call.now)
+
+    await call.runtime.db.write(unit)
+
+
+@operation(
     "GET", "/api/v1/audit", "The audit log", scope="admin:read", roles=ADMINS, query=AuditQuery, answer=AuditPage
 )
 async def list_audit(call: Call[AuditQuery, Nothing]) -> AuditPage:
@@ -249,6 +267,7 @@ OPERATIONS: list[Operation] = [
     list_users,
     create_user,
     change_user,
+    end_sessions,
     list_tokens,
     create_token,
     revoke_token,

@@ -11,7 +11,7 @@ from aiohttp import web
 from crm_core import signatures, users
 from crm_core.db import Tx
 from crm_core.users import User
-from hub.desktop import second_factor
+from hub.desktop import second_factor, sessions
 from hub.desktop.render import render
 from hub.i18n import LOCALES
 from hub.keys import USER
@@ -71,4 +71,5 @@ routes = [
     Route("GET", "/desk/profile", show, access=LOGGED_IN),
     Route("POST", "/desk/profile", save, access=LOGGED_IN),
     *second_factor.routes,
+    *sessions.routes,
 ]

@@ -10,7 +10,7 @@ from crm_core import user_access
 from crm_core.errors import HubError, Invalid
 from crm_core.texts import Text
 from hub import totp
-from hub.access import TOTP
+from hub.access import TOTP, must_have_factor
 from hub.desktop.render import render
 from hub.passwords import right_password
 from hub.sealing import Unsealable
@@ -26,10 +26,12 @@ class SecondPage:
     on: bool
     secret: str
     address: str
+    picture: str
     ticket: str
     codes: list[str]
     errors: dict[str, str]
     error: str
+    required: bool  # by the deployment: it cannot be switched off
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -43,11 +45,12 @@ async def _page(
     user, runtime = user_of(request), runtime_of(request)
     on = user.totp_sealed is not None or bool(codes)
     secret = "" if on else secret or totp.new_secret()
+    address = totp.address(secret, login=user.login, issuer="Hub") if secret else ""
     page = SecondPage(
-        on, " ".join(secret[at : at + 4] for at in range(0, len(secret), 4)),
-        totp.address(secret, login=user.login, issuer="Hub") if secret else "",
+        on, totp.in_groups(secret), address, totp.picture(address) if address else "",
         runtime.sealer.seal(f"{user.id} {secret}", purpose=SETUP) if secret else "", codes or [],
         error.fields if isinstance(error, Invalid) else {}, error.message if error else "",
+        must_have_factor(runtime.settings, user),
     )  # fmt: skip
     return await render(request, "second_factor.html", page, status=422 if error else 200)
 
@@ -57,6 +60,8 @@ async def save(request: web.Request) -> web.StreamResponse:
     form = await request.post()
     user, now, runtime = user_of(request), now_of(request), runtime_of(request)
     if form.get("act") == "off":
+        if must_have_factor(runtime.settings, user):
+            return await _page(request, error=HubError("Your role must have a second factor; it stays on."))
         if not await right_password(user.password_hash, str(form.get("password", ""))):
             sentence = Text("The password is wrong.")
             return await _page(request, error=Invalid("The password is wrong.", fields={"password": sentence}))

@@ -252,18 +252,19 @@ async def test_a_place_that_holds_data_is_left_alone(
 
 
 async def test_a_database_somebody_works_with_is_not_restored_over(
-    urls: tuple[str, str], tmp_path: Path, clock: FixedClock, capsys: pytest.CaptureFixture[str]
+    pg_server: Any,
+    pg_empty_url: str,
+    pg_url: str,
+    tmp_path: Path,
+    clock: FixedClock,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if urls[0].startswith("sqlite"):
-        return  # above
     archive = tmp_path / "b.zip"
-    assert await run_backup(settings_for(tmp_path / "data", urls[0]), archive, clock=clock) == 0
-    db = await open_database(urls[1])
-    async with db.reading() as tx:
-        await tx.all(select(users.Team))
-    assert await run_restore(settings_for(tmp_path / "there", urls[1]), archive, clock=clock) == 1
+    assert await run_backup(settings_for(tmp_path / "data", await stamped(pg_url)), archive, clock=clock) == 0
+    somebody = await asyncpg.connect(pg_empty_url)
+    assert await run_restore(settings_for(tmp_path / "there", pg_empty_url), archive, clock=clock) == 1
     assert "Another program is connected" in capsys.readouterr().err
-    await db.close()
+    await somebody.close()
 
 
 async def test_a_backup_of_an_older_revision_is_brought_up_to_date(

@@ -65,7 +65,7 @@ def test_a_kept_secret_is_never_replaced(tmp_path: Path) -> None:
         ({"HUB_HOST": "0.0.0.0", "HUB_SANDBOX": "1"}, True),
         ({"HUB_SANDBOX": "0"}, False),
         (PUBLIC, False),
-        ({**PUBLIC, "HUB_SANDBOX": "yes"}, True),
+        ({**PUBLIC, "HUB_SANDBOX": "public"}, True),
         (SMTP, False),
         (IMAP, False),
         ({**TWILIO, **PUBLIC}, False),
@@ -145,7 +145,7 @@ def test_twilio_needs_a_public_address(tmp_path: Path) -> None:
         ({"HUB_TWILIO_API_BASE": "http://127.0.0.1:9"}, "HUB_TWILIO_API_BASE"),
         ({**TWILIO, **PUBLIC, "HUB_TWILIO_API_BASE": "http://127.0.0.1/path"}, "HUB_TWILIO_API_BASE"),
         ({**TWILIO, **PUBLIC, "TWILIO_ACCOUNT_SID": "SK" + "0" * 32}, "TWILIO_ACCOUNT_SID"),
-        ({**TWILIO, "HUB_SANDBOX": "1", **PUBLIC}, "HUB_SANDBOX=1 runs without Twilio"),
+        ({**TWILIO, "HUB_SANDBOX": "public", **PUBLIC}, "HUB_SANDBOX=1 runs without Twilio"),
         ({**SMTP, "HUB_SANDBOX": "1"}, "HUB_SANDBOX=1 must not reach real people"),
     ],
 )
