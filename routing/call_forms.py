@@ -112,7 +112,7 @@ def number_of(form: Form, account: ChannelAccount, values: Mapping[str, str]) ->
     for field in form_fields.shown(form.fields, values):
         if field.get("kind") == "phone":
             name = name or str(field["name"])
-            number = find_phone(values.get(field["name"], ""), country=account.country or "GB")
+            number = find_phone(values.get(field["name"], ""), country=account.country or form_fields.HOME)
             if number is not None:
                 return number, str(field["name"])
     return None, name

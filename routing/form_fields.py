@@ -19,6 +19,7 @@ Field = Mapping[str, Any]
 
 KINDS = ("text", "email", "phone", "select", "checkbox", "number", "date", "textarea", "hidden", "file", "slot")
 MAX_FIELDS, MAX_OPTIONS, MAX_ALSO = 60, 200, 10
+HOME = "GB"  # where numbers are from that name no country, when the form's account does not say
 NAME = re.compile(r"[a-z][a-z0-9_]{0,39}")
 CONDITIONS = ("show_if", "require_if")
 RESERVED = frozenset({"consent"})

@@ -187,7 +187,7 @@ def _points(form: Form, event: FormArrived, account: ChannelAccount) -> list[Add
     for field in form.fields:
         value = event.fields.get(field["name"], "").strip()
         if field.get("kind") == "phone" and value:
-            number = find_phone(value, country=account.country)
+            number = find_phone(value, country=account.country or form_fields.HOME)
             phones += [number] if number else []
         elif field.get("kind") == "email" and value:
             mail = find_email(value)

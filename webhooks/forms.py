@@ -358,7 +358,7 @@ async def _store(
         deps.intake.count("webform", "forged")
         raise Rejected(403, "The signature is missing, wrong or too old.")
     sent = replace(sent, fields=form_fields.renamed(form.fields, sent.fields))
-    errors = form_fields.check_values(form.fields, sent.fields, country=account.country or "GB")
+    errors = form_fields.check_values(form.fields, sent.fields, country=account.country or form_fields.HOME)
     if errors:
         await _discard(deps, sent, raw, slug, json.dumps(errors), now)
         deps.intake.count("webform", "invalid")
@@ -404,7 +404,7 @@ async def _take(
     given = (request.headers.get(KEY_HEADER) or sent.fields.get(KEY_FIELD, ""))[:200]
     key = f"{form.slug}:key:{given}" if given else await _bucket(deps, form.slug, _digest(raw), now)
     try:
-        await _within_point_rate(deps, form, sent, key, now, calls=call_forms.is_one(account))
+        await _within_point_rate(deps, form, account, sent, key, now)
     except Rejected:
         await _discard(deps, sent, raw, form.slug, form_guard.RATE, now)
         raise
@@ -420,11 +420,15 @@ def _digest(raw: RawRequest) -> str:
 
 
 async def _within_point_rate(
-    deps: FormDeps, form: Form, sent: FormArrived, key: str, now: datetime, *, calls: bool
+    deps: FormDeps, form: Form, account: ChannelAccount, sent: FormArrived, key: str, now: datetime
 ) -> None:
     """Posts that name one number or address are counted, whoever sends them; repeats of one post are not."""
     values = [
-        (find_phone(value, country="GB") if field.get("kind") == "phone" else find_email(value))
+        (
+            find_phone(value, country=account.country or form_fields.HOME)
+            if field.get("kind") == "phone"
+            else find_email(value)
+        )
         for field in form.fields
         if field.get("kind") in ("phone", "email") and (value := sent.fields.get(field["name"], "").strip())
     ]
@@ -435,7 +439,7 @@ async def _within_point_rate(
             return
     for point in filter(None, values):
         name = hashlib.sha256(point.value.encode()).hexdigest()[:32]
-        if calls:  # whichever form asks: one telephone is not made to ring all day
+        if call_forms.is_one(account):  # whichever form asks: one telephone is not made to ring all day
             limit, window_s = call_forms.PER_NUMBER, call_forms.NUMBER_WINDOW_S
             await _within_rate(deps, f"form-call:{name}", limit, now, window_s=window_s)
         await _within_rate(deps, f"form-point:{form.slug}:{name}", PER_POINT, now, window_s=POINT_WINDOW_S)
