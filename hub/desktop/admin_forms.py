@@ -172,8 +172,8 @@ def _first(request: web.Request) -> FormInput:
     fields = [{**one, "label": tell(one["label"])} for one in (CALL_FIELDS if calls else FIRST_FIELDS)]
     if not calls:
         return FormInput("", fields)
-    consent = tell("I agree to be called at this number about my request.")
-    return FormInput(tell("Call me back"), fields, consent_text=consent, strict=True, calls=True)
+    consent = tell(N_("I agree to be called at this number about my request."))
+    return FormInput(tell(N_("Call me back")), fields, consent_text=consent, strict=True, calls=True)
 
 
 async def show(request: web.Request) -> web.StreamResponse:
