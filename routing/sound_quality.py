@@ -50,7 +50,7 @@ def check(given: Mapping[str, Any]) -> dict[str, Any]:
         if not 0 <= value <= 1_000_000:
             raise Invalid("This is no report of a call's sound.")
         kept[name] = round(float(value), 3)
-    warnings = given.get("warnings") or {}
+    warnings = given.get("warnings", {})
     if not isinstance(warnings, dict) or len(warnings) > MOST_NAMES:
         raise Invalid("This is no report of a call's sound.")
     kept["warnings"] = {

@@ -36,7 +36,7 @@ def test_names_of_a_stranger_are_not_kept() -> None:
 
 def test_a_call_is_as_poor_as_its_poorest_leg() -> None:
     call = Interaction(
-        id="i", conversation_id="c", channel="voice", direction="inbound", account_id="a", first_arrival_at=None,  # type: ignore[arg-type]
+        id="i", conversation_id="c", channel="voice", direction="inbound", account_id="a", state="ended", first_arrival_at=None,  # type: ignore[arg-type]
         created_at=None,  # type: ignore[arg-type]
     )  # fmt: skip
     assert sound_quality.of(call) is None
