@@ -22,14 +22,26 @@ class Lease(Table, table=True):
     expires_at: datetime = at()
 
 
+AHEAD_S = 60.0  # a lease that ends later than this after its time to live was written by a clock that has been set back
+
+
 async def take(tx: Tx, name: str, *, holder: str, now: datetime, ttl_s: float) -> int | None:
-    """Take or renew the lease; its token, or None while somebody else holds it."""
+    """Take or renew the lease; its token, or None while somebody else holds it.
+
+    When the clock was set back, a dead holder's lease would end hours from now: it counts as ended. Should its holder live, it
+    has lost it, and its token says so.
+    """
     until = now + timedelta(seconds=ttl_s)
     if await tx.add_new(Lease(name=name, holder=holder, token=1, expires_at=until), unique=["name"]):
         return 1
     mine = update(Lease).where(col(Lease.name) == name, col(Lease.holder) == holder, col(Lease.expires_at) > now)
     if await tx.run(mine.values(expires_at=until)) == 0:
-        free = update(Lease).where(col(Lease.name) == name, or_(col(Lease.expires_at) <= now, col(Lease.holder) == ""))
+        over = or_(
+            col(Lease.expires_at) <= now,
+            col(Lease.holder) == "",
+            col(Lease.expires_at) > until + timedelta(seconds=AHEAD_S),
+        )
+        free = update(Lease).where(col(Lease.name) == name, over)
         if await tx.run(free.values(holder=holder, token=Lease.token + 1, expires_at=until)) == 0:
             return None
     token: int | None = await tx.one(select(Lease.token).where(Lease.name == name, Lease.holder == holder))

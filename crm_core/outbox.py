@@ -173,6 +173,30 @@ async def claim(tx: Tx, *, lane: str, now: datetime, limit: int = 20) -> tuple[l
     return ready, doubtful
 
 
+AHEAD = timedelta(seconds=60)
+
+
+async def heal_clock(tx: Tx, *, now: datetime) -> int:
+    """The clock was set back: what was asked for or claimed in what is now the future is due now; how many."""
+    asked = update(OutboxTask).where(_OPEN, col(OutboxTask.created_at) > now + AHEAD, col(OutboxTask.due_at) > now)
+    claimed = update(OutboxTask).where(
+        _OPEN, col(OutboxTask.lease_until) > now + timedelta(seconds=LEASE_S) + AHEAD
+    )  # its call may have happened: the next claim finds it doubtful
+    healed = await tx.run(asked.values(due_at=now)) + await tx.run(claimed.values(lease_until=now))
+    if healed:
+        tx.wake(TOPIC)
+    return healed
+
+
+async def any_ahead(tx: Tx, *, now: datetime) -> bool:
+    """True when `heal_clock` has something to do: a read that keeps the writer free."""
+    ahead = or_(
+        col(OutboxTask.created_at) > now + AHEAD,
+        col(OutboxTask.lease_until) > now + timedelta(seconds=LEASE_S) + AHEAD,
+    )
+    return await tx.one(select(OutboxTask.id).where(_OPEN, ahead).limit(1)) is not None
+
+
 async def finish(tx: Tx, task: OutboxTask, state: OutboxState, *, now: datetime, error: str = "") -> bool:
     """Close a claimed task; False when the lease was lost meanwhile, and then nothing is written."""
     guard = update(OutboxTask).where(

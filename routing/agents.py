@@ -173,6 +173,17 @@ async def beat(tx: Tx, agent: Agent, *, voice_ready: bool, now: datetime) -> Non
     await change(tx, agent, now=now, by="system", **values)
 
 
+async def heal_clock(tx: Tx, *, now: datetime) -> int:
+    """The clock was set back: a heartbeat in what is now the future would count as fresh for hours; how many did."""
+    ahead = update(Agent).where(col(Agent.seen_at) > now + FRESH)
+    return await tx.run(ahead.values(seen_at=now))
+
+
+async def any_ahead(tx: Tx, *, now: datetime) -> bool:
+    """True when `heal_clock` has something to do."""
+    return await tx.one(select(Agent.user_id).where(col(Agent.seen_at) > now + FRESH).limit(1)) is not None
+
+
 _BEAT = fixed(update(Agent).where(col(Agent.user_id) == bindparam("id")).values(seen_at=bindparam("now")))
 
 
