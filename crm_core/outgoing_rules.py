@@ -100,44 +100,45 @@ def of(values: Mapping[str, Any]) -> Rules:
 
 def check(values: Mapping[str, Any]) -> Rules:
     """Rules from what somebody gave; Invalid with a sentence for each that is impossible."""
-    usual, wrong, made = Rules(), {}, dict[str, Any]()
+    usual, made = Rules(), dict[str, Any]()
+    wrong: dict[str, str] = {}
     for each in fields(Rules):
         value, like = values.get(each.name, getattr(usual, each.name)), getattr(usual, each.name)
         if isinstance(like, bool | str):
             made[each.name] = str(value).strip()
         elif isinstance(like, int):
             if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= MOST:
-                wrong[each.name] = "A whole number; 0 for no limit."
+                wrong[each.name] = Text("A whole number; 0 for no limit.")
             made[each.name] = value
         elif isinstance(like, float):
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MOST:
-                wrong[each.name] = "An amount of money; 0 for no limit."
+                wrong[each.name] = Text("An amount of money; 0 for no limit.")
             made[each.name] = value
         else:
             made[each.name] = value
     made["countries"] = sorted({str(code).strip().upper() for code in made["countries"] if str(code).strip()})
     made["prices"] = {str(code).strip().upper(): list(both) for code, both in made["prices"].items()}
     if any(code not in phonenumbers.SUPPORTED_REGIONS for code in made["countries"]):
-        wrong["countries"] = "Countries are written with two letters each, such as GB or US."
+        wrong["countries"] = Text("Countries are written with two letters each, such as GB or US.")
     if any(
         code not in phonenumbers.SUPPORTED_REGIONS
         or len(both) != 2
         or not all(isinstance(one, int | float) and 0 <= one <= 1_000 for one in both)
         for code, both in made["prices"].items()
     ):
-        wrong["prices"] = "One country a line: two letters, the price of a minute, the price of a text."
+        wrong["prices"] = Text("One country a line: two letters, the price of a minute, the price of a text.")
     made["prefixes"] = sorted({"+" + _digits(str(one)) for one in made["prefixes"] if str(one).strip()})
     if any(not 3 <= len(one) <= 16 for one in made["prefixes"]) or len(made["prefixes"]) > 500:
-        wrong["prefixes"] = "Beginnings of numbers with their country code, such as +4470."
+        wrong["prefixes"] = Text("Beginnings of numbers with their country code, such as +4470.")
     for name in ("night_from", "night_to"):
         if name not in wrong and made[name] > 23:
-            wrong[name] = "An hour from 0 to 23."
+            wrong[name] = Text("An hour from 0 to 23.")
     try:
         ZoneInfo(made["zone"])
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        wrong["zone"] = "A time zone, such as Europe/London."
+        wrong["zone"] = Text("A time zone, such as Europe/London.")
     if not (made["currency"].isalpha() and len(made["currency"]) == 3):
-        wrong["currency"] = "Three letters, such as USD."
+        wrong["currency"] = Text("Three letters, such as USD.")
     made["currency"] = made["currency"].upper()
     if wrong:
         raise Invalid("These limits cannot be set so.", fields=wrong)
