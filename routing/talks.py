@@ -164,6 +164,8 @@ async def correct(tx: Tx, interaction: Interaction, record: CallRecord, *, now: 
     in_vain = interaction.state == InteractionState.ENDED and interaction.outcome == Outcome.ABANDONED
     if not in_vain or record.answered_at is None or not record.agents or interaction.direction != Direction.INBOUND:
         return
+    if interaction.connected_at is not None:
+        return  # we knew of that talk: they left while waiting once more, after a transfer or a lost agent
     agent_id = record.agents[-1]
     await interactions.correct(
         tx, interaction, Outcome.HANDLED, now=now, agent_id=agent_id, connected_at=record.answered_at

@@ -145,8 +145,9 @@ async def to_agent(
     await _hand_on(tx, interaction, entry, queue, kind="agent", target=to_agent_id, note=note, now=now)
     giver = await tx.one(select(User.name).where(User.id == agent_id)) or ""
     trace = {"why": Text("%(name)s transfers this call to them", name=giver), "transfer": True}
-    await entries.offer(tx, entry, await agents.lock(tx, to_agent_id), trace=trace, queue=queue, now=now)
+    # Before the offer: the move is numbered by the offers so far, and the next hand-over in a chain must have another number.
     await _let_go(tx, interaction, entry, "transfer", now=now)
+    await entries.offer(tx, entry, await agents.lock(tx, to_agent_id), trace=trace, queue=queue, now=now)
     return entry
 
 
