@@ -1,4 +1,4 @@
-"""The servers and writers of the intake benchmark, each a process of its own: `hub URL [PORT]`, `floor`, `bulk URL`."""
+"""The servers and writers of the benchmarks, each a process of its own: `hub URL [PORT]`, `poll URL`, `floor`, `bulk URL`."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from channels.voice import VoiceChannel
 from crm_core.db import open_database
 from crm_core.ids import new_id
 from crm_core.touches import Direction, Touch
+from hub.settings import Settings, read_settings
+from hub.valkey import ensure_valkey
 
 VOICE = VoiceChannel(TwilioSettings(ACCOUNT_SID, TOKEN))
 
@@ -33,6 +35,38 @@ async def listen(app: web.Application) -> None:
     await asyncio.Event().wait()
 
 
+def settings_for(url: str, folder: Path) -> Settings:
+    """A hub with a provider that is never asked; on INTAKE_REDIS_URL, or a Valkey of its own."""
+    redis_url = os.environ.get("INTAKE_REDIS_URL") or ensure_valkey(folder).url
+    return read_settings(
+        {
+            "HUB_DATA_DIR": str(folder),
+            "HUB_DATABASE_URL": url,
+            "HUB_REDIS_URL": redis_url,
+            "HUB_SECRET_KEY": "bench bench bench bench bench bench",
+            "HUB_PUBLIC_URL": ORIGIN,
+            "HUB_FAILPOINTS": os.environ.get("HUB_FAILPOINTS", ""),
+            "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
+            "TWILIO_AUTH_TOKEN": TOKEN,
+            "TWILIO_API_KEY_SID": "SK" + "0" * 32,
+            "TWILIO_API_KEY_SECRET": "s" * 32,
+            "TWILIO_APP_SID": "AP" + "0" * 32,
+        }
+    )
+
+
+async def poll(url: str) -> None:
+    """The router, the publisher and all else that happens by itself."""
+    from hub.pollers import start_background
+    from hub.runtime import running
+
+    with tempfile.TemporaryDirectory(prefix="intake-poll-") as folder:
+        async with running(settings_for(url, Path(folder))) as runtime:
+            await start_background(runtime)
+            print(0, flush=True)
+            await asyncio.Event().wait()
+
+
 async def hub(url: str, port: str = "0") -> None:
     """The hub's own application, whole: every route, its middleware, its runtime.
 
@@ -40,28 +74,10 @@ async def hub(url: str, port: str = "0") -> None:
     """
     from hub.app import serving, spare_the_collector
     from hub.runtime import running
-    from hub.settings import read_settings
-    from hub.valkey import ensure_valkey
 
     with tempfile.TemporaryDirectory(prefix="intake-hub-") as folder:
-        redis_url = os.environ.get("INTAKE_REDIS_URL") or ensure_valkey(Path(folder)).url
-        settings = read_settings(
-            {
-                "HUB_DATA_DIR": folder,
-                "HUB_DATABASE_URL": url,
-                "HUB_REDIS_URL": redis_url,
-                "HUB_SECRET_KEY": "bench bench bench bench bench bench",
-                "HUB_PUBLIC_URL": ORIGIN,
-                "HUB_FAILPOINTS": os.environ.get("HUB_FAILPOINTS", ""),
-                "TWILIO_ACCOUNT_SID": ACCOUNT_SID,
-                "TWILIO_AUTH_TOKEN": TOKEN,
-                "TWILIO_API_KEY_SID": "SK" + "0" * 32,
-                "TWILIO_API_KEY_SECRET": "s" * 32,
-                "TWILIO_APP_SID": "AP" + "0" * 32,
-            }
-        )
         async with (
-            running(settings) as runtime,
+            running(settings_for(url, Path(folder))) as runtime,
             serving(runtime, host="127.0.0.1", port=int(port), reuse_port=port != "0") as (_, bound),
         ):
             spare_the_collector()
@@ -107,7 +123,7 @@ async def bulk(url: str) -> None:
 
 def main() -> None:
     role, *arguments = sys.argv[1:]
-    uvloop.run({"hub": hub, "bulk": bulk, "floor": floor}[role](*arguments))
+    uvloop.run({"hub": hub, "poll": poll, "bulk": bulk, "floor": floor}[role](*arguments))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from hub.log import get_logger
 from hub.publisher import STREAM
 from hub.runtime import Runtime, redis_url
 from hub.slow_clients import until_shutdown
+from hub.tasks import end_tasks
 from hub.web import STAFF, Route, now_of, roles_of, runtime_of, session_of, user_of
 from routing.offers import Offer, OfferState
 from routing.queues import Lane, QueueEntry, QueueMember
@@ -36,6 +37,7 @@ from routing.queues import Lane, QueueEntry, QueueMember
 log = get_logger(__name__)
 
 BEAT_S = 2
+ASK_S = 5 * BEAT_S  # bounds a question to Redis; it may wait a beat for news
 GATHER_S = 0.25  # boards hear at most four times a second
 REPLAY = 1000
 BACKLOG = 2000
@@ -102,7 +104,7 @@ class Fan:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._client: aioredis.Redis = aioredis.Redis.from_url(
-            redis_url(runtime.settings), socket_timeout=BEAT_S * 5, socket_connect_timeout=2
+            redis_url(runtime.settings), socket_timeout=None, socket_connect_timeout=2
         )
         self._listeners: set[Listener] = set()
         self._task: asyncio.Task[None] | None = None
@@ -115,12 +117,14 @@ class Fan:
 
     async def latest(self) -> int:
         """The number of the newest event in the stream; 0 when it is empty."""
-        rows: Any = await self._client.xrevrange(STREAM, count=1)
+        async with asyncio.timeout(ASK_S):
+            rows: Any = await self._client.xrevrange(STREAM, count=1)
         return _number(rows[0][0]) if rows else 0
 
     async def since(self, number: int) -> list[Told] | None:
         """Events after `number`, or None when the stream does not know that number any more."""
-        rows: Any = await self._client.xrange(STREAM, min=f"{number}-0", count=REPLAY + 1)
+        async with asyncio.timeout(ASK_S):
+            rows: Any = await self._client.xrange(STREAM, min=f"{number}-0", count=REPLAY + 1)
         if not rows or _number(rows[0][0]) != number or len(rows) > REPLAY:
             return None
         return [await self._with_facts(parsed(fields)) for _, fields in rows[1:]]
@@ -139,9 +143,7 @@ class Fan:
             task, idle = self._task, not self._listeners
             if idle and task is not None:
                 self._task = None
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+                await end_tasks([task])
                 if not self._listeners:
                     await self._client.aclose()
 
@@ -155,7 +157,8 @@ class Fan:
         lost = False
         while True:
             try:
-                found: Any = await self._client.xread({STREAM: self._last}, count=500, block=BEAT_S * 1000)
+                async with asyncio.timeout(ASK_S):
+                    found: Any = await self._client.xread({STREAM: self._last}, count=500, block=BEAT_S * 1000)
                 if lost or await self._was_emptied():
                     lost = False
                     self._last = f"{await self.latest()}-0"
@@ -177,7 +180,7 @@ class Fan:
 
     async def _with_facts(self, event: Told) -> Told:
         try:
-            async with self._runtime.db.reading() as tx:
+            async with self._runtime.db.reading(snapshot=False) as tx:
                 if event.kind.startswith("offer."):
                     row = await tx.one(
                         select(Offer.state, QueueEntry.lane)
