@@ -13,7 +13,7 @@ import secrets
 from collections.abc import AsyncIterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import IO, Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from crm_core.errors import HubError, NotFound
@@ -138,19 +138,29 @@ class _Folder:
         except OSError as error:
             raise FilesUnavailable(f"The file store cannot be read: {error.strerror}.") from error
         try:
-            while chunk := await asyncio.to_thread(handle.read, CHUNK):
+            while chunk := await _piece(handle):
                 yield chunk
         finally:
             handle.close()
 
     async def remove(self, key: str) -> None:
-        await asyncio.to_thread((self._root / key).unlink, missing_ok=True)
+        try:
+            await asyncio.to_thread((self._root / key).unlink, missing_ok=True)
+        except OSError as error:
+            raise FilesUnavailable(f"The file store cannot be written: {error.strerror}.") from error
 
     async def keys(self) -> list[str]:
         def walk() -> list[str]:
             return [path.relative_to(self._root).as_posix() for path in self._root.rglob("*") if path.is_file()]
 
         return await asyncio.to_thread(walk)
+
+
+async def _piece(handle: IO[bytes]) -> bytes:
+    try:
+        return await asyncio.to_thread(handle.read, CHUNK)
+    except OSError as error:
+        raise FilesUnavailable(f"The file store cannot be read: {error.strerror}.") from error
 
 
 class _Objects:
@@ -183,7 +193,8 @@ class _Objects:
         import obstore
 
         found = await self._call(obstore.get_async(self._bucket, key))
-        async for chunk in found.stream(min_chunk_size=CHUNK):
+        pieces = aiter(found.stream(min_chunk_size=CHUNK))
+        while (chunk := await self._call(anext(pieces, None))) is not None:  # each piece in its time
             yield bytes(chunk)
 
     async def remove(self, key: str) -> None:

@@ -16,7 +16,7 @@ from datetime import timedelta
 from functools import partial
 
 from campaigns import checks as campaign_checks
-from crm_core import audit, leases, outgoing, users
+from crm_core import audit, leases, outbox, outgoing, users
 from crm_core.db import DatabaseUnavailable, Tx
 from hub import jobs, mailbox_watch, mailboxes
 from hub.executors import executors
@@ -33,7 +33,7 @@ from hub.runtime import Runtime, running
 from hub.settings import Settings
 from hub.tasks import end_tasks
 from hub.voice_executors import voice_executors
-from routing import engine, recordings
+from routing import agents, engine, recordings
 from routing.checks import check_invariants
 from webhooks import intake, receipts
 from webhooks.routes import KINDS
@@ -228,6 +228,19 @@ class Background:
             log.error("invariant broken", what=sentence)
         if owed:
             log.warning("receipts not done", **owed)
+        await self._heal_clock()
+
+    async def _heal_clock(self) -> None:
+        """After a clock that was set back: nothing waits until the time it was written for comes round again."""
+        now = self.runtime.clock.now()
+        async with self.runtime.db.reading() as tx:
+            if not await outbox.any_ahead(tx, now=now) and not await agents.any_ahead(tx, now=now):
+                return
+
+        async def unit(tx: Tx) -> int:
+            return await outbox.heal_clock(tx, now=now) + await agents.heal_clock(tx, now=now)
+
+        log.warning("the clock was set back", healed=await self.runtime.db.write(unit))
 
     async def _reconcile(self) -> None:
         await self.reconciler.look()

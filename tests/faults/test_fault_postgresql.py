@@ -181,7 +181,7 @@ async def test_restarted_under_load_nothing_acknowledged_is_lost(pg_url: str) ->
 async def test_what_the_server_cannot_do_now_is_an_outage_and_no_fault_of_ours(pg_url: str, state: str) -> None:
     """Providers are told 503 and come again, callers are held: not 500, and not "failed effects"."""
     db = await open_database(pg_url, pool_size=2)
-    raises = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}', MESSAGE = 'no'; END $$"  # noqa: S608 - our own
+    raises = f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{state}', MESSAGE = 'no'; END $$"
 
     async def unit(tx: Any) -> None:
         await adds("undone")(tx)
