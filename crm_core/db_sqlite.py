@@ -28,6 +28,11 @@ GROUP_UNITS = 32
 GROUP_S = 0.005
 GROUP_MAX_S = 0.02
 BUSY_MS = 10_000
+# Pages are kept by each connection for itself. A crowd of desktops opens many readers at once; the system's own cache serves
+# them all, so theirs are small, and few are kept for the next crowd.
+WRITER_MIB = 64
+READER_MIB = 4
+READERS_KEPT = 8
 BUSY_STEP_S = 0.001
 # A bulk process rests four times as long as it held the lock: one fifth of the time, whatever the number of processes,
 # because they also share one file lock while they hold or rest.
@@ -128,7 +133,7 @@ def connect(path: str, *, read_only: bool = False) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA foreign_keys=ON")
-    connection.execute("PRAGMA cache_size=-65536")
+    connection.execute(f"PRAGMA cache_size=-{(READER_MIB if read_only else WRITER_MIB) * 1024}")
     connection.execute("PRAGMA temp_store=MEMORY")
     if read_only:
         connection.execute("PRAGMA query_only=ON")
@@ -340,7 +345,10 @@ class SqliteDatabase:
             if connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
-            self._readers.append(connection)
+            if slow or len(self._readers) < READERS_KEPT:
+                self._readers.append(connection)  # a slow one may still be read from by its thread when its asker has gone
+            else:
+                connection.close()
 
     async def close(self) -> None:
         """See `Database.close`."""
