@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from aiohttp import web
-from sqlmodel import col, select
+from sqlmodel import col, or_, select
 
 from crm_core import accounts, drafts, interactions
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
 from crm_core.errors import NotFound
-from crm_core.interactions import Disposition
+from crm_core.interactions import Disposition, Interaction
+from crm_core.touches import Direction
 from crm_core.users import Role
 from hub import rights
 from hub.desktop import mail_parts, people, timeline, worklist
@@ -145,12 +147,21 @@ async def dispositions(tx: Tx, *scopes: str) -> list[Choice]:
     return coded(rows)
 
 
+def _in(conversation_id: str, user_id: str) -> Any:
+    """Work of this conversation, or work begun elsewhere (a web form, a promise) for which the user called from here."""
+    calls = select(Interaction.entry_id).where(
+        Interaction.conversation_id == conversation_id, Interaction.agent_id == user_id,
+        Interaction.direction == Direction.OUTBOUND, col(Interaction.entry_id).is_not(None),
+    )  # fmt: skip
+    return or_(col(QueueEntry.conversation_id) == conversation_id, col(QueueEntry.id).in_(calls))
+
+
 async def held_entry(tx: Tx, conversation_id: str, user_id: str) -> QueueEntry | None:
     """The user's own unfinished work in this conversation."""
     found: QueueEntry | None = await tx.one(
         select(QueueEntry)
         .where(
-            QueueEntry.conversation_id == conversation_id,
+            _in(conversation_id, user_id),
             QueueEntry.agent_id == user_id,
             col(QueueEntry.state).in_([EntryState.CONNECTED, EntryState.WRAPUP]),
         )
@@ -168,7 +179,7 @@ async def late_entry(tx: Tx, conversation_id: str, user_id: str, *, now: datetim
     found: QueueEntry | None = await tx.one(
         select(QueueEntry)
         .where(
-            QueueEntry.conversation_id == conversation_id,
+            _in(conversation_id, user_id),
             QueueEntry.agent_id == user_id,
             QueueEntry.state == EntryState.DONE,
             QueueEntry.lane == Lane.LIVE,
