@@ -42,7 +42,7 @@ class QueueRules(Strict):
     skills: str = Field("", max_length=2000, description="spanish 4, chinese 2")
     relax: str = Field("", max_length=2000, description="60: spanish 2, one line per instant")
     preferred: str = Field("", pattern="^(|last|owner)$")
-    overflow: OverflowRule = OverflowRule()
+    overflow: OverflowRule = OverflowRule(queue_id="", after_s=0, waiting=0)
     members: list[str] = Field(default_factory=list, max_length=1000)
     offer_timeout_s: int
     accept_timeout_s: int

@@ -42,7 +42,7 @@ async def test_nobody_accepts_and_the_caller_keeps_the_place_until_somebody_does
     for _ in range(2):
         await stage.turn()
         await stage.later(21)
-    offers = await stage.all_of(select(Offer).order_by(Offer.id))  # type: ignore[arg-type]
+    offers = await stage.all_of(select(Offer).order_by(Offer.id))
     assert [offer.state for offer in offers[:2]] == ["expired", "expired"]
     assert {offer.agent_id for offer in offers[:2]} == {"kim", "lee"}
     second = await stage.call(BEN)
