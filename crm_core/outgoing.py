@@ -290,6 +290,8 @@ async def _stop(tx: Tx, channel: str, *, reason: str, by: str, now: datetime) ->
 async def stop(tx: Tx, channel: str, *, reason: str, actor: str, now: datetime) -> bool:
     """Stop a channel by hand; False when it was stopped already."""
     told = reason.strip()[:200] or Text("Stopped by hand.")
+    if told[-1] not in ".!?。":
+        told += "."  # it stands before another sentence
     return await _stop(tx, channel, reason=told, by=actor, now=now)
 
 
