@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import sys
 import tempfile
@@ -122,6 +123,9 @@ async def bulk(url: str) -> None:
 
 
 def main() -> None:
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s %(message)s %(error)s", defaults={"error": ""}))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     role, *arguments = sys.argv[1:]
     uvloop.run({"hub": hub, "poll": poll, "bulk": bulk, "floor": floor}[role](*arguments))
 
