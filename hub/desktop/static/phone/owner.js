@@ -33,6 +33,7 @@ export class Owner extends Emitter {
   #known = null;
   #call = null;
   #server = null;
+  #heard = null; // which call the line's sound belongs to
   #stream;
   #ringer;
   #refreshing = null;
@@ -152,17 +153,15 @@ export class Owner extends Emitter {
     call.on("accepted", () => show({ line: "live" }));
     call.on("mute", (muted) => show({ muted }));
     call.on("quality", ({ level, name }) => show({ quality: level, qualityName: name }));
-    let about = null; // the server names the call after the line is up, and forgets it before the line is down
+    // The server names the call after the line is up, and forgets it before the line is down.
+    const heard = { about: this.#server?.interaction_id ?? null };
+    this.#heard = heard;
     const quality = new CallQuality((report) => {
-      about = this.#server?.interaction_id ?? about;
       // What the supervisor sees later must not disturb the agent now.
-      if (about) api.quality(about, report).catch(() => {});
+      if (heard.about) api.quality(heard.about, report).catch(() => {});
     });
-    call.on("quality", (heard) => quality.note(heard));
-    call.on("sample", (sample) => {
-      about = this.#server?.interaction_id ?? about;
-      quality.sample(sample);
-    });
+    call.on("quality", (change) => quality.note(change));
+    call.on("sample", (sample) => quality.sample(sample));
     call.on("disconnected", () => quality.end());
     call.on("error", (error) => {
       call.failure = error.code;
@@ -324,6 +323,7 @@ export class Owner extends Emitter {
     this.#server = answer.call;
     if (answer.ringing !== undefined && !this.#signal.aborted && !this.#joining) this.#ringer.offers(answer.ringing);
     if (this.#server) {
+      if (this.#call && this.#heard) this.#heard.about = this.#server.interaction_id;
       const { rejoin_params: _, muted, ...shown } = this.#server;
       const idle = !this.#call && !this.#joining && !this.#rejoining;
       // On the line the line knows best whether it is muted.
