@@ -17,9 +17,27 @@ from hub.web import ADMINS, LOGGED_IN, Route, now_of, runtime_of, session_of, us
 class SessionsPage:
     """`own` is the session that asks. Ids of sessions are hashes: they open nothing."""
 
-    rows: list[Session]
+    rows: list[tuple[Session, str]]  # with the browser in short
     own: str
     ended: int
+
+
+# Each names itself before those that it wants to be taken for.
+BROWSERS = (("Edg", "Edge"), ("OPR", "Opera"), ("Firefox", "Firefox"), ("Chrome", "Chrome"), ("Safari", "Safari"))
+SYSTEMS = (
+    ("Android", "Android"),
+    ("iPhone", "iPhone"),
+    ("iPad", "iPad"),
+    ("Windows", "Windows"),
+    ("Mac OS", "Mac"),
+    ("Linux", "Linux"),
+)
+
+
+def short(agent: str) -> str:
+    """`Firefox, Windows`: a browser's own description as people would say it; what is not recognised stays."""
+    parts = [next((name for mark, name in known if mark in agent), "") for known in (BROWSERS, SYSTEMS)]
+    return ", ".join(filter(None, parts)) or agent
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -31,7 +49,7 @@ async def _page(request: web.Request, *, ended: int = 0) -> web.Response:
     session = session_of(request)
     async with runtime_of(request).db.reading() as tx:
         rows = await users.list_sessions(tx, user_of(request).id, now=now_of(request))
-    page = SessionsPage(rows, session.id if session is not None else "", ended)
+    page = SessionsPage([(row, short(row.browser)) for row in rows], session.id if session is not None else "", ended)
     return await render(request, "sessions.html", page)
 
 
