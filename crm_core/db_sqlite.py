@@ -34,6 +34,9 @@ WRITER_MIB = 64
 READER_MIB = 4
 READERS_KEPT = 8
 BUSY_STEP_S = 0.001
+# SQLite's lock is not fair: a process whose queue is never empty would take it again before the others have asked. Who waits
+# leaves a mark; who sees one made during its own group stays away for longer than the others' step.
+GIVE_WAY_S = 0.002
 # A bulk process rests four times as long as it held the lock: one fifth of the time, whatever the number of processes,
 # because they also share one file lock while they hold or rest.
 BULK_REST = 4
@@ -189,6 +192,7 @@ class SqliteDatabase:
         self._bulk = bulk
         self._inbound_mark = Path(path + "-inbound")
         self._marked_at = 0.0
+        self._waiting_mark = path + "-waiting"
         self._bulk_lock: IO[str] | None = open(path + "-bulk", "w") if bulk and path != ":memory:" else None  # noqa: SIM115
         self._queue: asyncio.Queue[tuple[Unit[Any], asyncio.Future[Any]] | None] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, "commit")
@@ -233,7 +237,24 @@ class SqliteDatabase:
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                     raise
+            if not self._bulk:
+                self._mark_waiting()
             await asyncio.sleep(BUSY_STEP_S)
+
+    def _mark_waiting(self) -> None:
+        now = time.time_ns()
+        try:
+            os.utime(self._waiting_mark, ns=(now, now))
+        except FileNotFoundError:
+            Path(self._waiting_mark).touch()
+
+    async def _give_way(self, since_ns: int) -> None:
+        """Let another process in that has asked since then; with nothing more to do, it gets in by itself."""
+        if self._queue.empty():
+            return
+        with contextlib.suppress(OSError):
+            if os.stat(self._waiting_mark).st_mtime_ns > since_ns:
+                await asyncio.sleep(GIVE_WAY_S)
 
     def _rollback(self) -> None:
         with contextlib.suppress(sqlite3.Error):
@@ -246,7 +267,7 @@ class SqliteDatabase:
         """
         answers = [_Answer(first[1])]
         tx = Tx(_Direct(self._connection), self._compiler)
-        started = time.monotonic()
+        started, began_ns = time.monotonic(), time.time_ns()
         stop = False
         try:
             if self._bulk:
@@ -254,7 +275,7 @@ class SqliteDatabase:
             else:
                 self._mark_inbound()
             await self._begin()
-            started = time.monotonic()
+            started, began_ns = time.monotonic(), time.time_ns()
             stop = self._fill(first, answers, tx, started)
             await self._commit()
         except Exception as error:  # an engine's or our own fault: the writer lives on, and nobody waits for it in vain
@@ -270,6 +291,8 @@ class SqliteDatabase:
             answer.give()
         if self._bulk:
             await self._bulk_rest(time.monotonic() - started)
+        else:
+            await self._give_way(began_ns)
         return stop
 
     def _fill(
@@ -346,7 +369,9 @@ class SqliteDatabase:
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
             if slow or len(self._readers) < READERS_KEPT:
-                self._readers.append(connection)  # a slow one may still be read from by its thread when its asker has gone
+                self._readers.append(
+                    connection
+                )  # a slow one may still be read from by its thread when its asker has gone
             else:
                 connection.close()
 
