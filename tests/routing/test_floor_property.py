@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ from crm_core.errors import Conflict, NotAllowed, NotFound
 from crm_core.interactions import Interaction
 from hub.models import metadata
 from routing import desk, engine, router
+from routing.agents import FRESH, Activity, Agent
 from routing.queues import EntryState, Lane, Refusal
 from tests.databases import START
 from tests.routing.floor import NUMBER, Floor, caller
@@ -80,8 +82,10 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
 
             self.wait(go())
 
-        @initialize(wrapup=st.sampled_from([0, 30]), offer_after=st.sampled_from([0, -1]))
-        def open(self, wrapup: int, offer_after: int) -> None:
+        @initialize(
+            wrapup=st.sampled_from([0, 30]), offer_after=st.sampled_from([0, -1]), rings=st.sampled_from([1, 3])
+        )
+        def open(self, wrapup: int, offer_after: int, rings: int) -> None:
             async def go() -> None:
                 target = url
                 if url.startswith("sqlite"):
@@ -92,7 +96,9 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
                     await empty(self.db)
                 self.floor = Floor(self.db, self.clock)
                 self.provider = Provider(self.db, self.clock)
-                await self.floor.open(*AGENTS, wrapup_s=wrapup, callback_offer_after_s=offer_after, callback_retry_s=60)
+                await self.floor.open(
+                    *AGENTS, wrapup_s=wrapup, callback_offer_after_s=offer_after, callback_retry_s=60, ring_count=rings
+                )
 
             self.wait(go())
 
@@ -322,9 +328,13 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
         def ticks(self, leaders: int) -> None:
             async def go() -> None:
                 before = {offer.id for offer in await self.floor.offers()}
+                now = self.clock.now()
+                there = {agent for agent in AGENTS if is_there(await self.floor.agent(agent), now)}
                 await asyncio.gather(
                     *(engine.tick(self.db, clock=self.clock, holder=f"router-{each}") for each in range(leaders))
                 )
+                fresh = [offer for offer in await self.floor.offers() if offer.id not in before]
+                assert {offer.agent_id for offer in fresh} <= there, "offered to somebody who is not there"
                 await self.in_order(before)
                 await self.obey()
 
@@ -374,6 +384,9 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
                 assert told["came"] == self.came == sum(told.values()) - told["came"]
                 promises = await self.floor.callbacks()
                 assert len(promises) >= self.promises
+                open_ones = [(one.number_e164, one.queue_id) for one in promises if one.ended_at is None]
+                assert len(open_ones) == len(set(open_ones)), "two open promises to one number"
+                assert all(one.attempts <= one.max_attempts for one in promises)
                 self.promises = len(promises)
                 for callback in promises:
                     assert (callback.ended_at is None) == (callback.state in ("requested", "due", "claimed", "dialing"))
@@ -406,6 +419,12 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
                 assert (row.live_load, row.ringing, row.wrapups) == (0, 0, 0)
 
     return FloorMachine
+
+
+def is_there(agent: Agent, now: datetime) -> bool:
+    """Available, or back within this pass from a pause that ends by itself; and heard of within half a minute."""
+    seen = agent.seen_at is not None and now - agent.seen_at < FRESH
+    return seen and agent.activity in (Activity.AVAILABLE, Activity.NOT_RESPONDING)
 
 
 async def empty(db: Any) -> None:
