@@ -327,6 +327,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.timeout(400)  # five processes are started, one after another
 async def test_each_mail_becomes_one_interaction_through_kill_9_before_and_after_commits(
     sqlite_url: str, valkey_url: str, tmp_path: Path, clock: FixedClock, dovecot: Dovecot, user: str
 ) -> None:
