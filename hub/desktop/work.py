@@ -147,7 +147,7 @@ async def dispositions(tx: Tx, *scopes: str) -> list[Choice]:
     return coded(rows)
 
 
-def _in(conversation_id: str, user_id: str) -> Any:
+def of_conversation(conversation_id: str, user_id: str) -> Any:
     """Work of this conversation, or work begun elsewhere (a web form, a promise) for which the user called from here."""
     calls = select(Interaction.entry_id).where(
         Interaction.conversation_id == conversation_id, Interaction.agent_id == user_id,
@@ -161,7 +161,7 @@ async def held_entry(tx: Tx, conversation_id: str, user_id: str) -> QueueEntry |
     found: QueueEntry | None = await tx.one(
         select(QueueEntry)
         .where(
-            _in(conversation_id, user_id),
+            of_conversation(conversation_id, user_id),
             QueueEntry.agent_id == user_id,
             col(QueueEntry.state).in_([EntryState.CONNECTED, EntryState.WRAPUP]),
         )
@@ -179,7 +179,7 @@ async def late_entry(tx: Tx, conversation_id: str, user_id: str, *, now: datetim
     found: QueueEntry | None = await tx.one(
         select(QueueEntry)
         .where(
-            _in(conversation_id, user_id),
+            of_conversation(conversation_id, user_id),
             QueueEntry.agent_id == user_id,
             QueueEntry.state == EntryState.DONE,
             QueueEntry.lane == Lane.LIVE,

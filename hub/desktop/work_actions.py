@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from aiohttp import web
+from sqlmodel import select
 
 from channels.segments import segments
 from crm_core import addresses, contacts, drafts, leads, recognition
@@ -163,7 +164,8 @@ async def finish(request: web.Request) -> web.StreamResponse:
     async def unit(tx: Tx) -> None:
         conversation = await rights.conversation(tx, user, wanted)
         entry = await entries.get(tx, form.get("entry", ""))
-        if entry.conversation_id != wanted or entry.agent_id != user.id:
+        mine = select(QueueEntry.id).where(QueueEntry.id == entry.id, work.of_conversation(wanted, user.id))
+        if entry.agent_id != user.id or await tx.one(mine) is None:
             raise Conflict("This is not your work.")
         if not disposition:
             raise Invalid("Choose how it ended.")
