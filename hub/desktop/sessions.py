@@ -35,9 +35,9 @@ SYSTEMS = (
 
 
 def short(agent: str) -> str:
-    """`Firefox, Windows`: a browser's own description as people would say it; what is not recognised stays."""
+    """`Firefox, Windows`: a browser's own description as people would say it; empty for what is no browser we know."""
     parts = [next((name for mark, name in known if mark in agent), "") for known in (BROWSERS, SYSTEMS)]
-    return ", ".join(filter(None, parts)) or agent
+    return ", ".join(filter(None, parts))
 
 
 async def show(request: web.Request) -> web.StreamResponse:
