@@ -291,6 +291,14 @@ class SendReceipt:
     detail: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file on its way: its pieces may be read once, while it is open."""
+
+    content_type: str
+    pieces: AsyncIterator[bytes]
+
+
 # --- what the provider's own lists show ------------------------------------------------------------------------------
 
 

@@ -13,14 +13,15 @@ import hmac
 import importlib
 import re
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
-from channels.contract import AccountConfig, RawRequest
+from channels.contract import AccountConfig, Download, RawRequest
 from channels.errors import AnswerUnreadable, Misconfigured, OutcomeUnknown
 from channels.form_body import MAX_FIELDS, Pairs, split_form
 from channels.twilio_errors import API_ORIGIN, HttpFailed, meaning
@@ -290,16 +291,15 @@ class TwilioApi:
             kind = OutcomeUnknown if creates else AnswerUnreadable
             raise kind("Twilio's answer could not be read.", code="unreadable") from None
 
-    async def fetch(self, path: str, *, most: int = MAX_SOUND) -> tuple[bytes, str]:
-        """A file below this account's resource, such as /Recordings/RE….wav: its bytes and content type; Gone when absent."""
+    @asynccontextmanager
+    async def open(self, path: str, *, most: int = MAX_SOUND) -> AsyncIterator[Download]:
+        """A file below this account's resource, such as /Recordings/RE….wav, as it comes; Gone when absent."""
         self.client()
         url = f"{API_ORIGIN}/2010-04-01/Accounts/{self.settings.account_sid}{path}"
+        auth = (self.settings.account_sid, self.settings.auth_token)
         try:
-            async with asyncio.timeout(SOUND_TIMEOUT_S):
-                found: tuple[bytes, str] = await self._http.fetch(
-                    url, auth=(self.settings.account_sid, self.settings.auth_token), most=most
-                )
-                return found
+            async with asyncio.timeout(SOUND_TIMEOUT_S), self._http.open(url, auth=auth, most=most) as found:
+                yield found
         except HttpFailed as failed:
             raise meaning(failed, creates=False) from None
         except TimeoutError:

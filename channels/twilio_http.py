@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import aiohttp
 from twilio.http.async_http_client import AsyncTwilioHttpClient
 from twilio.http.response import Response
 
+from channels.contract import Download
 from channels.twilio_errors import API_ORIGIN, HttpFailed, retry_after
 
 CONNECT_TIMEOUT_S = 5.0
 KEEP_ALIVE_S = 15.0  # shorter than Twilio's own, so that a create rarely meets a connection that is being closed
 MAX_ANSWER = 4 * 1024 * 1024
+PIECE = 256 * 1024
 
 
 @contextlib.contextmanager
@@ -81,8 +83,12 @@ class MappedHttp(AsyncTwilioHttpClient):  # type: ignore[misc]  # twilio ships n
                     raise HttpFailed(status=answer.status, code=error_code(text), retry_after_s=wait)
                 return Response(answer.status, text, answer.headers)
 
-    async def fetch(self, url: str, *, auth: tuple[str, str], most: int) -> tuple[bytes, str]:
-        """The bytes of a file and its content type; HttpFailed for everything but a 2xx of at most `most` bytes."""
+    @contextlib.asynccontextmanager
+    async def open(self, url: str, *, auth: tuple[str, str], most: int) -> AsyncIterator[Download]:
+        """A file as it comes, so that an hour of sound is never whole in memory. HttpFailed for everything but a 2xx.
+
+        Also HttpFailed, in the middle, when more than `most` bytes come.
+        """
         if not url.startswith(API_ORIGIN + "/"):
             raise HttpFailed(sent=False, what="unknown host")
         headers = {"Authorization": aiohttp.encode_basic_auth(auth[0], auth[1])}
@@ -94,12 +100,18 @@ class MappedHttp(AsyncTwilioHttpClient):  # type: ignore[misc]  # twilio ships n
                 if not 200 <= answer.status < 300:
                     text = (await answer.content.read(65536)).decode("utf-8", "replace")
                     raise HttpFailed(status=answer.status, code=error_code(text))
-                body = bytearray()
-                async for piece in answer.content.iter_chunked(256 * 1024):
-                    body += piece
-                    if len(body) > most:
-                        raise HttpFailed(status=413, what="too large")
-                return bytes(body), answer.content_type
+
+                async def pieces() -> AsyncIterator[bytes]:
+                    size = 0
+                    async for piece in answer.content.iter_chunked(PIECE):
+                        size += len(piece)
+                        if size > most:
+                            raise HttpFailed(status=413, what="too large")
+                        yield piece
+                    if answer.content_length is not None and size < answer.content_length:
+                        raise HttpFailed(what="cut short")
+
+                yield Download(answer.content_type, pieces())
 
     async def close(self) -> None:
         """Close the connections."""

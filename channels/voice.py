@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +19,7 @@ from channels.contract import (
     Arrival,
     CallArrived,
     CallProgress,
+    Download,
     OutboundCall,
     RawRequest,
     RecordingReady,
@@ -277,9 +279,9 @@ class VoiceChannel:
             )
         )
 
-    async def fetch_recording(self, recording_id: str) -> tuple[bytes, str]:
-        """The sound and its content type. Gone when Twilio has it no more."""
-        return await self._api.fetch(f"/Recordings/{_recording(recording_id)}.wav")
+    def open_recording(self, recording_id: str) -> AbstractAsyncContextManager[Download]:
+        """The sound as it comes, and its content type. Gone when Twilio has it no more."""
+        return self._api.open(f"/Recordings/{_recording(recording_id)}.wav")
 
     async def delete_recording(self, recording_id: str) -> None:
         """Have Twilio delete the sound; already gone is success.

@@ -36,6 +36,8 @@ class FilesUnavailable(HubError):
 class _Store(Protocol):
     async def write(self, key: str, content: bytes) -> None: ...
 
+    async def write_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> int: ...
+
     async def read(self, key: str) -> bytes: ...
 
     def chunks(self, key: str) -> AsyncIterator[bytes]: ...
@@ -61,6 +63,16 @@ class Files:
         await self._store.write(key, content)
         failpoint("files.after_write")
         return key
+
+    async def receive(self, pieces: AsyncIterator[bytes], *, folder: str, now: datetime) -> tuple[str, int]:
+        """Keep bytes that come in pieces; their key and how many they were. Nothing is kept when `pieces` raises."""
+        if not FOLDER.fullmatch(folder):
+            raise ValueError(f"not a folder: {folder!r}")
+        key = f"{folder}/{now:%Y/%m/%d}/{secrets.token_urlsafe(32)}"
+        failpoint("files.before_write")
+        size = await self._store.write_pieces(key, pieces)
+        failpoint("files.after_write")
+        return key, size
 
     async def get(self, key: str) -> bytes:
         """The bytes; FileMissing, FilesUnavailable."""
@@ -112,15 +124,46 @@ class _Folder:
                 handle.write(content)
                 handle.flush()
                 os.fsync(handle.fileno())
-            fresh.rename(path)
+            self._put_in_place(fresh, path)
         except OSError:
             fresh.unlink(missing_ok=True)
             raise
+
+    def _put_in_place(self, fresh: Path, path: Path) -> None:
+        fresh.rename(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+    async def write_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> int:
+        path, size = self._root / key, 0
+        fresh = path.with_name(f".{path.name}.part")
+
+        def begin() -> IO[bytes]:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+
+        def end(handle: IO[bytes]) -> None:
+            handle.flush()
+            os.fsync(handle.fileno())
+            handle.close()
+            self._put_in_place(fresh, path)
+
+        try:
+            handle = await asyncio.to_thread(begin)
+            try:
+                async for piece in pieces:
+                    await asyncio.to_thread(handle.write, piece)
+                    size += len(piece)
+                await asyncio.to_thread(end, handle)
+            finally:
+                handle.close()
+                await asyncio.to_thread(fresh.unlink, missing_ok=True)  # it is in place by now, or never will be
+        except OSError as error:
+            raise FilesUnavailable(f"The file store cannot be written: {error.strerror}.") from error
+        return size
 
     async def read(self, key: str) -> bytes:
         try:
@@ -182,6 +225,17 @@ class _Objects:
         import obstore
 
         await self._call(obstore.put_async(self._bucket, key, content))
+
+    async def write_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> int:
+        import obstore
+
+        # A multipart upload: nothing is there before the writer is closed, and what is never closed never is.
+        size, writer = 0, obstore.open_writer_async(self._bucket, key)
+        async for piece in pieces:
+            await self._call(writer.write(piece))
+            size += len(piece)
+        await self._call(writer.close())
+        return size
 
     async def read(self, key: str) -> bytes:
         import obstore

@@ -109,9 +109,9 @@ class _VoiceExecutors:
 
     async def fetch(self, task: OutboxTask, _: Any) -> tuple[str, str, int]:
         """Bytes first, then the row: a row never names what is not there."""
-        content, content_type = await self._channels.voice().fetch_recording(task.payload["external_id"])
-        key = await self._files.put(content, folder="recordings", now=self._clock.now())
-        return key, content_type, len(content)
+        async with self._channels.voice().open_recording(task.payload["external_id"]) as sound:
+            key, size = await self._files.receive(sound.pieces, folder="recordings", now=self._clock.now())
+        return key, sound.content_type, size
 
     async def remove(self, task: OutboxTask, _: Any) -> None:
         """Out of our store, and at the provider; what is gone already is well."""

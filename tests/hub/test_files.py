@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,20 @@ async def test_a_store_that_cannot_be_written_says_so(tmp_path: Path, clock: Fix
     (tmp_path / "files").write_text("a file where a folder should be")
     with pytest.raises(FilesUnavailable):
         await Files(f"file://{tmp_path}/files").put(b"x", folder="mail", now=clock.now())
+
+
+async def test_what_comes_in_pieces_is_kept_whole_or_not_at_all(tmp_path: Path, clock: FixedClock) -> None:
+    files = Files(f"file://{tmp_path}/files")
+
+    async def pieces(*, fails: bool) -> AsyncIterator[bytes]:
+        for number in range(5):
+            yield bytes([number]) * 1000
+        if fails:
+            raise ConnectionError("cut short")
+
+    key, size = await files.receive(pieces(fails=False), folder="recordings", now=clock.now())
+    assert (size, len(await files.get(key))) == (5000, 5000)
+    # An OSError of the source looks like one of the store; either way nothing is kept.
+    with pytest.raises(FilesUnavailable):
+        await files.receive(pieces(fails=True), folder="recordings", now=clock.now())
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
