@@ -66,7 +66,8 @@ async def read(tx: Tx, user_id: str, *, day: date, zone: str, now: datetime) -> 
             running=row.ended_at is None and until == now,
         )
         for row in rows
-        if max(row.started_at, begins) < until and (row.ended_at is None or row.ended_at > begins)
+        if (row.ended_at is None or row.ended_at > begins)
+        and (max(row.started_at, begins) < until or (row.ended_at is None and begins <= row.started_at <= until))
     ]  # fmt: skip
     sums: dict[tuple[str, str], float] = defaultdict(float)
     for period in periods:

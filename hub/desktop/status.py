@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 from sqlmodel import col, select
 
-from crm_core import contacts
+from crm_core import contacts, interactions
 from crm_core.addresses import find_email, find_phone
 from crm_core.contacts import Contact
 from crm_core.db import Tx
@@ -21,7 +22,7 @@ from hub.desktop.render import render, takes_work
 from hub.desktop.templating import part
 from hub.desktop.timeline import users_of
 from hub.web import STAFF, Route, runtime_of, user_of
-from routing import entries
+from routing import entries, moves
 from routing.offers import Offer
 
 
@@ -60,6 +61,7 @@ class WhyPart:
     skills: dict[str, int]
     others: list[tuple[str, str]]
     more: list[tuple[str, int]]
+    road: list[dict[str, Any]]  # the queues it came through: from, to, why
 
 
 async def activity_part(request: web.Request) -> web.Response:
@@ -121,6 +123,7 @@ async def why(request: web.Request) -> web.StreamResponse:
         entry = await entries.get(tx, offer.entry_id)
         await rights.conversation(tx, user_of(request), entry.conversation_id)
         trace = offer.trace
+        first = await interactions.get(tx, entry.interaction_id)
         agents = trace.get("agents") or {}
         named: dict[str, str] = agents.get("by_agent", {})
         names = await users_of(tx, [*named, str(trace.get("agent", ""))])
@@ -135,6 +138,7 @@ async def why(request: web.Request) -> web.StreamResponse:
             chosen=names.get(str(trace.get("agent", "")), ""),
             others=[(names.get(key, ""), str(told)) for key, told in named.items()],
             more=list(agents.get("by_reason", {}).items()) if not named else [],
+            road=moves.road(first.data),
         ),
     )
 
