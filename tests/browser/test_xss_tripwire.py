@@ -161,14 +161,10 @@ FOUND = """() => {
 
 
 async def visit(page: Page, url: str) -> dict[str, Any]:
-    """One page with what it loads by itself, and every field focused and pointed at."""
-    answer = await page.goto(url, wait_until="domcontentloaded", timeout=PATIENCE_MS)
+    """One page with what it loads by itself. A handler that waits for a click or a pointer is found by its attribute."""
+    answer = await page.goto(url, wait_until="load", timeout=PATIENCE_MS)
     assert answer is not None
     assert answer.status < 500, url
-    await page.evaluate(
-        "() => document.querySelectorAll('a,input,textarea,select,button').forEach((one) => {"
-        " one.dispatchEvent(new MouseEvent('mouseover', {bubbles: true})); one.focus && one.focus(); })"
-    )
     found: dict[str, Any] = await page.evaluate(FOUND)
     return found
 

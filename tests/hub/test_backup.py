@@ -49,6 +49,8 @@ from tests.apps import test_environment
 from tests.databases import START
 from tests.desktop import one_of_each
 
+pytestmark = pytest.mark.timeout(300)
+
 KEY = "tests tests tests tests tests tests"
 # What a restore changes on purpose; everything else is the same, row by row.
 HELD = {"outbox", "campaigns", "call_lists", "sessions", "user_links", "leases", "audit"}
@@ -396,7 +398,7 @@ def hub(*words: str, folder: Path, failpoints: str = "") -> int:
     ).returncode
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(400)
 async def test_a_kill_leaves_no_half_backup_and_no_half_hub(
     sqlite_template: Path, tmp_path: Path, clock: FixedClock
 ) -> None:
