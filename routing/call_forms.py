@@ -37,7 +37,7 @@ PER_NUMBER, NUMBER_WINDOW_S = (
     3,
     24 * 3600,
 )  # requests that one number may get: a stranger cannot have anybody phoned all day
-PER_NETWORK, NETWORK_WINDOW_S = 10, 3600
+PER_NETWORK, NETWORK_WINDOW_S = 20, 3600
 
 
 def is_one(account: ChannelAccount) -> bool:

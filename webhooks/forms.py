@@ -404,7 +404,7 @@ async def _take(
     given = (request.headers.get(KEY_HEADER) or sent.fields.get(KEY_FIELD, ""))[:200]
     key = f"{form.slug}:key:{given}" if given else await _bucket(deps, form.slug, _digest(raw), now)
     try:
-        await _within_point_rate(deps, form, account, sent, key, now)
+        await _within_point_rate(deps, form, account, sent, key, now, remote=raw.headers.get(REMOTE_HEADER, ""))
     except Rejected:
         await _discard(deps, sent, raw, form.slug, form_guard.RATE, now)
         raise
@@ -420,8 +420,9 @@ def _digest(raw: RawRequest) -> str:
 
 
 async def _within_point_rate(
-    deps: FormDeps, form: Form, account: ChannelAccount, sent: FormArrived, key: str, now: datetime
-) -> None:
+    deps: FormDeps, form: Form, account: ChannelAccount, sent: FormArrived, key: str, now: datetime,
+    *, remote: str,
+) -> None:  # fmt: skip
     """Posts that name one number or address are counted, whoever sends them; repeats of one post are not."""
     values = [
         (
@@ -437,6 +438,9 @@ async def _within_point_rate(
     async with deps.intake.db.reading() as tx:
         if await receipts.find(tx, PROVIDER, key) is not None:
             return
+    if call_forms.is_one(account):
+        network = f"form-call-net:{network_of(remote)}"
+        await _within_rate(deps, network, call_forms.PER_NETWORK, now, window_s=call_forms.NETWORK_WINDOW_S)
     for point in filter(None, values):
         name = hashlib.sha256(point.value.encode()).hexdigest()[:32]
         if call_forms.is_one(account):  # whichever form asks: one telephone is not made to ring all day

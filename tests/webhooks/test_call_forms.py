@@ -87,6 +87,13 @@ async def test_one_number_is_asked_for_three_times_a_day(calls: Hub) -> None:
     assert held.error == "rate"
 
 
+async def test_one_network_asks_for_a_few_calls_an_hour(calls: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(call_forms, "PER_NETWORK", 2)
+    statuses = [(await send(calls, phone=f"+44207946058{n}"))[0] for n in range(3)]
+    assert statuses == [200, 200, 429]
+    assert len(await rows(calls, Callback)) == 2
+
+
 async def test_hours_hold_for_now_and_for_what_is_chosen(calls: Hub) -> None:
     now = calls.clock.now()
     day = (now + timedelta(days=2)).weekday()
