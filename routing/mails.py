@@ -115,8 +115,9 @@ async def mail_arrived(
         conversation: Conversation | None = await conversations.get(tx, about.conversation_id)
     else:
         conversation = await _thread(tx, event, account, peer)
+    fresh = False
     if conversation is None:
-        conversation, _ = await conversations.open_thread(
+        conversation, fresh = await conversations.open_thread(
             tx, channel=MAIL, account_id=account.id, thread_key=external_id, peer=peer, now=now,
             contact_id=matched.contact_id, subject=_clean(event.subject), queue_id=account.queue_id,
         )  # fmt: skip
@@ -144,7 +145,7 @@ async def mail_arrived(
         await interactions.create(tx, interaction, now=now)
         await conversations.touch(tx, conversation.id, now=now)
     else:
-        await threads.deliver(tx, interaction, conversation, account, now=now)
+        await threads.deliver(tx, interaction, conversation, account, now=now, fresh=fresh)
         if sender is not None:
             await _alive(tx, sender, now=now)
     if sender is not None and about is None:

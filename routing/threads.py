@@ -12,6 +12,7 @@ from crm_core import conversations, interactions
 from crm_core.accounts import ChannelAccount
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
+from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState
 from routing import agents, entries, queues
 from routing.agents import Activity
@@ -37,13 +38,21 @@ async def queue_of(tx: Tx, account: ChannelAccount, conversation: Conversation) 
 
 
 async def deliver(
-    tx: Tx, interaction: Interaction, conversation: Conversation, account: ChannelAccount, *, now: datetime
+    tx: Tx,
+    interaction: Interaction,
+    conversation: Conversation,
+    account: ChannelAccount,
+    *,
+    now: datetime,
+    fresh: bool = False,
 ) -> QueueEntry | None:
     """Store an inbound interaction that wants an answer, with its conversation's open work or as new work.
 
+    `fresh`: the conversation was begun in this very unit, so it has no work and was never touched.
+
     None only when the hub has no queue at all: it is kept, waiting, and seen on the timeline.
     """
-    work = await entries.find_open(tx, conversation.id)
+    work = None if fresh else await entries.find_open(tx, conversation.id)
     if work is not None and work.lane == Lane.TEXT:
         interaction.__dict__.update(
             entry_id=work.id, queue_id=work.queue_id, state=STANDS[work.state], agent_id=work.agent_id
@@ -54,16 +63,17 @@ async def deliver(
         await conversations.touch(tx, conversation.id, now=now)
         return work
     queue = await queue_of(tx, account, conversation)
-    interaction.__dict__.update(state=InteractionState.WAITING, queue_id=queue.id if queue else None)
+    entry_id = new_id(now) if queue else None
+    interaction.__dict__.update(state=InteractionState.WAITING, queue_id=queue.id if queue else None, entry_id=entry_id)
     await interactions.create(tx, interaction, now=now)
-    await conversations.touch(tx, conversation.id, now=now)
-    if queue is None:
+    if not fresh:
+        await conversations.touch(tx, conversation.id, now=now)
+    if queue is None or entry_id is None:
         return None
     entry = await entries.enter(
         tx, queue=queue, kind=account.channel, interaction=interaction, now=now,
-        preferred_agent_id=conversation.assigned_user_id,
+        preferred_agent_id=conversation.assigned_user_id, entry_id=entry_id,
     )  # fmt: skip
-    await interactions.change(tx, interaction, now=now, entry_id=entry.id)
     await _to_assigned(tx, entry, conversation, now=now)
     return entry
 
