@@ -7,6 +7,7 @@ changes anything, except that a file is written into the files folder and remove
 from __future__ import annotations
 
 import asyncio
+import importlib
 import os
 import secrets
 import socket
@@ -75,6 +76,9 @@ async def run_check(settings: Settings, *, live: bool = False, clock: Clock | No
 
 async def check(settings: Settings, *, clock: Clock) -> list[Finding]:
     """All findings, in a fixed order. Looks run side by side; one that breaks or hangs is a fault of its own line."""
+    # Loaded before the looks begin: on a busy machine that takes longer than a look may.
+    for needed in ("aiohttp", "asyncpg", "obstore.store", "hub.provider_in_use"):
+        importlib.import_module(needed)
     looks: list[tuple[str, Look]] = [
         ("settings", look_at_settings),
         ("data folder", look_at_data),
