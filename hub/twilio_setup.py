@@ -96,7 +96,7 @@ async def setup(settings: Settings, *, dry_run: bool = False) -> int:
 
 
 def fallback(settings: Settings) -> str:
-    """TwiML for the case that the hub does not answer: hold the line, come back twice, then apologise."""
+    """TwiML for the case that the hub does not answer: hold the line, then ask the hub once more."""
     url = f"{settings.public_url}{VOICE}"
     return (
         '<?xml version="1.0" encoding="UTF-8"?>\n<Response>\n  <Say>Please hold the line.</Say>\n  <Pause length="5"/>\n'
