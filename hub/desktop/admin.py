@@ -47,7 +47,7 @@ class QueuesPage:
 
     rows: list[tuple[Queue, int]]
     error: str
-    reasons: list[str]  # why agents may pause
+    reasons: list[str]  # why agents may pause, in the company's words; none: the usual ones
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,8 @@ async def _queues(request: web.Request, *, error: str = "", status: int = 200) -
             served = await tx.all(select(QueueMember.user_id).where(QueueMember.queue_id == queue.id))
             rows.append((queue, len(served)))
         reasons = await pauses.list_all(tx)
+    if reasons == list(pauses.USUAL):
+        reasons = []  # none of their own
     return await render(request, "admin/queues.html", QueuesPage(rows, error, reasons), status=status)
 
 
