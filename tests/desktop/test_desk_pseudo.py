@@ -114,7 +114,7 @@ def unmarked(page: str, typed: list[str]) -> list[str]:
     by_length = sorted((one for one in known if re.search("[A-Za-z]{2}", one)), key=len, reverse=True)
     found = []
     for told in words_of(page):
-        if told.startswith(("<form", "<iframe")) or re.match(r"On \w{3}, \d\d \w{3} .* wrote: >", told):
+        if told.startswith(("<form", "<iframe", "<script")) or re.match(r"On \w{3}, \d\d \w{3} .* wrote: >", told):
             continue  # what an administrator copies into a page of their own; what goes out below an answer
         rest = told
         while "⟦" in rest and rest != (rest := re.sub(r"⟦[^⟦⟧]*⟧", " ", rest)):
