@@ -69,7 +69,7 @@ STORED = (
     N_("This server is inside the hub's own network; HUB_INTERNAL_HOSTS does not name it."),
 )  # fmt: skip
 HEALTH = (
-    N_("settings"), N_("data folder"), N_("database"), N_("tables"), N_("redis"), N_("files"), N_("public address"),
+    N_("settings"), N_("data folder"), N_("database"), N_("tables"), N_("redis"), N_("files"), N_("public address"), N_("backup"),
     N_("channels"),
 )  # fmt: skip
 DEMO = (
