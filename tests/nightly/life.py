@@ -17,6 +17,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from campaigns import runner
 from campaigns.campaigns import Campaign, CampaignState
 from campaigns.sender import Sending
@@ -264,6 +266,7 @@ class Life:
 async def live(url: str, folder: Path, *, seed: int, number: int, now: datetime, campaign: str, armed: str) -> None:
     """One life; with nothing armed it is the last, and brings everything to rest."""
     logging.disable(logging.CRITICAL)
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     failpoints.arm(armed)
     db = await open_database(url, pool_size=3)
     chance = random.Random(f"{seed}:{number}")
