@@ -45,8 +45,7 @@ async def floor(runtime: Runtime) -> dict[str, str]:
 
     ids = await runtime.db.write(make)
     await engine.tick(runtime.db, clock=runtime.clock, holder="test")
-    async with runtime.db.reading() as tx:
-        ids["entry"] = (await tx.one(select(QueueEntry))).id
+    ids["entry"] = (await row(runtime, QueueEntry)).id
     return ids
 
 
