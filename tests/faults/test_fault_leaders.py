@@ -206,12 +206,12 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
 
 @pytest.mark.timeout(600)
 def test_whoever_was_overtaken_writes_nothing_on_sqlite(sqlite_url: str) -> None:
-    run_state_machine_as_test(machine(sqlite_url), settings=settings(max_examples=25, stateful_step_count=30, **LIMITS))
+    run_state_machine_as_test(machine(sqlite_url), settings=settings(max_examples=15, stateful_step_count=30, **LIMITS))
 
 
 @pytest.mark.timeout(600)
 def test_whoever_was_overtaken_writes_nothing_on_postgresql(pg_url: str) -> None:
-    run_state_machine_as_test(machine(pg_url), settings=settings(max_examples=8, stateful_step_count=30, **LIMITS))
+    run_state_machine_as_test(machine(pg_url), settings=settings(max_examples=5, stateful_step_count=30, **LIMITS))
 
 
 async def test_three_routers_at_once_offer_nothing_twice(db: Database, clock: FixedClock) -> None:

@@ -288,9 +288,9 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.timeout(600)
 def test_chance_loses_and_doubles_nothing_on_sqlite(sqlite_url: str) -> None:
-    run_state_machine_as_test(machine(sqlite_url), settings=settings(max_examples=15, stateful_step_count=30, **LIMITS))
+    run_state_machine_as_test(machine(sqlite_url), settings=settings(max_examples=10, stateful_step_count=30, **LIMITS))
 
 
 @pytest.mark.timeout(600)
 def test_chance_loses_and_doubles_nothing_on_postgresql(pg_url: str) -> None:
-    run_state_machine_as_test(machine(pg_url), settings=settings(max_examples=6, stateful_step_count=25, **LIMITS))
+    run_state_machine_as_test(machine(pg_url), settings=settings(max_examples=4, stateful_step_count=25, **LIMITS))
