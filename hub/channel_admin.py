@@ -25,7 +25,8 @@ IMAP_PORTS = {"tls": 993, "none": 143}
 SMTP_PORTS = {"tls": 465, "starttls": 587}
 NUMBER_CHANNELS = ("voice", "sms")
 SID = re.compile(r"[0-9a-fA-F]{32}")
-ELSEWHERE = ("aliases", "signed_return_path", "own_addresses", "copy_to_sent", "sent_folder", "language")  # set on the page about mail, and kept here
+# Set on the page about mail, and kept here.
+ELSEWHERE = ("aliases", "signed_return_path", "own_addresses", "copy_to_sent", "sent_folder", "language")
 PRINTABLE = re.compile(r"[^\x00-\x1f\x7f]*")
 
 

@@ -1,9 +1,6 @@
-"""API for administrators: how a queue treats its work, opening hours, reasons to pause. The same functions as the screens."""
+"""API for administrators: how a queue treats its work, reasons to pause. The same functions as the screens."""
 
 from __future__ import annotations
-
-from datetime import datetime
-from typing import Any
 
 from pydantic import Field
 from sqlmodel import select
@@ -12,14 +9,12 @@ from crm_core.db import Tx
 from crm_core.users import Role
 from hub.api.operation import Call, Nothing, Operation, Shown, Strict, Version, operation
 from hub.web import ADMINS
-from routing import hour_settings, hours, overflow, pauses, queue_settings, queues
-from routing.hours import Hours
+from routing import overflow, pauses, queue_settings, queues
 from routing.overflow import Overflow
 from routing.queues import Queue, QueueMember
 
 AGENTS = frozenset({Role.AGENT, Role.TELEMARKETER, Role.SUPERVISOR, Role.ADMIN})
 Name = Field(min_length=1, max_length=100)
-Written = Field("", max_length=400)
 
 
 class OverflowRule(Strict):
@@ -91,41 +86,6 @@ class QueueIn(Strict):
     """A new queue."""
 
     name: str = Name
-
-
-class HoursIn(Strict):
-    """Opening hours as people write them: `09:00-12:30, 13:30-18:00` a day; `2026-12-25`, a holiday, one day per line."""
-
-    name: str = Name
-    zone: str = Field(max_length=64)
-    monday: str = Written
-    tuesday: str = Written
-    wednesday: str = Written
-    thursday: str = Written
-    friday: str = Written
-    saturday: str = Written
-    sunday: str = Written
-    days: str = Field("", max_length=20_000)
-    version: Version | None = Field(None, description="the one you saw, for a change")
-
-
-class HoursShown(Shown):
-    """Opening hours, whether they are open now, and when they open next."""
-
-    id: str
-    name: str
-    zone: str
-    week: dict[str, list[list[str]]]
-    days: dict[str, list[list[str]]]
-    open: bool
-    next_open_at: datetime | None
-    version: int
-
-
-class HoursList(Shown):
-    """By name."""
-
-    items: list[HoursShown]
 
 
 class Reasons(Strict):
@@ -206,67 +166,6 @@ async def create_queue(call: Call[Nothing, QueueIn]) -> QueueRulesShown:
     return await call.runtime.db.write(unit)
 
 
-def _hours(row: Hours, now: datetime) -> HoursShown:
-    return HoursShown(
-        id=row.id, name=row.name, zone=row.zone, week=row.week, days=row.days, version=row.version,
-        open=hours.is_open(row, now), next_open_at=hours.next_open(row, now),
-    )  # fmt: skip
-
-
-def _read(body: HoursIn) -> dict[str, Any]:
-    week = (body.monday, body.tuesday, body.wednesday, body.thursday, body.friday, body.saturday, body.sunday)
-    return hour_settings.checked(
-        name=body.name, zone=body.zone, days=body.days, week={str(day): told for day, told in enumerate(week)}
-    )
-
-
-@operation("GET", "/api/v1/hours", "Opening hours", scope="admin:read", roles=ADMINS, answer=HoursList)
-async def list_hours(call: Call[Nothing, Nothing]) -> HoursList:
-    """All of them, and which are open."""
-    async with call.runtime.db.reading() as tx:
-        rows = await hour_settings.list_all(tx)
-    return HoursList(items=[_hours(row, call.now) for row in rows])
-
-
-@operation(
-    "POST", "/api/v1/hours", "Create opening hours", scope="admin:write", roles=ADMINS, body=HoursIn, answer=HoursShown,
-    status=201,
-)  # fmt: skip
-async def create_hours(call: Call[Nothing, HoursIn]) -> HoursShown:
-    """409 when the name is taken."""
-    values = _read(call.body)
-    made = await call.runtime.db.write(lambda tx: hour_settings.create(tx, values, actor=call.user.id, now=call.now))
-    return _hours(made, call.now)
-
-
-@operation(
-    "PUT",
-    "/api/v1/hours/{id}",
-    "Change opening hours",
-    scope="admin:write",
-    roles=ADMINS,
-    body=HoursIn,
-    answer=HoursShown,
-)
-async def change_hours(call: Call[Nothing, HoursIn]) -> HoursShown:
-    """They hold from this instant on. 409 when they have another version than the one you saw."""
-    values = _read(call.body)
-
-    async def unit(tx: Tx) -> Hours:
-        await hour_settings.get(tx, call.path["id"])
-        return await hour_settings.edit(
-            tx, call.path["id"], values, version=call.body.version or 0, actor=call.user.id, now=call.now
-        )
-
-    return _hours(await call.runtime.db.write(unit), call.now)
-
-
-@operation("DELETE", "/api/v1/hours/{id}", "Delete opening hours", scope="admin:write", roles=ADMINS, answer=None)
-async def delete_hours(call: Call[Nothing, Nothing]) -> None:
-    """409 while a queue uses them."""
-    await call.runtime.db.write(lambda tx: hour_settings.remove(tx, call.path["id"], actor=call.user.id, now=call.now))
-
-
 @operation("GET", "/api/v1/pause-reasons", "Reasons to pause", scope="work:read", roles=AGENTS, answer=ReasonsShown)
 async def list_pause_reasons(call: Call[Nothing, Nothing]) -> ReasonsShown:
     """In their order."""
@@ -296,10 +195,6 @@ OPERATIONS: list[Operation] = [
     get_queue_rules,
     set_queue_rules,
     create_queue,
-    list_hours,
-    create_hours,
-    change_hours,
-    delete_hours,
     list_pause_reasons,
     set_pause_reasons,
 ]

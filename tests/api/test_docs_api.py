@@ -50,3 +50,8 @@ def test_nothing_in_the_page_names_a_path_that_is_not_there() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for path in re.findall(r"/api/(?:v1/[\w/{}+$-]+|openapi\.json)", text):
         assert any(pattern.match(path) for pattern in patterns), path
+
+
+def test_no_operation_hides_another() -> None:
+    taken = [(one.method, one.path) for one in OPERATIONS]
+    assert sorted(taken) == sorted(set(taken))
