@@ -18,7 +18,7 @@ async def open_database(url: str, *, bulk: bool = False, pool_size: int = 10) ->
     """Open `sqlite:///path/file.db` or `postgresql://…`.
 
     `bulk` marks a process whose writes must not make inbound wait: its transactions are spaced out while inbound is active.
-    On SQLite all bulk processes together hold the lock at most a fifth of the time, on PostgreSQL each works as little.
+    All bulk processes together work a fifth of the time then: on SQLite under a lock, on PostgreSQL by counting each other.
     Raises DatabaseUnavailable with one sentence.
     """
     if url.startswith("sqlite:///"):

@@ -47,6 +47,9 @@ UNABLE = {
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_CANTOPEN,
     sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_BUSY,
 }
 INBOUND_ACTIVE_S = 1.0
 INBOUND_MARK_S = 0.1
@@ -96,6 +99,10 @@ class _Direct:
             self.connection.execute("RELEASE inner")
             raise
         self.connection.execute("RELEASE inner")
+
+
+def _unable(error: Exception) -> bool:
+    return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in UNABLE
 
 
 def _explain(error: sqlite3.IntegrityError) -> Exception:
@@ -329,7 +336,7 @@ class SqliteDatabase:
             self._connection.execute("ROLLBACK TO unit")
             self._connection.execute("RELEASE unit")
             tx.wakes.intersection_update(wakes)
-            if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in UNABLE:
+            if _unable(error):
                 return None, DatabaseUnavailable(f"The database refused to write: {error}.")
             return None, error
         self._connection.execute("RELEASE unit")
@@ -359,11 +366,18 @@ class SqliteDatabase:
     @contextlib.asynccontextmanager
     async def reading(self, *, slow: bool = False, snapshot: bool = True) -> AsyncIterator[Tx]:
         """See `Database.reading`. One snapshot for as long as it is open."""
-        connection = self._readers.pop() if self._readers else connect(self.path, read_only=True)
+        try:
+            connection = self._readers.pop() if self._readers else connect(self.path, read_only=True)
+        except sqlite3.Error as error:
+            raise DatabaseUnavailable(f"The database cannot be opened: {error}.") from error
         try:
             if snapshot:
                 connection.execute("BEGIN")
             yield Tx(_Threaded(connection, self._slow_pool) if slow else _Direct(connection), self._compiler)
+        except sqlite3.Error as error:
+            if _unable(error):
+                raise DatabaseUnavailable(f"The database cannot be read: {error}.") from error
+            raise
         finally:
             if connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):

@@ -97,3 +97,17 @@ async def test_who_comes_behind_the_close_is_answered(tmp_path: Path) -> None:
         async with asyncio.timeout(20):
             await db.write(_adds("late", 1))
     await closing
+
+
+async def test_a_damaged_file_is_told_as_such(tmp_path: Path) -> None:
+    db = await _opened(tmp_path)
+    await db.write(_adds("kept", 1))
+    db._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    size = (tmp_path / "full.db").stat().st_size
+    with (tmp_path / "full.db").open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xa5" * (size - 4096))
+    with pytest.raises(DatabaseUnavailable):
+        async with db.reading() as tx:
+            await tx.all(select(Event))
+    await db.close()
