@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 from datetime import datetime
 from typing import Any, Literal
 
@@ -212,7 +211,7 @@ async def add_sound(call: Call[Nothing, SoundIn]) -> SoundShown:
     """A new upload is a new sound: a running call keeps what it began with."""
     try:
         content = base64.b64decode(call.body.content, validate=True)
-    except binascii.Error as error:
+    except ValueError as error:  # not base64, or not even ASCII
         raise Invalid("This is not base64.", fields={"content": "Send the file in base64."}) from error
     content_type, ending = sounds.kind_of(content)
     key = await call.runtime.files.put(content, folder="sounds", now=call.now)

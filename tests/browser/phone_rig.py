@@ -75,7 +75,13 @@ class Rig:
     csrf: set[str] = field(default_factory=set)
     _streams: set[asyncio.Queue[tuple[int, dict[str, Any]]]] = field(default_factory=set)
     _kept: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
+    _sounded: list[dict[str, Any]] = field(default_factory=list)
     _stream_tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    @property
+    def sounded(self) -> list[dict[str, Any]]:
+        """What browsers told of how calls sounded."""
+        return self._sounded
 
     @property
     def streams(self) -> int:
@@ -186,6 +192,9 @@ class Rig:
         return web.json_response({"connect": {"offer": f"dial {to}", "nonce": nonce}})
 
     async def _act(self, request: web.Request) -> web.Response:
+        if request.match_info["action"] == "quality":  # told when the call is over
+            self._sounded.append(await request.json())
+            return web.json_response({})
         assert self.call is not None
         assert request.match_info["call"] == self.call["interaction_id"]
         if (action := request.match_info["action"]) == "end":

@@ -181,9 +181,11 @@ def words_of(text: str) -> list[str]:
 
 
 def marked(told: str) -> bool:
-    """True for what was translated, and for what is data: numbers, times, the names of languages, roles and zones."""
+    """True for what was translated, and for what is data: numbers, times, names of languages, roles and zones, codes."""
     rest = re.sub(r"⟦[^⟦⟧]*(?:⟦[^⟦⟧]*⟧[^⟦⟧]*)*⟧", "", told)
-    rest = re.sub(r"\d+:\d\d(?:\s?[AP]M)?|\b(?:Nov|Ada|ada|AD?|en|UTC|ok|VIP|PM|AM)\b", "", rest)
+    rest = re.sub(
+        r"\d+:\d\d(?:\s?[AP]M)?|\b(?:Nov|Ada|ada|AD?|en|UTC|ok|VIP|PM|AM|USD)\b|\b(?:[A-Z]{2} ){3,}[A-Z]{2}\b", "", rest
+    )
     return not re.search(r"[A-Za-z]{2}", rest) or rest.strip() in DATA
 
 

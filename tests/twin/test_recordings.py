@@ -265,6 +265,7 @@ async def test_a_deleted_recording_is_gone_here_and_at_the_provider(stage: Stage
     running = await recording_of(stage, "running")
     with pytest.raises(Conflict):
         await stage.do(lambda tx: recordings.delete(tx, running.id, actor="ada", reason="", now=stage.now))
+    stage.sandbox.world.recordings[str(running.external_id)].words = ["Hello"]
     await stage.do(lambda tx: desk.hang_up(tx, interaction.id, agent_id="kim", now=stage.now))
     kept = await recording_of(stage, "kept")
     await stage.do(lambda tx: recordings.delete(tx, kept.id, actor="ada", reason="asked for", now=stage.now))
