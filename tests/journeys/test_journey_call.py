@@ -102,5 +102,5 @@ async def adds_up(cast: Cast, interaction_id: str) -> None:
     assert record["answered_at"]
     whole = datetime.fromisoformat(record["ended_at"]) - datetime.fromisoformat(record["started_at"])
     parts = sum(record[name] for name in ("menu_ms", "wait_ms", "ring_ms", "talk_ms", "hold_ms"))
-    assert parts == round(whole.total_seconds() * 1000), record
+    assert abs(parts - whole.total_seconds() * 1000) <= 5, record  # each of the five is rounded by itself
     assert record["disposition"] == "resolved"
