@@ -6,18 +6,19 @@ from collections import defaultdict
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import bindparam
+from sqlalchemy import bindparam, exists
 from sqlmodel import col, select
 
 from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
+from crm_core.interactions import Interaction, InteractionState
 from crm_core.statements import fixed
 from routing import overflow
 from routing.agents import FRESH, LOST, Activity, Agent, AgentSkill
 from routing.callbacks import OPEN, Callback, CallbackState
 from routing.core import Memory, Ring, Rules, Snapshot, Timer, Work, Worker
 from routing.offers import Offer, OfferState
-from routing.queues import IS_OPEN, IS_WAITING, EntryState, EntryTrace, Queue, QueueEntry, QueueMember, Refusal
+from routing.queues import IS_OPEN, IS_WAITING, EntryState, EntryTrace, Lane, Queue, QueueEntry, QueueMember, Refusal
 from routing.rooms import CallRoom
 
 CALL = "voice"  # the kind of work in which a caller is on the line
@@ -67,6 +68,22 @@ _ROOMS = fixed(
         col(CallRoom.alone_since).is_not(None), col(CallRoom.ended_at).is_(None)
     )
 )
+_CALLS = (InteractionState.WAITING, InteractionState.OFFERED, InteractionState.CONNECTED)
+_LEFT_BEHIND = fixed(  # who wants to go and holds live work in which nobody is on the line
+    select(QueueEntry.agent_id)
+    .join(Agent, col(Agent.user_id) == col(QueueEntry.agent_id))
+    .where(
+        IS_OPEN,
+        QueueEntry.state == EntryState.CONNECTED,
+        QueueEntry.lane == Lane.LIVE,
+        Agent.next_activity == Activity.OFFLINE,
+        ~exists().where(
+            col(Interaction.entry_id) == col(QueueEntry.id),
+            col(Interaction.channel) == CALL,
+            col(Interaction.state).in_(_CALLS),
+        ),
+    )
+)
 _SNOOZED = fixed(
     select(Conversation.id, Conversation.snoozed_until)
     .where(Conversation.state == ConversationState.SNOOZED, col(Conversation.snoozed_until).is_not(None))
@@ -102,10 +119,14 @@ async def load(tx: Tx) -> tuple[Snapshot, dict[str, dict[str, Any]], list[Timer]
         if entry.kind == CALL:
             longest = timedelta(seconds=queues[entry.queue_id].max_wait_s)
             timers.append(Timer("longest_wait", entry.id, entry.entered_at + longest))
+    leaving = any(agent.next_activity == Activity.OFFLINE for agent in agents)
+    left_behind = set(await tx.all(_LEFT_BEHIND)) if leaving else set()
     for agent in agents:
         if agent.next_activity == Activity.OFFLINE:
-            continue  # gone already, as soon as the present call ends
-        if agent.activity == Activity.NOT_RESPONDING and agent.reason == LOST:
+            # Gone already as soon as the present call ends; work without a call would stay with them for ever.
+            if agent.user_id in left_behind:
+                timers.append(Timer("gone", agent.user_id, (agent.seen_at or agent.since) + OFFLINE_AFTER))
+        elif agent.activity == Activity.NOT_RESPONDING and agent.reason == LOST:
             timers.append(Timer("gone", agent.user_id, (agent.seen_at or agent.since) + OFFLINE_AFTER))
         elif agent.activity == Activity.AVAILABLE:
             timers.append(Timer("lost", agent.user_id, (agent.seen_at or agent.since) + FRESH))

@@ -133,7 +133,8 @@ async def _gone(tx: Tx, user_id: str, now: datetime) -> None:
     seen = await agents.find(tx, user_id)
     if seen is None or seen.activity == Activity.OFFLINE:
         return
-    age = OFFLINE_AFTER if seen.reason == LOST else 12 * OFFLINE_AFTER
+    soon = seen.reason == LOST or seen.next_activity == Activity.OFFLINE
+    age = OFFLINE_AFTER if soon else 12 * OFFLINE_AFTER
     if _fresh(seen, now, age):
         return
     for held in await entries.list_held(tx, user_id):

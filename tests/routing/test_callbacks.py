@@ -261,6 +261,22 @@ async def test_an_agent_who_never_returns_gives_the_callback_back(floor: Floor) 
     await floor.check()
 
 
+async def test_an_agent_who_wanted_to_go_and_vanished_gives_the_callback_back(floor: Floor) -> None:
+    """Offline was to come after the work in hand; the tab was closed before, and nobody else would ever have had it."""
+    await floor.open("kim")
+    await asked(floor)
+    await floor.later(21, beats=("kim",))
+    await floor.accept("kim")
+    await floor.do(lambda tx: desk.set_activity(tx, "kim", "offline", now=floor.now))
+    await floor.later(299)
+    assert (await floor.entry()).state == "connected", "may still return"
+    await floor.later(2)
+    assert (await floor.agent("kim")).activity == "offline"
+    assert (await floor.callbacks())[0].state == "due"
+    assert (await floor.entry()).state == "waiting"
+    await floor.check()
+
+
 async def test_closed_hours_offer_a_call_when_open(floor: Floor) -> None:
     await floor.open("kim")
     closed = Hours(id="h", name="Evenings", zone="Europe/London", week={"2": [["18:00", "20:00"]]})
