@@ -16,10 +16,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["tests.databases", "tests.apps"]
 
 CI = os.environ.get("CI", "").lower() not in {"", "0", "false"}
+# The suite takes the same examples each time, however fast the machine; `--hypothesis-profile=night` takes others.
+settings.register_profile(
+    "suite", derandomize=True, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("night", settings.get_profile("suite"), derandomize=False)
+settings.load_profile("suite")
+
 # Debian keeps these outside a plain user's PATH.
 SYSTEM_PATH = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin", "/usr/local/sbin", "/sbin"])
 

@@ -148,7 +148,7 @@ def test_a_text_that_grows_too_long_is_refused_for_that_recipient() -> None:
         big.render({"name": "x" * content.MAX_FIELD})
 
 
-@settings(max_examples=150, deadline=2000)
+@settings(max_examples=150)
 @given(st.text(alphabet=st.sampled_from(list("{}%# \n'\"|.()[]_abcnamefirs*+~-=<>01")), max_size=80))
 def test_any_source_is_saved_or_refused_with_a_sentence_never_worse(source: str) -> None:
     try:

@@ -260,7 +260,7 @@ async def test_a_tag_becomes_an_audience_and_a_list(db: Database, clock: FixedCl
     assert sorted(one.body for one in shown) == ["Plan p0", "Plan p1", "Plan p2"]
 
 
-@settings(max_examples=120, deadline=2000)
+@settings(max_examples=120)
 @given(st.binary(max_size=300))
 def test_any_bytes_are_read_or_refused_with_a_sentence(content: bytes) -> None:
     try:

@@ -345,7 +345,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=STEPS)
 async def test_whatever_happens_the_sums_equal_the_audience_and_rank_only_rises(
     steps: list[tuple[str, int, str]], sqlite_template: object, tmp_path_factory: pytest.TempPathFactory

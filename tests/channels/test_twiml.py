@@ -98,7 +98,7 @@ def test_hostile_text_stays_text(text):
 
 
 @given(st.text(max_size=200))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_text_gives_a_sound_document(text):
     document = twin.parse(render([steps.Say(text), steps.Hangup()], base=BASE), url=BASE, method="POST")
     assert {verb.tag for verb in document.verbs} <= {"Say", "Hangup"}

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Coroutine
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -19,18 +14,16 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from sqlmodel import select
 
 from crm_core import leases, outbox
 from crm_core.clock import FixedClock
-from crm_core.db import Database, open_database
+from crm_core.db import Database
 from crm_core.outbox import OutboxState, OutboxTask
 from routing import engine
-from tests.databases import START
+from tests.machines import DatabaseMachine, play
 from tests.routing.floor import Floor, caller
-from tests.routing.test_floor_property import LIMITS, empty
 
 WORKERS = ("one", "two", "three")
 REPEATABLE = {"s4", "s5", "s6"}  # call control: done twice is done
@@ -40,12 +33,11 @@ who = st.sampled_from(WORKERS)
 def machine(url: str) -> type[RuleBasedStateMachine]:
     """Workers that claim, call and record in steps, between which they may sleep or die."""
 
-    class LeaseMachine(RuleBasedStateMachine):
+    class LeaseMachine(DatabaseMachine):
+        source = url
+
         def __init__(self) -> None:
             super().__init__()
-            self.runner = asyncio.Runner()
-            self.folder = tempfile.mkdtemp()
-            self.clock = FixedClock(START)
             self.tokens: dict[str, int] = {}
             self.written: list[int] = []
             self.held: dict[str, list[tuple[OutboxTask, float]]] = {name: [] for name in WORKERS}
@@ -53,25 +45,10 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
             self.calls: Counter[str] = Counter()
             self.asked: set[str] = set()
 
-        def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-            return self.runner.run(work)
-
-        def teardown(self) -> None:
-            if hasattr(self, "db"):
-                self.wait(self.db.close())
-            self.runner.close()
-            shutil.rmtree(self.folder)
-
         @initialize()
         def open(self) -> None:
             async def go() -> None:
-                target = url
-                if url.startswith("sqlite"):
-                    shutil.copy(url.removeprefix("sqlite:///"), Path(self.folder) / "hub.db")
-                    target = f"sqlite:///{self.folder}/hub.db"
-                self.db = await open_database(target)
-                if not url.startswith("sqlite"):
-                    await empty(self.db)
+                await self.open_database()
 
             self.wait(go())
 
@@ -206,12 +183,12 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
 
 @pytest.mark.timeout(600)
 def test_whoever_was_overtaken_writes_nothing_on_sqlite(sqlite_url: str) -> None:
-    run_state_machine_as_test(machine(sqlite_url), settings=settings(max_examples=15, stateful_step_count=30, **LIMITS))
+    play(machine(sqlite_url), examples=15, steps=30)
 
 
 @pytest.mark.timeout(600)
 def test_whoever_was_overtaken_writes_nothing_on_postgresql(pg_url: str) -> None:
-    run_state_machine_as_test(machine(pg_url), settings=settings(max_examples=5, stateful_step_count=30, **LIMITS))
+    play(machine(pg_url), examples=5, steps=30)
 
 
 async def test_three_routers_at_once_offer_nothing_twice(db: Database, clock: FixedClock) -> None:

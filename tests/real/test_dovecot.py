@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -235,24 +235,45 @@ async def cursor_of(hub: Runtime) -> dict[str, Any]:
         return dict(await tx.one(select(ChannelAccount.cursor).where(ChannelAccount.id == "mailbox")) or {})
 
 
+@contextlib.contextmanager
+def dies_at_write(
+    hub: Runtime, task: asyncio.Task[Any], number: int, *, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """The task is cancelled at its write of this number: before the unit has run, or when it is committed."""
+    write, numbers = hub.db.write, itertools.count(1)
+
+    async def counted(work: Any) -> Any:
+        fatal = next(numbers) == number
+        if fatal and not after:
+            task.cancel()
+        try:
+            return await write(work)
+        finally:
+            if fatal and after:
+                task.cancel()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hub.db, "write", counted)
+        yield
+
+
 async def test_each_mail_becomes_one_interaction_however_often_the_poller_dies(
-    hub: Runtime, dovecot: Dovecot, user: str
+    hub: Runtime, dovecot: Dovecot, user: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     count = 60
     dovecot.deliver(user, NESTED, *(unique(f"n{n:02d}") for n in range(count)))
     account_id = await add_mailbox(hub, dovecot, user)
     expected = [f"n{n:02d}" for n in range(count)]
-    deaths, ends = 0, time.monotonic() + 90
-    reached = 0
-    while reached < count and time.monotonic() < ends:
+    deaths = reached = 0
+    while reached < count:
+        # Died at its first, second, third commit, before and after it in turn; the last lives as long as there are mails.
         task = asyncio.create_task(mailboxes.poll_account(hub, account_id))
-        # Died at a different distance each time: at once, or some mails further on; never at a safe point of its own choice.
-        goal = reached + deaths * 3 % 7
-        while reached < min(goal, count) and time.monotonic() < ends and not task.done():
-            await asyncio.sleep(0.005)
-            reached = len(await subjects(hub))
-        await asyncio.sleep(deaths % 4 * 0.03)
-        task.cancel()
+        with dies_at_write(hub, task, deaths // 2 % 4 + 1, after=deaths % 2 == 1, monkeypatch=monkeypatch):
+            async with asyncio.timeout(60):
+                while not task.done():
+                    if len(await subjects(hub)) == count:
+                        task.cancel()
+                    await asyncio.sleep(0.02)
         await asyncio.gather(task, return_exceptions=True)
         deaths += 1
         found = await subjects(hub)

@@ -6,16 +6,12 @@ After every step the hub's own invariants must hold, and at the end of each run 
 from __future__ import annotations
 
 import asyncio
-import shutil
-import tempfile
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -23,24 +19,19 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
-from sqlalchemy import delete
 from sqlmodel import select
 
 from channels.contract import CallArrived, FormArrived
 from crm_core.accounts import Form
 from crm_core.addresses import phone
-from crm_core.clock import FixedClock
 from crm_core.consent import Purpose
-from crm_core.db import open_database
 from crm_core.errors import Conflict, NotAllowed, NotFound
 from crm_core.interactions import Interaction
-from hub.models import metadata
 from routing import desk, engine, router
 from routing.agents import FRESH, Activity, Agent
 from routing.queues import EntryState, Lane, Refusal
-from tests.databases import START
+from tests.machines import DatabaseMachine, play
 from tests.routing.floor import NUMBER, Floor, caller
 from tests.routing.provider import Leg, Provider
 
@@ -53,24 +44,13 @@ pick = st.integers(0, 1000)
 def machine(url: str) -> type[RuleBasedStateMachine]:
     """The machine over a database of its own per run."""
 
-    class FloorMachine(RuleBasedStateMachine):
+    class FloorMachine(DatabaseMachine):
+        source = url
+
         def __init__(self) -> None:
             super().__init__()
-            self.runner = asyncio.Runner()
-            self.folder = tempfile.mkdtemp()
             self.came = 0
             self.promises = 0
-            self.clock = FixedClock(START)
-
-        def teardown(self) -> None:
-            if hasattr(self, "floor"):
-                self.wait(self.settle())
-                self.wait(self.floor.db.close())
-            self.runner.close()
-            shutil.rmtree(self.folder)
-
-        def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-            return self.runner.run(work)
 
         def quietly(self, work: Coroutine[Any, Any, Any]) -> None:
             """Acts that come too late are answered with a Conflict, which is right."""
@@ -87,13 +67,7 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
         )
         def open(self, wrapup: int, offer_after: int, rings: int) -> None:
             async def go() -> None:
-                target = url
-                if url.startswith("sqlite"):
-                    shutil.copy(url.removeprefix("sqlite:///"), Path(self.folder) / "hub.db")
-                    target = f"sqlite:///{self.folder}/hub.db"
-                self.db = await open_database(target)
-                if not url.startswith("sqlite"):
-                    await empty(self.db)
+                await self.open_database()
                 self.floor = Floor(self.db, self.clock)
                 self.provider = Provider(self.db, self.clock)
                 await self.floor.open(
@@ -427,28 +401,11 @@ def is_there(agent: Agent, now: datetime) -> bool:
     return seen and agent.activity in (Activity.AVAILABLE, Activity.NOT_RESPONDING)
 
 
-async def empty(db: Any) -> None:
-    """Every table of the test's database, emptied."""
-
-    async def unit(tx: Any) -> None:
-        for table in reversed(metadata.sorted_tables):
-            await tx.run(delete(table))
-
-    await db.write(unit)
-
-
-LIMITS: dict[str, Any] = {
-    "deadline": None,
-    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
-    "print_blob": True,
-}
-
-
 @pytest.mark.timeout(600)
 def test_chance_breaks_nothing_on_sqlite(sqlite_url: str) -> None:
-    run_state_machine_as_test(machine(sqlite_url), settings=settings(max_examples=40, stateful_step_count=40, **LIMITS))
+    play(machine(sqlite_url), examples=12, steps=40)
 
 
 @pytest.mark.timeout(600)
 def test_chance_breaks_nothing_on_postgresql(pg_url: str) -> None:
-    run_state_machine_as_test(machine(pg_url), settings=settings(max_examples=8, stateful_step_count=25, **LIMITS))
+    play(machine(pg_url), examples=8, steps=25)

@@ -6,17 +6,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -24,7 +20,6 @@ from hypothesis.stateful import (
     invariant,
     precondition,
     rule,
-    run_state_machine_as_test,
 )
 from sqlmodel import select
 
@@ -33,14 +28,12 @@ from channels.sms import SmsChannel
 from channels.twilio_api import TwilioSettings
 from channels.voice import VoiceChannel
 from crm_core import accounts
-from crm_core.clock import FixedClock
-from crm_core.db import Database, DatabaseUnavailable, open_database
+from crm_core.db import Database, DatabaseUnavailable
 from crm_core.interactions import Interaction, InteractionState
 from crm_core.touches import Direction
 from routing.checks import check_invariants
-from tests.databases import START
+from tests.machines import DatabaseMachine, play
 from tests.routing.floor import Floor
-from tests.routing.test_floor_property import LIMITS, empty
 from tests.webhooks.conftest import Store
 from tests.webhooks.signing import ACCOUNT, ORIGIN, TOKEN, call_fields, signed
 from tests.webhooks.test_mail_intake import arrived
@@ -78,12 +71,11 @@ class Flaky:
 def machine(url: str) -> type[RuleBasedStateMachine]:
     """The machine over a database of its own per run."""
 
-    class IntakeMachine(RuleBasedStateMachine):
+    class IntakeMachine(DatabaseMachine):
+        source = url
+
         def __init__(self) -> None:
             super().__init__()
-            self.runner = asyncio.Runner()
-            self.folder = tempfile.mkdtemp()
-            self.clock = FixedClock(START)
             self.acknowledged: set[str] = set()
             self.broken = 0
             self.ended: set[str] = set()
@@ -92,26 +84,10 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
             self.uidvalidity = 1
             self.fetched: set[bytes] = set()
 
-        def wait(self, work: Coroutine[Any, Any, Any]) -> Any:
-            return self.runner.run(work)
-
-        def teardown(self) -> None:
-            if hasattr(self, "db"):
-                self.wait(self.settle())
-                self.wait(self.db.close())
-            self.runner.close()
-            shutil.rmtree(self.folder)
-
         @initialize()
         def open(self) -> None:
             async def go() -> None:
-                target = url
-                if url.startswith("sqlite"):
-                    shutil.copy(url.removeprefix("sqlite:///"), Path(self.folder) / "hub.db")
-                    target = f"sqlite:///{self.folder}/hub.db"
-                self.db = await open_database(target)
-                if not url.startswith("sqlite"):
-                    await empty(self.db)
+                await self.open_database()
                 self.floor = Floor(self.db, self.clock)
                 await self.floor.open("kim")
                 self.flaky = Flaky(self.db)
@@ -288,9 +264,9 @@ def quiet() -> Iterator[None]:
 
 @pytest.mark.timeout(600)
 def test_chance_loses_and_doubles_nothing_on_sqlite(sqlite_url: str) -> None:
-    run_state_machine_as_test(machine(sqlite_url), settings=settings(max_examples=10, stateful_step_count=30, **LIMITS))
+    play(machine(sqlite_url), examples=10, steps=30)
 
 
 @pytest.mark.timeout(600)
 def test_chance_loses_and_doubles_nothing_on_postgresql(pg_url: str) -> None:
-    run_state_machine_as_test(machine(pg_url), settings=settings(max_examples=4, stateful_step_count=25, **LIMITS))
+    play(machine(pg_url), examples=4, steps=25)
