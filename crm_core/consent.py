@@ -177,34 +177,18 @@ async def may_contact(
     an unknown time zone or missing consent says no. Calls and texts, whatever their purpose, pass `outgoing.py`: first
     whereto, and last (unless `spend` is false: a forecast, or counted already) how many by whom; `guard` if it was read before.
     """
-    if address.kind != PointKind.PHONE or channel not in outgoing_rules.CHANNELS:
-        return await _people(
-            tx,
-            purpose=purpose,
-            channel=channel,
-            address=address,
-            now=now,
-            contact=contact,
-            sender=sender,
-            window=window,
-        )
-    if guard is None:
-        guard = await outgoing.load(tx, now=now, user_id=user_id)
-    refused = outgoing.refusal(guard, address.value, channel=channel, user_id=user_id, spend=False)
+    spends = address.kind == PointKind.PHONE and channel in outgoing_rules.CHANNELS
+    refused = None
+    if spends:
+        if guard is None:
+            guard = await outgoing.load(tx, now=now, user_id=user_id)
+        refused = outgoing.refusal(guard, address.value, channel=channel, user_id=user_id, spend=False)
     if refused is None:
         verdict = await _people(
-            tx,
-            purpose=purpose,
-            channel=channel,
-            address=address,
-            now=now,
-            contact=contact,
-            sender=sender,
-            window=window,
-        )
-        if not verdict.allowed:
-            return verdict
-        refused = outgoing.refusal(guard, address.value, channel=channel, user_id=user_id, spend=spend)
+            tx, purpose=purpose, channel=channel, address=address, now=now, contact=contact, sender=sender, window=window
+        )  # fmt: skip
+        if verdict.allowed and spends and spend and guard is not None:
+            refused = outgoing.refusal(guard, address.value, channel=channel, user_id=user_id)
         if refused is None:
             return verdict
     rule, reason, until = refused

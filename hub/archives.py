@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from crm_core.errors import HubError
+from hub.files import rename_for_good
 from hub.sealing import Sealer
 
 FORMAT, VERSION = "contact-hub-backup", 1
@@ -134,12 +135,7 @@ class Writer:
         self._archive.close()
         with self._part.open("rb") as handle:
             os.fsync(handle.fileno())
-        self._part.rename(self._path)
-        folder = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        rename_for_good(self._part, self._path)
 
 
 @contextlib.contextmanager

@@ -21,6 +21,7 @@ from typing import Any
 from crm_core.errors import HubError
 from crm_core.texts import Text
 from hub.archives import Damaged, Opened, Writer
+from hub.files import rename_for_good
 
 SQLITE_MEMBER = "database/hub.db"
 REVISIONS = "alembic_version"
@@ -197,12 +198,7 @@ def put_in_place(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-    fresh.rename(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    rename_for_good(fresh, path)
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------------

@@ -25,6 +25,16 @@ FOLDER = re.compile(r"[a-z][a-z0-9_-]{0,30}")
 KEY = re.compile(r"[a-z][a-z0-9_-]{0,30}/[0-9]{4}/[0-9]{2}/[0-9]{2}/[A-Za-z0-9_-]{43}")
 
 
+def rename_for_good(fresh: Path, path: Path) -> None:
+    """Rename within a folder; the new name survives a power cut once this returns."""
+    fresh.rename(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
 class FileMissing(NotFound):
     """This file is not in the store."""
 
@@ -124,18 +134,10 @@ class _Folder:
                 handle.write(content)
                 handle.flush()
                 os.fsync(handle.fileno())
-            self._put_in_place(fresh, path)
+            rename_for_good(fresh, path)
         except OSError:
             fresh.unlink(missing_ok=True)
             raise
-
-    def _put_in_place(self, fresh: Path, path: Path) -> None:
-        fresh.rename(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
     async def write_pieces(self, key: str, pieces: AsyncIterator[bytes]) -> int:
         path, size = self._root / key, 0
@@ -149,7 +151,7 @@ class _Folder:
             handle.flush()
             os.fsync(handle.fileno())
             handle.close()
-            self._put_in_place(fresh, path)
+            rename_for_good(fresh, path)
 
         try:
             handle = await asyncio.to_thread(begin)

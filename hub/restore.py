@@ -31,7 +31,7 @@ from hub.database_copy import (
     refuse_full_sqlite,
 )
 from hub.database_probe import probe_database
-from hub.files import Files
+from hub.files import Files, rename_for_good
 from hub.migrate import known_revisions
 from hub.sealing import Sealer
 from hub.settings import Settings
@@ -185,7 +185,7 @@ def take_key(settings: Settings, archive: Opened, *, now: datetime) -> str:
         handle.write(f"{key}\n")
         handle.flush()
         os.fsync(handle.fileno())
-    fresh.rename(path)
+    rename_for_good(fresh, path)
     return f"{path} holds the backup's HUB_SECRET_KEY now."
 
 

@@ -20,6 +20,7 @@ from hub.metrics import Metrics
 from hub.redis_ports import RedisTokens, RedisWakeups
 from hub.sealing import Sealer
 from hub.settings import Settings
+from hub.tasks import end_tasks
 from hub.valkey import socket_path
 from hub.vault import AccountVault
 
@@ -85,8 +86,7 @@ async def running(settings: Settings, *, bulk: bool = False, clock: Clock | None
         )
     finally:
         if watch is not None:
-            watch.cancel()
-            await asyncio.gather(watch, return_exceptions=True)
+            await end_tasks([watch])
         await channels.close()
         await wakeups.close()
         await client.aclose()

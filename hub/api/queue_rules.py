@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 from sqlmodel import select
 
 from crm_core.db import Tx
@@ -27,18 +27,9 @@ class OverflowRule(Strict):
     written: bool = Field(default=False, description="texts and mails too")
 
 
-class QueueRules(Strict):
-    """Everything about a queue. `version` is the one you saw."""
+class Figures(BaseModel):
+    """Times in seconds, and counts."""
 
-    version: Version
-    name: str = Name
-    language: str = Field("en-GB", max_length=40)
-    hours_id: str = Field("", max_length=40, description="empty: always open")
-    skills: str = Field("", max_length=2000, description="spanish 4, chinese 2")
-    relax: str = Field("", max_length=2000, description="60: spanish 2, one line per instant")
-    preferred: str = Field("", pattern="^(|last|owner)$")
-    overflow: OverflowRule = OverflowRule(queue_id="", after_s=0, waiting=0)
-    members: list[str] = Field(default_factory=list, max_length=1000)
     offer_timeout_s: int
     accept_timeout_s: int
     refusal_cooloff_s: int
@@ -54,7 +45,21 @@ class QueueRules(Strict):
     vip_credit_s: int
 
 
-class QueueRulesShown(Shown):
+class QueueRules(Strict, Figures):
+    """Everything about a queue. `version` is the one you saw."""
+
+    version: Version
+    name: str = Name
+    language: str = Field("en-GB", max_length=40)
+    hours_id: str = Field("", max_length=40, description="empty: always open")
+    skills: str = Field("", max_length=2000, description="spanish 4, chinese 2")
+    relax: str = Field("", max_length=2000, description="60: spanish 2, one line per instant")
+    preferred: str = Field("", pattern="^(|last|owner)$")
+    overflow: OverflowRule = OverflowRule(queue_id="", after_s=0, waiting=0)
+    members: list[str] = Field(default_factory=list, max_length=1000)
+
+
+class QueueRulesShown(Shown, Figures):
     """A queue's rules."""
 
     id: str
@@ -67,19 +72,6 @@ class QueueRulesShown(Shown):
     preferred: str
     overflow: OverflowRule
     members: list[str]
-    offer_timeout_s: int
-    accept_timeout_s: int
-    refusal_cooloff_s: int
-    wrapup_s: int
-    service_level_s: int
-    priority_credit_s: int
-    callback_offer_after_s: int
-    callback_max_attempts: int
-    callback_retry_s: int
-    max_wait_s: int
-    ring_count: int
-    preferred_wait_s: int
-    vip_credit_s: int
 
 
 class QueueIn(Strict):

@@ -25,6 +25,7 @@ from yarl import URL
 from hub.sandbox.clock import Clock
 from hub.sandbox.faults import Faults
 from hub.sandbox.state import CallbackEntry
+from hub.tasks import end_tasks
 
 SWAP_WAIT_S = 0.5  # how long a callback that is to arrive out of order waits for one to overtake it
 
@@ -130,9 +131,7 @@ class Callbacks:
 
     async def close(self) -> None:
         self.closed = True
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
         if self._session is not None:
             await self._session.close()
 

@@ -18,6 +18,7 @@ from hub.sandbox.clock import rfc2822
 from hub.sandbox.state import API_VERSION, FINAL_CALL_STATUSES, Call, Hook
 from hub.sandbox.twiml import Source
 from hub.sandbox.world import World, country_of
+from hub.tasks import end_tasks
 
 EVENT_OF_STATUS = {"initiated": "initiated", "ringing": "ringing", "in-progress": "answered"}
 
@@ -312,9 +313,7 @@ class Legs:
         self.world.tell("call", sid=leg.call.sid)
 
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
 
 def hook_from(

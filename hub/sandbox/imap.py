@@ -34,6 +34,7 @@ from pymap.user import Passwords, UserMetadata
 from pysasl.hashing import BuiltinHash
 
 from hub.sandbox.config import MailboxConfig
+from hub.tasks import end_tasks
 
 
 class FiledMailbox(MailboxData):
@@ -241,7 +242,5 @@ class ImapServer:
         if self._server is None:
             return
         self._server.close()
-        for task in list(self._connections):
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        await end_tasks(self._connections)
         await self._server.wait_closed()

@@ -17,6 +17,7 @@ from hub.sandbox.media import MediaFailed, fetch_all, keep, media_url
 from hub.sandbox.state import API_VERSION, Hook, Message, PhoneNumber, new_sid
 from hub.sandbox.twiml import TwimlError
 from hub.sandbox.world import MAGIC, World, country_of
+from hub.tasks import end_tasks
 
 STOP_WORDS = frozenset({"STOP", "UNSUBSCRIBE", "END", "QUIT", "STOPALL", "REVOKE", "OPTOUT", "CANCEL"})
 START_WORDS = frozenset({"START", "YES", "UNSTOP"})
@@ -54,9 +55,7 @@ class Texts:
         self._inbound: dict[str, Courier] = {}
 
     async def close(self) -> None:
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end_tasks(self._tasks)
 
     def opted_out(self, sender: str, to: str) -> bool:
         return (sender, to) in self.world.opted_out
