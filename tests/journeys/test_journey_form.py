@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.journeys.cast import Cast, Desk, picture, until
 
@@ -56,7 +56,8 @@ async def test_a_program_that_posts_twice_makes_one_lead_and_one_offer(cast: Cas
     await amy.press("a")
     await expect(amy.timeline).to_contain_text("A new bicycle")
     await expect(amy.page.get_by_role("button", name="Call", exact=False).first).to_be_visible()
-    await done(amy)
+    await opened_past_an_old_answer(amy)
+    await finished(amy)
 
 
 async def one_of_each(cast: Cast, mail: str, number: str) -> None:
@@ -71,9 +72,43 @@ async def one_of_each(cast: Cast, mail: str, number: str) -> None:
     assert len(offers) == 1, offers
 
 
+async def opened_past_an_old_answer(desk: Desk) -> None:
+    """The wrap-up that a person opened is not closed by an answer that was asked for before the click and comes after it."""
+    asked: list[str] = []
+    answered, released = asyncio.Event(), asyncio.Event()
+
+    async def late(route: Route) -> None:
+        asked.append(route.request.url)
+        if len(asked) > 1:
+            await route.continue_()
+            return
+        answer = await route.fetch()
+        answered.set()
+        await released.wait()
+        await route.fulfill(response=answer)
+
+    await desk.page.route("**/wrapup*", late)
+    await desk.page.locator("#wrapup").dispatch_event("live")
+    async with asyncio.timeout(60):
+        await answered.wait()
+    await desk.press("w")
+    pick = desk.page.locator("[data-pick=disposition]")
+    await expect(pick).to_be_focused()
+    async with desk.page.expect_response(lambda answer: "wrapup" in answer.url and "open=1" in answer.url):
+        released.set()  # the old answer comes last, and is asked for again
+    await expect(pick).to_be_focused()
+    assert "open=1" not in asked[0]
+    assert all("open=1" in url for url in asked[1:])
+    await desk.page.unroute("**/wrapup*")
+
+
 async def done(desk: Desk) -> None:
     """Finish the enquiry and go home."""
     await desk.press("w")
+    await finished(desk)
+
+
+async def finished(desk: Desk) -> None:
     await desk.wrap_up("re")
     await desk.close_conversation()
     await desk.activity("Offline")

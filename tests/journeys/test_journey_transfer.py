@@ -61,6 +61,7 @@ async def test_the_agents_browser_is_killed_in_the_middle_of_a_call(cast: Cast) 
     await expect(amy.offer).to_be_visible()
     await amy.press("a")
     await amy.in_call()
+    await expect(amy.timeline).to_contain_text("talking now")  # the customer is with her
     interaction = cast.hub.rows("SELECT id, entry_id FROM interactions WHERE external_id = ?", sid)[0]
     before = cast.hub.rows("SELECT order_at FROM queue_entries WHERE id = ?", interaction["entry_id"])[0]
     await amy.page.context.close()  # nothing is said to anybody

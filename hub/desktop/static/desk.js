@@ -81,6 +81,25 @@ function takePlace(element) {
 
 document.addEventListener("htmx:before:swap", () => each("[data-scroll-end]", keepPlace));
 
+// A part that fetches itself does not draw over what a person opened in it meanwhile: such an answer is old, and it asks again.
+const drawings = new WeakMap();
+const drawn = (element) => drawings.get(element) ?? 0;
+
+document.addEventListener("htmx:before:request", ({ detail: { ctx } }) => {
+  ctx.drawn = drawn(ctx.target);
+});
+
+document.addEventListener("htmx:before:swap", (event) => {
+  const { ctx } = event.detail;
+  if (!(ctx?.target instanceof Element)) return;
+  if (ctx.sourceElement === ctx.target && "live" in ctx.target.dataset && ctx.drawn !== drawn(ctx.target)) {
+    event.preventDefault();
+    setTimeout(() => ctx.target.isConnected && ctx.target.dispatchEvent(new CustomEvent("live")));
+    return;
+  }
+  drawings.set(ctx.target, drawn(ctx.target) + 1);
+});
+
 // The earlier part comes when its reader reaches the top, by wheel, finger or key; its button does the same.
 document.addEventListener("scroll", ({ target }) => {
   if (target instanceof Element && target.matches("[data-scroll-end]") && target.scrollTop < 48 && target.scrollHeight > target.clientHeight) {
