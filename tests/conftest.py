@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import LoadFileScheduling
 
 pytest_plugins = ["tests.databases", "tests.apps"]
 
@@ -56,8 +57,36 @@ PROGRAMS = {
 }
 
 
+# One worker drives the browser, so that Chromium and its hub have a processor to themselves, and begins with it.
+BROWSER = ("tests/browser/", "tests/journeys/", "tests/sandbox/test_outside_page.py")
+# What starts whole programs takes long; at the end of a run it would keep one worker busy alone.
+LONG = (
+    "tests/real/",
+    "tests/nightly/",
+    "tests/campaigns/test_killed",
+    "tests/webhooks/test_kill",
+    "tests/hub/test_serve",
+)
+
+
+class Spread(LoadFileScheduling):  # type: ignore[misc]
+    """A file's tests to one worker, and all tests of the browser to one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "browser" if nodeid.startswith(BROWSER) else str(super()._split_scope(nodeid))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Spread | None:
+    """Ours for `--dist loadfile`; in the order of the collection."""
+    if config.getoption("dist") != "loadfile":
+        return None
+    config.option.loadscopereorder = False
+    return Spread(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave out what the machine cannot run, each with its reason; in CI leave it in, so that it fails."""
+    items.sort(key=lambda item: 0 if item.nodeid.startswith(BROWSER) else 1 if item.nodeid.startswith(LONG) else 2)
     if CI:
         return
     for name, program in PROGRAMS.items():

@@ -28,6 +28,7 @@ from hub.desktop.status import activity_part
 from hub.desktop.templating import reader_of, told
 from hub.desktop.work import ID, WORKERS
 from hub.desktop.work_actions import refusal
+from hub.problems import status_of
 from hub.web import Route, now_of, runtime_of, user_of
 from routing import agent_phones, desk, gate, sound_quality
 from routing.agents import Activity
@@ -165,7 +166,7 @@ async def dial(request: web.Request) -> web.StreamResponse:
         await db.write(lambda tx: _note_refusal(tx, refused, str(given.get("list") or ""), user.id, now))
         return problem(request, error, status=409, code="refused")
     except HubError as error:
-        return problem(request, error, status=422, code="server")
+        return problem(request, error, status=status_of(error), code="server")
     number, name = addresses.shown(call.to_address), await _contact_name(request, call.contact_id)
     async with db.reading() as tx:
         by_phone = bool(await agent_phones.number_of(tx, user.id))

@@ -6,6 +6,8 @@ loop. An async fixture of such a test must say `loop_scope="session"` (with `pyt
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
 import re
 from collections.abc import AsyncIterator
@@ -14,7 +16,17 @@ from urllib.parse import urlsplit
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Route, async_playwright, expect
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    Response,
+    Route,
+    async_playwright,
+    expect,
+)
+from playwright.async_api import Error as PlaywrightError
 
 from tests.browser import phone_rig, phone_signalling
 from tests.browser.phone_rig import Rig
@@ -58,6 +70,8 @@ class PageFactory:
         self.browser = browser
         self.complaints: list[str] = []
         self.foreign: list[str] = []
+        self.refusals: list[str] = []  # in the server's words, to explain a complaint
+        self._asking: set[asyncio.Task[None]] = set()
         self._allowed: list[re.Pattern[str]] = []
         self._contexts: list[BrowserContext] = []
 
@@ -79,6 +93,7 @@ class PageFactory:
         self._contexts.append(context)
         context.set_default_timeout(PATIENCE_MS)
         context.on("console", self._heard)
+        context.on("response", self._answered)
         context.on("weberror", lambda error: self.complaints.append(f"uncaught: {error.error}"))
         await context.expose_binding("reportPolicyViolation", lambda _source, text: self.complaints.append(text))
         await context.add_init_script(
@@ -96,6 +111,16 @@ class PageFactory:
         if message.type == "error":
             self.complaints.append(f"console: {message.text} ({message.location.get('url', '')})")
 
+    def _answered(self, response: Response) -> None:
+        if response.status >= 400:
+            task = asyncio.create_task(self._note_refusal(response))
+            self._asking.add(task)
+            task.add_done_callback(self._asking.discard)
+
+    async def _note_refusal(self, response: Response) -> None:
+        with contextlib.suppress(PlaywrightError):
+            self.refusals.append(f"{response.status} {response.url}: {(await response.text())[:500]}")
+
     async def _stub(self, route: Route) -> None:
         if route.request.url.startswith(("data:", "blob:")):
             await route.fallback()
@@ -111,7 +136,7 @@ class PageFactory:
     def check(self) -> None:
         """Fails on any complaint that was not allowed."""
         rest = [text for text in self.complaints if not any(pattern.search(text) for pattern in self._allowed)]
-        assert not rest, "the browser complained:\n" + "\n".join(rest)
+        assert not rest, "\n".join(["the browser complained:", *rest, *self.refusals])
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
