@@ -268,7 +268,7 @@ def _backlog(given: Any) -> int | None:
     raise Misconfigured("The backlog of a mailbox is a number of days, or all.", code="backlog")
 
 
-def _tokens(config: AccountConfig) -> TokenSource | None:
+def tokens_of(config: AccountConfig) -> TokenSource | None:
     """XOAUTH2 for both halves, when the row holds a refresh token."""
     given = {name: config.secrets.get(f"oauth_{name}", "") for name in OAUTH_SECRETS}
     if not given["refresh_token"]:
@@ -291,7 +291,7 @@ def build(config: AccountConfig) -> EmailChannel:
     folder = str(config.settings.get("folder") or "INBOX")
     imap = imap_from_url(imap_url, folder=folder, peer_allowed=config.peer_allowed) if imap_url else None
     smtp = smtp_from_url(smtp_url, peer_allowed=config.peer_allowed) if smtp_url else None
-    tokens = _tokens(config)
+    tokens = tokens_of(config)
     if tokens is not None:
         imap = dataclasses.replace(imap, tokens=tokens) if imap is not None else None
         smtp = dataclasses.replace(smtp, tokens=tokens) if smtp is not None else None

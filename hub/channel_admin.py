@@ -19,6 +19,7 @@ from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
 from crm_core.texts import Text
 from hub.channel_set import PROVIDER, ChannelSet
+from hub.mailbox_settings import TokensInput, token_secrets
 from routing import flows, queues
 
 IMAP_PORTS = {"tls": 993, "none": 143}
@@ -109,6 +110,9 @@ class MailboxInput:
     folder: str = "INBOX"
     imap: ServerInput = field(default_factory=ServerInput)
     smtp: ServerInput = field(default_factory=ServerInput)
+    tokens: TokensInput | None = (
+        None  # in place of passwords; None keeps what is stored, without an address there are none
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,15 @@ def mailbox_row(given: MailboxInput, *, known: Mapping[str, str], before: Mappin
         **{name: before[name] for name in ELSEWHERE if name in before},
     }
     secrets: dict[str, str] = {}
+    try:
+        if given.tokens is None:
+            secrets = {name: value for name, value in known.items() if name.startswith("oauth_")}
+        else:
+            secrets = token_secrets(given.tokens, known=known)
+    except Invalid as error:
+        wrong |= error.fields
+    by_token = bool(secrets) or bool(wrong)
+    new_token = given.tokens is not None and bool(given.tokens.refresh_token)
     if not PRINTABLE.fullmatch(given.from_name + given.folder):
         wrong["folder"] = Text("Leave out control characters.")
     for half, ports in (("imap", IMAP_PORTS), ("smtp", SMTP_PORTS)):
@@ -140,10 +153,13 @@ def mailbox_row(given: MailboxInput, *, known: Mapping[str, str], before: Mappin
             if server.user.strip() or server.password:
                 wrong[f"{half}_host"] = Text("Name the server too.")
             continue
-        read = _server(half, server, ports, known.get(f"{half}_url", ""), before.get(half) or {}, wrong)
+        read = _server(
+            half, server, ports, known.get(f"{half}_url", ""), before.get(half) or {}, wrong, by_token=by_token,
+            new_token=new_token,
+        )  # fmt: skip
         if read is not None:
             shown[half], secrets[f"{half}_url"] = read
-    if not wrong and not secrets:
+    if not wrong and not {"imap_url", "smtp_url"} & secrets.keys():
         wrong["imap_host"] = Text("Name a server to read from, one to send by, or both.")
     if wrong:
         raise Invalid("This mailbox cannot be used so.", fields=wrong)
@@ -151,7 +167,15 @@ def mailbox_row(given: MailboxInput, *, known: Mapping[str, str], before: Mappin
 
 
 def _server(
-    half: str, server: ServerInput, ports: Mapping[str, int], url: str, before: Mapping[str, Any], wrong: dict[str, str]
+    half: str,
+    server: ServerInput,
+    ports: Mapping[str, int],
+    url: str,
+    before: Mapping[str, Any],
+    wrong: dict[str, str],
+    *,
+    by_token: bool,
+    new_token: bool,
 ) -> tuple[dict[str, Any], str] | None:
     host, user, security = server.host.strip().lower(), server.user.strip(), server.security
     port = server.port.strip() or str(ports.get(security, 0))
@@ -165,18 +189,22 @@ def _server(
         return None
     shown = {"host": host, "port": int(port), "security": security, "user": user}
     password = server.password
-    if not password and user and url:
-        if {name: before.get(name) for name in ("host", "port", "user")} != {
-            name: shown[name] for name in ("host", "port", "user")
-        }:
-            wrong[f"{half}_password"] = Text("The server or the user has changed: type the password again.")
-            return None
+    elsewhere = any(before.get(name) != shown[name] for name in ("host", "port", "user"))
+    if not password and user and elsewhere and (url or by_token) and not new_token:
+        # What is stored, a token too, goes to the servers it was given for and to no other.
+        wrong[f"{half}_password"] = (
+            Text("Type the refresh token again, or a password: this server is new.")
+            if by_token
+            else Text("The server or the user has changed: type the password again.")
+        )
+        return None
+    if not password and user and url and not elsewhere:
         password = unquote(urlsplit(url).password or "")
-    if (half == "imap" or user) and not (user and password):
+    if (half == "imap" or user) and not (user and (password or by_token)):
         wrong[f"{half}_password" if user else f"{half}_user"] = Text("User name and password are both needed.")
         return None
     scheme = f"{half}s" if security == "tls" else half
-    login = f"{quote(user, safe='')}:{quote(password, safe='')}@" if user else ""
+    login = ":".join(quote(one, safe="") for one in (user, password) if one) + "@" if user else ""
     named = f"[{host}]" if ":" in host else host
     return shown, f"{scheme}://{login}{named}:{port}"
 
@@ -216,8 +244,7 @@ async def edit_mailbox(
     if own:
         row = mailbox_row(given, known=channels.secrets(account), before=account.settings)
         kept = {name: value for name, value in account.settings.items() if name not in ("imap", "smtp")}
-        tokens = {name: value for name, value in channels.secrets(account).items() if name.startswith("oauth_")}
-        changes = {"settings": {**kept, **row.settings}, "sealed": channels.seal({**row.secrets, **tokens})}
+        changes = {"settings": {**kept, **row.settings}, "sealed": channels.seal(row.secrets)}
     return await settings_rows.edit_account(
         tx, account.id, version=version, actor=actor, now=now, name=given.name.strip()[:100] or account.name,
         queue_id=given.queue_id or None, enabled=enabled, **changes,

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from channels.email import EmailChannel, imap_from_url, smtp_from_url
+from channels.contract import AccountConfig, Vault
+from channels.email import EmailChannel, imap_from_url, smtp_from_url, tokens_of
 from channels.errors import ChannelError, Misconfigured
 from channels.imap import ImapSettings, Mailbox
+from channels.mail_oauth import TokenSource
 from channels.smtp import SmtpLine, SmtpSettings
 from channels.twilio_api import TwilioApi, TwilioSettings
 from crm_core.errors import Invalid
@@ -38,13 +40,24 @@ class Tested:
 
 
 async def try_mailbox(
-    settings: Settings, urls: dict[str, str], *, folder: str = "INBOX", tls: ssl.SSLContext | None = None
+    settings: Settings,
+    urls: dict[str, str],
+    *,
+    folder: str = "INBOX",
+    tls: ssl.SSLContext | None = None,
+    vault: Vault | None = None,
 ) -> list[Tested]:
-    """Both servers of a mailbox, side by side; `urls` as they are sealed (imap_url, smtp_url)."""
+    """Both servers of a mailbox, side by side; `urls` as they are sealed: imap_url, smtp_url, and oauth_… for access by token.
+
+    `vault` is given the next refresh token when the provider replaces the one that this test used up.
+    """
 
     def allowed(host: str, address: str) -> bool:
         rule = peer_rule(settings, host)
         return rule is None or rule(address)
+
+    config = AccountConfig("email", "", {}, urls, settings.public_url, peer_allowed=allowed, vault=vault)
+    tokens: TokenSource | None = None
 
     async def one(half: str, url: str) -> Tested:
         try:
@@ -55,9 +68,11 @@ async def try_mailbox(
                 if wrong:
                     return Tested(half, good=False, sentence=wrong)
                 if half == "imap":
-                    await _imap(imap_from_url(url, folder=folder, peer_allowed=allowed), tls)
+                    await _imap(
+                        dataclasses.replace(imap_from_url(url, folder=folder, peer_allowed=allowed), tokens=tokens), tls
+                    )
                 else:
-                    await _smtp(smtp_from_url(url, peer_allowed=allowed), tls)
+                    await _smtp(dataclasses.replace(smtp_from_url(url, peer_allowed=allowed), tokens=tokens), tls)
         except TimeoutError:
             return Tested(half, good=False, sentence=_silent(LIMIT_S))
         except Invalid as error:
@@ -67,7 +82,11 @@ async def try_mailbox(
         told = Text("Logged in; mail can be read.") if half == "imap" else Text("Logged in; mail can be sent.")
         return Tested(half, good=True, sentence=told)
 
-    wanted = [(name.removesuffix("_url"), url) for name, url in sorted(urls.items()) if url]
+    try:
+        tokens = tokens_of(config)  # one purchase for both
+    except Misconfigured as error:
+        return [Tested("imap", good=False, sentence=error.message)]
+    wanted = [(half, urls[f"{half}_url"]) for half in ("imap", "smtp") if urls.get(f"{half}_url")]
     return list(await asyncio.gather(*(one(half, url) for half, url in wanted)))
 
 

@@ -5,15 +5,17 @@ for sent mail, the language of what stands above quoted text, and access by toke
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 from crm_core import accounts, addresses, settings_rows
 from crm_core.accounts import ChannelAccount
 from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
+from crm_core.texts import Text
 from hub.channel_set import ChannelSet
 from routing.quoting import LANGUAGES
 
@@ -76,20 +78,30 @@ async def change_tokens(
     """
     account = await mailbox(tx, account_id)
     known = channels.secrets(account)
+    rest = {name: value for name, value in known.items() if not name.startswith("oauth_")}
+    if not rest:
+        raise Invalid("Give the mailbox its own servers first.")
+    fresh = token_secrets(given, known=known)
+    if not fresh and any(urlsplit(url).username and not urlsplit(url).password for url in rest.values()):
+        raise Invalid("Type the servers' passwords first: without token and password nobody could log in.")
+    sealed = channels.seal({**rest, **fresh})
+    return await settings_rows.edit_account(tx, account.id, version=version, actor=actor, now=now, sealed=sealed)
+
+
+def token_secrets(given: TokensInput, *, known: Mapping[str, str]) -> dict[str, str]:
+    """What is sealed of them; empty when no address is given. Invalid when something is missing."""
+    if not given.token_url:
+        return {}
     same = known.get("oauth_token_url") == given.token_url
     fresh = {
         "oauth_token_url": given.token_url, "oauth_client_id": given.client_id, "oauth_scope": given.scope,
         "oauth_client_secret": given.client_secret or (known.get("oauth_client_secret", "") if same else ""),
         "oauth_refresh_token": given.refresh_token or (known.get("oauth_refresh_token", "") if same else ""),
     }  # fmt: skip
-    url = given.token_url
-    if url and not (url.startswith("https://") and fresh["oauth_client_id"] and fresh["oauth_refresh_token"]):
-        raise Invalid("Access by token needs an https address, the client and the refresh token.")
-    rest = {name: value for name, value in known.items() if not name.startswith("oauth_")}
-    if not rest:
-        raise Invalid("Give the mailbox its own servers first.")
-    sealed = channels.seal({**rest, **(fresh if url else {})})
-    return await settings_rows.edit_account(tx, account.id, version=version, actor=actor, now=now, sealed=sealed)
+    if not (given.token_url.startswith("https://") and fresh["oauth_client_id"] and fresh["oauth_refresh_token"]):
+        told = Text("Access by token needs an https address, the client and the refresh token.")
+        raise Invalid(told, fields={"token_url": told})
+    return fresh
 
 
 async def mailbox(tx: Tx, account_id: str) -> ChannelAccount:

@@ -79,6 +79,16 @@ class ServerIn(Strict):
     password: str = Field("", max_length=500)
 
 
+class TokenAccess(Strict):
+    """Where access tokens are bought (XOAUTH2), and with what. An empty secret keeps the stored one while the address stays."""
+
+    token_url: str = Field("", max_length=500)
+    client_id: str = Field("", max_length=500)
+    scope: str = Field("", max_length=1000)
+    client_secret: str = Field("", max_length=2000)
+    refresh_token: str = Field("", max_length=5000)
+
+
 class MailboxIn(Strict):
     """A mailbox. `address` cannot be changed later."""
 
@@ -89,6 +99,10 @@ class MailboxIn(Strict):
     folder: str = Field("INBOX", max_length=200)
     imap: ServerIn = Field(default_factory=lambda: ServerIn.model_validate({}))
     smtp: ServerIn = Field(default_factory=lambda: ServerIn.model_validate({}))
+    tokens: TokenAccess | None = Field(
+        None,
+        description="access by token in place of passwords; null keeps what is stored, an empty `token_url` ends it",
+    )
 
 
 class MailboxChange(MailboxIn):
@@ -111,16 +125,10 @@ class MailSettingsIn(Strict):
     language: Literal["en", "es", "de", "zh"] = Field("en", description="of the line above quoted text")
 
 
-class TokensIn(Strict):
-    """Access by token (XOAUTH2). An empty `token_url` switches it off; an empty secret keeps the stored one while the address
-    stays the same."""
+class TokensIn(TokenAccess):
+    """Access by token anew; an empty `token_url` switches it off. `version` is the one you saw."""
 
     version: Version
-    token_url: str = Field("", max_length=500)
-    client_id: str = Field("", max_length=500)
-    scope: str = Field("", max_length=1000)
-    client_secret: str = Field("", max_length=2000)
-    refresh_token: str = Field("", max_length=5000)
 
 
 class AccountChange(Strict):
@@ -203,8 +211,9 @@ def _mailbox(body: MailboxIn, address: str) -> MailboxInput:
         return ServerInput(given.host, str(given.port or ""), given.security, given.user, given.password)
 
     return MailboxInput(
-        address, body.name, body.from_name, body.queue_id, body.folder, server(body.imap), server(body.smtp)
-    )
+        address, body.name, body.from_name, body.queue_id, body.folder, server(body.imap), server(body.smtp),
+        TokensInput(**body.tokens.model_dump()) if body.tokens is not None else None,
+    )  # fmt: skip
 
 
 async def _check_hosts(call: Call[Any, Any], given: MailboxInput) -> None:
@@ -212,6 +221,9 @@ async def _check_hosts(call: Call[Any, Any], given: MailboxInput) -> None:
         host = getattr(given, half).host.strip()
         if host:
             await refuse_internal(call.runtime.settings, host, field=f"{half}_host")
+    if given.tokens is not None and given.tokens.token_url:
+        host = urlsplit(given.tokens.token_url).hostname or ""
+        await refuse_internal(call.runtime.settings, host, field="token_url")
 
 
 @admin_operation("POST", "accounts/mailboxes", "Add a mailbox", body=MailboxIn, answer=AccountShown, status=201)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from sqlmodel import col, select
@@ -18,8 +19,10 @@ from hub.channel_admin import MailboxInput, NumberInput, ProviderInput, ServerIn
 from hub.channel_set import PROVIDER
 from hub.connection_test import Tested
 from hub.desktop.render import render
+from hub.mailbox_settings import TokensInput
 from hub.outgoing_hosts import refuse_internal
 from hub.sealing import Unsealable
+from hub.vault import AccountVault
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
 from routing import queues
 from routing.flows import Flow
@@ -27,6 +30,9 @@ from routing.queues import Queue
 
 ID = "[0-9a-z]{26}"
 CHANNELS = ("voice", "sms", "email", "webform")
+TOKENS = ("token_url", "client_id", "scope", "client_secret", "refresh_token")
+SECRET = ("imap_password", "smtp_password", "client_secret", "refresh_token")  # never sent back
+NEW_MAILBOX = {"imap_security": "tls", "smtp_security": "starttls", "log_in": "password"}
 TYPED, TYPED_S = "typed-password", 900  # the purpose of a sealed text, and how long it is good for
 
 
@@ -248,6 +254,8 @@ def with_typed(request: web.Request, form: dict[str, str]) -> dict[str, str]:
         same = kept.get(half, {}).get("at") == [form.get(f"{half}_{name}", "") for name in ("host", "port", "user")]
         if same and not form.get(f"{half}_password"):
             found[f"{half}_password"] = kept[half]["password"]
+    if kept.get("tokens", {}).get("at") == form.get("token_url", ""):
+        found |= {name: value for name, value in kept["tokens"]["typed"].items() if not form.get(name)}
     return found
 
 
@@ -257,6 +265,9 @@ def _typed(request: web.Request, form: dict[str, str]) -> str:
         if form.get(f"{half}_password"):
             at = [form.get(f"{half}_{name}", "") for name in ("host", "port", "user")]
             kept[half] = {"at": at, "password": form[f"{half}_password"]}
+    tokens = {name: form[name] for name in ("client_secret", "refresh_token") if form.get(name)}
+    if tokens:
+        kept["tokens"] = {"at": form.get("token_url", ""), "typed": tokens}
     return runtime_of(request).sealer.seal(json.dumps(kept), purpose=TYPED) if len(kept) > 2 else ""
 
 
@@ -270,6 +281,7 @@ def mailbox_input(form: dict[str, str], address: str) -> MailboxInput:
     return MailboxInput(
         address, form.get("name", ""), form.get("from_name", ""), form.get("queue_id", ""), form.get("folder", ""),
         server("imap"), server("smtp"),
+        TokensInput(**{name: form.get(name, "") for name in TOKENS}) if form.get("log_in") == "token" else TokensInput(),
     )  # fmt: skip
 
 
@@ -281,9 +293,9 @@ async def _mailbox(
     async with runtime_of(request).db.reading() as tx:
         served = await queues.list_all(tx)
     if values is None:
-        values = _stored(account) if account is not None else {"imap_security": "tls", "smtp_security": "starttls"}
+        values = _stored(request, account) if account is not None else dict(NEW_MAILBOX)
     # What was typed as a password is never sent back.
-    shown = {name: value for name, value in values.items() if "password" not in name}
+    shown = {name: value for name, value in values.items() if name not in SECRET}
     page = MailboxPage(
         account, served, shown, channel_admin.endings(channels, account) if account is not None else {},
         account is not None and not account.sealed and not account.settings.get("imap_url"), tested or [],
@@ -293,7 +305,7 @@ async def _mailbox(
     return await render(request, "admin/mailbox.html", page, status=422 if error else 200)
 
 
-def _stored(account: ChannelAccount) -> dict[str, str]:
+def _stored(request: web.Request, account: ChannelAccount) -> dict[str, str]:
     known: dict[str, Any] = {"folder": "INBOX", **account.settings}
     values = {
         "name": account.name, "queue_id": account.queue_id or "", "from_name": str(known.get("from_name", "")),
@@ -302,7 +314,12 @@ def _stored(account: ChannelAccount) -> dict[str, str]:
     for half in ("imap", "smtp"):
         server = known.get(half) or {}
         values |= {f"{half}_{name}": str(value) for name, value in server.items()}
-    return values
+    try:
+        secrets = runtime_of(request).channels.secrets(account)
+    except Unsealable:
+        return values
+    tokens = {name: secrets.get(f"oauth_{name}", "") for name in TOKENS if name not in SECRET}
+    return {**values, **tokens, "log_in": "token" if secrets.get("oauth_refresh_token") else "password"}
 
 
 async def _check_hosts(request: web.Request, given: MailboxInput) -> None:
@@ -310,9 +327,28 @@ async def _check_hosts(request: web.Request, given: MailboxInput) -> None:
         host = getattr(given, half).host.strip()
         if host:
             await refuse_internal(runtime_of(request).settings, host, field=f"{half}_host")
+    if given.tokens is not None and given.tokens.token_url:
+        host = urlsplit(given.tokens.token_url).hostname or ""
+        await refuse_internal(runtime_of(request).settings, host, field="token_url")
 
 
-async def _try(request: web.Request, account: ChannelAccount | None, given: MailboxInput) -> list[Tested]:
+class _Kept:
+    """Takes the next refresh token when a test used up the one that was typed."""
+
+    def __init__(self) -> None:
+        self.following = ""
+
+    async def latest(self, name: str) -> str:
+        return ""
+
+    async def store(self, name: str, value: str) -> None:
+        self.following = value
+
+
+async def _try(
+    request: web.Request, account: ChannelAccount | None, given: MailboxInput, form: dict[str, str]
+) -> list[Tested]:
+    """What the servers said. In `form` then stands the refresh token that is good now."""
     runtime = runtime_of(request)
     known = runtime.channels.secrets(account) if account is not None else {}
     if account is not None and not known and not (given.imap.host or given.smtp.host):
@@ -320,7 +356,15 @@ async def _try(request: web.Request, account: ChannelAccount | None, given: Mail
         return await connection_test.try_mailbox(runtime.settings, urls)
     before = account.settings if account is not None else {}
     row = channel_admin.mailbox_row(given, known=known, before=before)
-    return await connection_test.try_mailbox(runtime.settings, row.secrets, folder=row.settings["folder"])
+    typed = _Kept()
+    stored = account is not None and not (given.tokens is not None and given.tokens.refresh_token)
+    vault = AccountVault(runtime.db, runtime.channels, account.id) if account is not None and stored else typed
+    tested = await connection_test.try_mailbox(
+        runtime.settings, row.secrets, folder=row.settings["folder"], vault=vault
+    )
+    if typed.following:
+        form["refresh_token"] = typed.following
+    return tested
 
 
 async def _save_mailbox(request: web.Request, account: ChannelAccount) -> web.StreamResponse:
@@ -328,7 +372,7 @@ async def _save_mailbox(request: web.Request, account: ChannelAccount) -> web.St
     runtime, given = runtime_of(request), mailbox_input(form, account.address)
     try:
         if form.get("act") == "test":
-            return await _mailbox(request, account, values=form, tested=await _try(request, account, given))
+            return await _mailbox(request, account, values=form, tested=await _try(request, account, given, form))
         await _check_hosts(request, given)
         await runtime.db.write(
             lambda tx: channel_admin.edit_mailbox(
@@ -352,7 +396,7 @@ async def create_mailbox(request: web.Request) -> web.StreamResponse:
     runtime, given = runtime_of(request), mailbox_input(form, form.get("address", ""))
     try:
         if form.get("act") == "test":
-            return await _mailbox(request, None, values=form, tested=await _try(request, None, given))
+            return await _mailbox(request, None, values=form, tested=await _try(request, None, given, form))
         await _check_hosts(request, given)
         made = await runtime.db.write(
             lambda tx: channel_admin.create_mailbox(tx, runtime.channels, given, actor=user.id, now=now)

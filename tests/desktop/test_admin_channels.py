@@ -312,3 +312,48 @@ def test_no_page_holds_a_password_field_with_a_value() -> None:
     for template in folder.glob("*.html"):
         for found in re.findall(r"field\([^)]*kind=\"password\"", template.read_text(encoding="utf-8")):
             assert '""' in found, f"{template.name}: {found}"
+
+
+async def test_a_mailbox_is_made_with_access_by_token_and_no_password(ada: Visitor, runtime: Runtime) -> None:
+    fields = mail_fields("imap://127.0.0.1:1143", "smtp://127.0.0.1:1587", imap_password="", smtp_password="")
+    tokens = {
+        "log_in": "token", "token_url": "https://127.0.0.1:9/token", "client_id": "client-1", "scope": "mail offline_access",
+        "client_secret": "canary secret", "refresh_token": "canary refresh",
+    }  # fmt: skip
+    new = "/desk/admin/accounts/mailbox"
+    status, text, _ = await post(ada, new, **fields, **{**tokens, "refresh_token": ""}, act="save")
+    assert (status, "needs an https address, the client and the refresh token" in text) == (422, True)
+    assert "canary" not in text
+    assert "client-1" in text, "what is no secret need not be typed again"
+    status, text, where = await post(ada, new, **fields, **tokens, act="save")
+    assert status == 303, text
+    (mailbox,) = await rows(runtime, "email")
+    secrets = runtime.channels.secrets(mailbox)
+    assert secrets["imap_url"] == "imap://support%40example.test@127.0.0.1:1143"
+    assert secrets["oauth_refresh_token"] == "canary refresh"
+    built = runtime.channels.mail(mailbox).settings
+    assert built.imap.tokens is built.smtp.tokens is not None
+    text = await page(ada, where)
+    assert "canary" not in text
+    assert re.search(r'<option value="token" selected>', text)
+
+    def changed(**more: str) -> dict[str, str]:
+        return {
+            **fields, **tokens, "client_secret": "", "refresh_token": "", "enabled": "1", "version": str(mailbox.version), **more
+        }  # fmt: skip
+
+    # A stored token goes to no other server than the one it was given for.
+    status, text, _ = await post(ada, where.partition("?")[0], **changed(imap_port="1144"), act="save")
+    assert (status, "Type the refresh token again, or a password" in text) == (422, True)
+    status, text, _ = await post(ada, where.partition("?")[0], **changed(name="Help"), act="save")
+    assert status == 303, text
+    (mailbox,) = await rows(runtime, "email")
+    assert runtime.channels.secrets(mailbox) == secrets
+    # Back to passwords: the token goes, and without a password nobody could log in.
+    status, text, _ = await post(ada, where.partition("?")[0], **changed(log_in="password"), act="save")
+    assert (status, "User name and password are both needed." in text) == (422, True)
+    again = changed(log_in="password", imap_password="a", smtp_password="b")
+    status, text, _ = await post(ada, where.partition("?")[0], **again, act="save")
+    assert status == 303, text
+    (mailbox,) = await rows(runtime, "email")
+    assert not any(name.startswith("oauth_") for name in runtime.channels.secrets(mailbox))
