@@ -88,7 +88,6 @@ class Desktops:
     def __init__(self) -> None:
         self.offers: asyncio.Queue[float] = asyncio.Queue()
         self.lines = 0
-        import collections; self.kinds = collections.Counter()
         self._seen: set[str] = set()
         self._tasks: list[asyncio.Task[None]] = []
         self._ready: list[asyncio.Event] = []
@@ -115,7 +114,6 @@ class Desktops:
             if not line.startswith(b"data:"):
                 continue
             self.lines += 1
-            self.kinds[json.loads(line[5:]).get("kind") or json.loads(line[5:]).get("type")] += 1
             ready.set()
             if b'"offer.opened"' in line:
                 entry = json.loads(line[5:]).get("entry", "")

@@ -9,7 +9,7 @@ from hub.api.operation import BODY_LIMIT
 from hub.api.replays import KEPT_FOR
 from hub.api.routes import OPERATIONS
 from hub.api.scopes import SCOPES
-from hub.desktop.stream import BEAT_S, REPLAY
+from hub.desktop.fan import BEAT_S, REPLAY
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 

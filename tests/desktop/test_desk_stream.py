@@ -14,7 +14,7 @@ from crm_core import events
 from crm_core.db import Tx
 from crm_core.ids import new_id
 from crm_core.users import Role
-from hub.desktop.stream import Listener, Told, gathered, urgent
+from hub.desktop.fan import BACKLOG, Fan, Listener, Told, gathered
 from hub.publisher import STREAM, Publisher
 from hub.runtime import Runtime
 from routing.queues import Queue, QueueMember
@@ -49,11 +49,12 @@ def test_rights_are_looked_at_per_event(event: Told, amy: bool, sam: bool) -> No
 
 
 def test_own_calls_and_offers_cannot_wait_for_a_board() -> None:
-    assert urgent(AMY, told("offer.changed", user="amy"))
-    assert urgent(AMY, told("interaction.connected", agent="amy"))
-    assert not urgent(AMY, told("entry.changed", queue="support"))
-    assert AMY.shown(told("interaction.connected", agent="amy"))["type"] == "call"
-    assert SAM.shown(told("interaction.connected", agent="amy"))["type"] == "interaction"
+    assert AMY.urgent(told("offer.changed", user="amy"))
+    assert AMY.urgent(told("interaction.connected", agent="amy"))
+    assert not AMY.urgent(told("entry.changed", queue="support"))
+    call = told("interaction.connected", agent="amy")
+    assert b'"type":"call"' in AMY.line(call)
+    assert b'"type":"interaction"' in SAM.line(call)
 
 
 def test_a_board_hears_the_latest_of_each_thing_in_order() -> None:
@@ -175,3 +176,71 @@ async def test_a_silent_stream_beats(runtime: Runtime, visitor: Visitor) -> None
     async with listening(visitor) as source:
         await source.next()
         assert (await source.next(beats=True))[1] == {"type": "beat"}
+
+
+async def test_two_hundred_desktops_that_come_at_once_are_told_everything_once(
+    runtime: Runtime, publisher: Publisher
+) -> None:
+    """As after a restart of the hub: one reader, no resync, and what was missed meanwhile for each of them."""
+    for number in range(5):
+        await happen(runtime, publisher, "contact.changed", f"before{number}")
+    fan, ready = Fan(runtime), asyncio.Event()
+    heard: list[list[int]] = []
+
+    async def desktop(number: int) -> None:
+        listener = Listener(f"agent{number}", supervises=False, queues=frozenset())
+        async with fan.listening(listener):
+            missed = await fan.since(fan.newest - 3, listener)
+            assert missed is not None
+            seen = [event.seq for event in missed]
+            heard.append(seen)
+            if len(heard) == 200:
+                ready.set()
+            while len(seen) < 5:
+                await listener.wake.wait()
+                lines = listener.take()
+                assert b"resync" not in lines
+                seen += [int(line[4:]) for line in lines.decode().split("\n") if line.startswith("id: ")]
+
+    async with asyncio.timeout(60):
+        async with asyncio.TaskGroup() as tasks:
+            for number in range(200):
+                tasks.create_task(desktop(number))
+            await ready.wait()
+            followers = [task for task in asyncio.all_tasks() if "_follow" in repr(task.get_coro())]
+            assert len(followers) == 1
+            await happen(runtime, publisher, "contact.changed", "after0")
+            await happen(runtime, publisher, "contact.changed", "after1")
+    assert len(heard) == 200
+    assert {tuple(seen) for seen in heard} == {tuple(range(heard[0][0], heard[0][0] + 5))}
+
+
+async def test_an_event_is_written_once_for_all(runtime: Runtime) -> None:
+    event = told("interaction.connected", agent="amy", seq=9)
+    assert AMY.line(event) is Listener("amy", supervises=False, queues=frozenset()).line(event)
+    assert event.line("interaction").startswith(b"id: 9\ndata: {")
+    assert event.lines.keys() == {"call", "interaction"}
+
+
+async def test_who_takes_nothing_is_told_to_look_again() -> None:
+    slow = Listener("amy", supervises=False, queues=frozenset({"support"}))
+    for number in range(BACKLOG + 2):
+        slow.hear(told("entry.changed", f"e{number}", queue="support", seq=number))
+    lines = slow.take()
+    assert lines.startswith(b'data: {"type":"resync"}\n\n')
+    assert lines.count(b"data: ") == 2, "and what came after that"
+    assert slow.take() == b""
+
+
+async def test_what_is_older_than_the_replay_is_not_guessed(runtime: Runtime, publisher: Publisher) -> None:
+    for number in range(3):
+        await happen(runtime, publisher, "contact.changed", f"c{number}")
+    fan = Fan(runtime)
+    listener = Listener("amy", supervises=False, queues=frozenset())
+    async with fan.listening(listener):
+        assert [event.subject for event in await fan.since(fan.newest - 2, listener) or []] == ["c1", "c2"]
+        assert await fan.since(fan.newest, listener) == []
+        assert await fan.since(fan.newest + 1, listener) is None
+        fan._recent.popleft()
+        assert await fan.since(fan.newest - 3, listener) is None
+        assert [event.subject for event in await fan.since(fan.newest - 2, listener) or []] == ["c1", "c2"]

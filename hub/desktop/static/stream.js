@@ -3,6 +3,7 @@
  *
  * A part says what it depends on: data-live="offer.* conversation.changed@ID". An event of that kind (and, behind the @,
  * about that subject) gives it one DOM event `live`, at most four times a second, on which htmx fetches the part anew.
+ * Behind the @ stands `mine` for the calls of whoever looks.
  * With data-live-up the event is for the part around the element.
  * The events come from the phone's elected tab (`hub:event`); for those who have no phone this page listens by itself.
  */
@@ -16,6 +17,7 @@ export const csrf = () => document.querySelector('meta[name="csrf-token"]')?.con
 function concerns(wanted, event) {
   const [kind, subject] = wanted.split("@");
   const fits = kind.endsWith("*") ? event.kind.startsWith(kind.slice(0, -1)) : event.kind === kind;
+  if (subject === "mine") return fits && event.type === "call";
   return fits && (!subject || [event.id, event.subject, event.conversation, event.contact].includes(subject));
 }
 
