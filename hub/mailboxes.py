@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlmodel import select
@@ -24,6 +24,7 @@ from crm_core.errors import HubError
 from crm_core.failpoints import failpoint
 from hub.log import get_logger
 from hub.runtime import Runtime
+from hub.tasks import end_tasks
 from webhooks import mail, receipts
 
 log = get_logger(__name__)
@@ -69,11 +70,21 @@ async def _read(runtime: Runtime, account: ChannelAccount) -> None:
     async with contextlib.aclosing(channel.portions(account.cursor)) as portions:
         async for portion in portions:
             failpoint("mailbox.fetched")
-            found = await asyncio.gather(*(_kept(runtime, one, cursor) for one, cursor in portion))
-            answers = await mail.take_all(runtime.db, runtime.clock, account, found, secret=runtime.settings.secret_key)
-            failpoint("mailbox.stored")
-            for answer in answers:
-                runtime.metrics.webhook("email", answer.outcome)
+            # The disk keeps the files of the later mails while the earlier ones are taken in.
+            keeping = [asyncio.create_task(_kept(runtime, one, cursor)) for one, cursor in portion]
+            try:
+                for start in range(0, len(keeping), mail.AT_ONCE):
+                    found = await asyncio.gather(*keeping[start : start + mail.AT_ONCE])
+                    await _take(runtime, account, found)
+            finally:
+                await end_tasks(keeping)
+
+
+async def _take(runtime: Runtime, account: ChannelAccount, found: Sequence[mail.Fetched]) -> None:
+    answers = await mail.take_all(runtime.db, runtime.clock, account, found, secret=runtime.settings.secret_key)
+    failpoint("mailbox.stored")
+    for answer in answers:
+        runtime.metrics.webhook("email", answer.outcome)
 
 
 async def _kept(runtime: Runtime, arrival: MailArrived | MailUnreadable, cursor: Mapping[str, Any]) -> mail.Fetched:
