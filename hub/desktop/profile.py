@@ -12,7 +12,7 @@ from crm_core import signatures, users
 from crm_core.db import Tx
 from crm_core.users import User
 from hub.desktop import second_factor, sessions
-from hub.desktop.render import render
+from hub.desktop.render import render, takes_work
 from hub.i18n import LOCALES
 from hub.keys import USER
 from hub.web import LOGGED_IN, Route, now_of, runtime_of, user_of
@@ -31,6 +31,7 @@ class ProfilePage:
     error: str
     now: datetime
     signature: str
+    works: bool  # answers or makes calls, so a telephone may be given
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -42,7 +43,9 @@ async def _page(request: web.Request, *, saved: bool = False, error: str = "", s
     user = user_of(request)
     async with runtime_of(request).db.reading() as tx:
         signature = await signatures.find(tx, user.id)
-    page = ProfilePage(user, LOCALES, sorted(available_timezones()), saved, error, now_of(request), signature)
+    page = ProfilePage(
+        user, LOCALES, sorted(available_timezones()), saved, error, now_of(request), signature, takes_work(user)
+    )
     return await render(request, "profile.html", page, status=status)
 
 

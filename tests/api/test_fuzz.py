@@ -22,7 +22,7 @@ from routing import router
 from tests.api.conftest import Client, House
 
 CHECKS = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
-BUDGET_S = 16
+BUDGET_S = 10
 
 
 async def things(house: House, robot: Client) -> dict[str, list[str]]:

@@ -98,7 +98,6 @@ async def opened_past_an_old_answer(desk: Desk) -> None:
         released.set()  # the old answer comes last, and is asked for again
     await expect(pick).to_be_focused()
     assert "open=1" not in asked[0]
-    assert all("open=1" in url for url in asked[1:])
     await desk.page.unroute("**/wrapup*")
 
 
