@@ -131,6 +131,26 @@ async def test_the_same_page_comes_as_a_part_when_htmx_asks(ada: Visitor, compan
         assert "hx-history-elt" in await answer.text()
 
 
+@pytest.mark.parametrize("login", ["ada", "tina", "mara"])
+async def test_every_page_answers_a_click_as_it_answers_its_address(
+    company: dict[str, str], visitor: Visitor, login: str
+) -> None:
+    """Whoever may see it sees it both ways, and nobody gets a fault of ours."""
+    assert await visitor.log_in(login, PASSWORD) == 303
+    clicked = {"HX-Request": "true", "HX-Target": "main#page"}
+    seen = 0
+    for path in pages(company):
+        answers = []
+        for headers in ({}, clicked):
+            async with visitor.http.get(visitor.url + path, headers=headers, allow_redirects=False) as answer:
+                await answer.read()
+                answers.append(answer.status)
+        assert set(answers) < {200, 303, 403, 404}, (path, answers)
+        assert answers[0] == answers[1], (path, answers)
+        seen += answers[0] == 200
+    assert seen > 15
+
+
 async def test_no_text_is_unmarked(runtime: Runtime, visitor: Visitor) -> None:
     """An empty hub in the pseudo language: whatever stands there without its brackets was never marked."""
     user = await add_user(runtime, "ada", [Role.ADMIN, Role.SUPERVISOR, Role.AGENT])
