@@ -189,6 +189,14 @@ class Desk:
         await self.press("Control+Enter")
         await expect(self.page.locator("#wrapup form")).to_have_count(0)
 
+    async def finish_enquiry(self) -> None:
+        """Finish what came by a form, and go home."""
+        await self.press("w")
+        await self.wrap_up("re")
+        await self.close_conversation()
+        await self.activity("Offline")
+        await until(self.has_nothing)
+
 
 @dataclass
 class Machine:

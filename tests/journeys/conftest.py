@@ -14,7 +14,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, async_playwright
 
 from tests.browser.conftest import FLAGS, PageFactory
-from tests.journeys.cast import Cast, Outside
+from tests.journeys.cast import Cast, Outside, until
 from tests.journeys.hub_process import HubProcess
 
 HERE = Path(__file__).parent
@@ -88,9 +88,17 @@ async def browser(chromium_path: str) -> AsyncIterator[Browser]:
         await browser.close()
 
 
+LEFT = "SELECT id, kind, state, queue_id FROM queue_entries WHERE state <> 'done'"
+
+
+async def nothing_waits(hub: HubProcess) -> bool:
+    return not hub.rows(LEFT)
+
+
 @pytest_asyncio.fixture(loop_scope="session")
-async def cast(hub: HubProcess, browser: Browser) -> AsyncIterator[Cast]:
-    """Nobody is there yet. Afterwards: no complaint of any page, nothing that a provider would have refused."""
+async def cast(hub: HubProcess, stage: Stage, browser: Browser) -> AsyncIterator[Cast]:
+    """Nobody is there yet. Afterwards: no complaint of any page, nothing that a provider would have refused, and no work left
+    that the next journey's agents would be offered."""
     pages = PageFactory(browser)
     async with aiohttp.ClientSession() as http:
         outside = Outside(hub.outside, http)
@@ -99,4 +107,6 @@ async def cast(hub: HubProcess, browser: Browser) -> AsyncIterator[Cast]:
         yield Cast(hub, outside, pages)
         await pages.close()
         pages.check()
+        if not stage.spoiled:
+            await until(lambda: nothing_waits(hub), told=f"left behind: {hub.rows(LEFT)}")
         assert await outside.twin_faults() == []

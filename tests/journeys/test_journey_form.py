@@ -37,7 +37,7 @@ async def test_a_double_click_makes_one_lead_and_one_offer(
     await amy.press("a")
     await expect(amy.timeline).to_contain_text("<img src=x onerror=alert(1)>")
     await one_of_each(cast, "nora@example.com", "+442079460551")
-    await done(amy)
+    await amy.finish_enquiry()
 
 
 async def test_a_program_that_posts_twice_makes_one_lead_and_one_offer(cast: Cast) -> None:
@@ -99,12 +99,6 @@ async def opened_past_an_old_answer(desk: Desk) -> None:
     await expect(pick).to_be_focused()
     assert "open=1" not in asked[0]
     await desk.page.unroute("**/wrapup*")
-
-
-async def done(desk: Desk) -> None:
-    """Finish the enquiry and go home."""
-    await desk.press("w")
-    await finished(desk)
 
 
 async def finished(desk: Desk) -> None:
