@@ -231,3 +231,13 @@ async def test_the_same_event_twice_is_one_and_folding_again_gives_the_same(db: 
     second = await db.write(lambda tx: refold(tx, "i"))
     assert first.model_dump() == second.model_dump()
     assert first.talk_ms == 38500
+
+
+def test_a_stamp_of_whole_seconds_before_our_own_leaves_no_gap() -> None:
+    """The provider says 10:00:00 for what reached us at 10:00:00.457: the call is as long as its parts."""
+    stamped = ANSWERED.replace(" 0    arrived    C", " 0    ringing    C  customer  .\n 0.457 arrived    C", 1)
+    record = fold("i", read(stamped))
+    assert (record.started_at, record.ended_at) == (START, START + timedelta(seconds=60))
+    parts = record.menu_ms + record.wait_ms + record.ring_ms + record.talk_ms + record.hold_ms
+    assert parts == 60_000
+    assert record.menu_ms == 2000
