@@ -115,7 +115,7 @@ async def drive_at(
     began = loop.time() + 0.05
     for each in range(number):
         at = began + each / rate
-        await asyncio.sleep(at - loop.time())
+        await asyncio.sleep(at - loop.time())  # this is the pace itself
         due.append(at)
         if free:
             send(free.pop())

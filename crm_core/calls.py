@@ -181,8 +181,7 @@ class _Fold:
         if self.phase and self.since is not None:
             self.spent[self.phase] += max(0.0, (when - self.since).total_seconds() * 1000)
         # A provider's stamps are whole seconds and may lie before our own of the same moment: nothing falls between the two.
-        first = self.since is None and self.row.started_at is not None
-        self.phase, self.since = phase, (self.row.started_at if first else when)
+        self.phase, self.since = phase, (when if self.since is not None else self.row.started_at)
 
     def take(self, event: CallEvent) -> None:
         when, kind, role = event.happened_at, event.kind, event.role

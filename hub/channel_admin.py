@@ -20,6 +20,8 @@ from crm_core.errors import Conflict, Invalid
 from crm_core.texts import Text
 from hub.channel_set import PROVIDER, ChannelSet
 from hub.mailbox_settings import TokensInput, token_secrets
+from hub.outgoing_hosts import refuse_internal
+from hub.settings import Settings
 from routing import flows, queues
 
 IMAP_PORTS = {"tls": 993, "none": 143}
@@ -110,9 +112,7 @@ class MailboxInput:
     folder: str = "INBOX"
     imap: ServerInput = field(default_factory=ServerInput)
     smtp: ServerInput = field(default_factory=ServerInput)
-    tokens: TokensInput | None = (
-        None  # in place of passwords; None keeps what is stored, without an address there are none
-    )
+    tokens: TokensInput | None = None  # None keeps what is stored; without an address, passwords alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,16 @@ class MailboxRow:
 
     settings: dict[str, Any]
     secrets: dict[str, str] = field(repr=False)
+
+
+async def check_hosts(settings: Settings, given: MailboxInput) -> None:
+    """Invalid, at the field, when a server or the place of the tokens lies inside the hub's own network."""
+    for half in ("imap", "smtp"):
+        host = getattr(given, half).host.strip()
+        if host:
+            await refuse_internal(settings, host, field=f"{half}_host")
+    if given.tokens is not None and given.tokens.token_url:
+        await refuse_internal(settings, urlsplit(given.tokens.token_url).hostname or "", field="token_url")
 
 
 def mailbox_row(given: MailboxInput, *, known: Mapping[str, str], before: Mapping[str, Any]) -> MailboxRow:
@@ -143,7 +153,7 @@ def mailbox_row(given: MailboxInput, *, known: Mapping[str, str], before: Mappin
             secrets = token_secrets(given.tokens, known=known)
     except Invalid as error:
         wrong |= error.fields
-    by_token = bool(secrets) or bool(wrong)
+    by_token = bool(secrets) or (given.tokens is not None and bool(given.tokens.token_url))
     new_token = given.tokens is not None and bool(given.tokens.refresh_token)
     if not PRINTABLE.fullmatch(given.from_name + given.folder):
         wrong["folder"] = Text("Leave out control characters.")

@@ -18,7 +18,6 @@ from channels.contract import AccountConfig, Vault
 from channels.email import EmailChannel, imap_from_url, smtp_from_url, tokens_of
 from channels.errors import ChannelError, Misconfigured
 from channels.imap import ImapSettings, Mailbox
-from channels.mail_oauth import TokenSource
 from channels.smtp import SmtpLine, SmtpSettings
 from channels.twilio_api import TwilioApi, TwilioSettings
 from crm_core.errors import Invalid
@@ -57,7 +56,10 @@ async def try_mailbox(
         return rule is None or rule(address)
 
     config = AccountConfig("email", "", {}, urls, settings.public_url, peer_allowed=allowed, vault=vault)
-    tokens: TokenSource | None = None
+    try:
+        tokens = tokens_of(config)  # one purchase for both
+    except Misconfigured as error:
+        return [Tested("imap", good=False, sentence=error.message)]
 
     async def one(half: str, url: str) -> Tested:
         try:
@@ -82,10 +84,6 @@ async def try_mailbox(
         told = Text("Logged in; mail can be read.") if half == "imap" else Text("Logged in; mail can be sent.")
         return Tested(half, good=True, sentence=told)
 
-    try:
-        tokens = tokens_of(config)  # one purchase for both
-    except Misconfigured as error:
-        return [Tested("imap", good=False, sentence=error.message)]
     wanted = [(half, urls[f"{half}_url"]) for half in ("imap", "smtp") if urls.get(f"{half}_url")]
     return list(await asyncio.gather(*(one(half, url) for half, url in wanted)))
 

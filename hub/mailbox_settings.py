@@ -45,6 +45,9 @@ class TokensInput:
     refresh_token: str = field(default="", repr=False)
 
 
+TOKEN_FIELDS = tuple(TokensInput.__dataclass_fields__)
+
+
 async def change(
     tx: Tx, account_id: str, given: MailInput, *, version: int, actor: str, now: datetime
 ) -> ChannelAccount:

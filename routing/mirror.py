@@ -23,6 +23,7 @@ from routing.rooms import CallRoom
 
 CALL = "voice"  # the kind of work in which a caller is on the line
 DEPTH = 500  # how far down a queue one pass looks; what is behind cannot be next
+UNDER_WAY = (InteractionState.WAITING, InteractionState.OFFERED, InteractionState.CONNECTED)  # of a call
 ALONE = timedelta(seconds=30)  # a room with one party is ended after this
 OFFLINE_AFTER = timedelta(minutes=5)  # a lost agent counts as logged out after this
 
@@ -68,7 +69,6 @@ _ROOMS = fixed(
         col(CallRoom.alone_since).is_not(None), col(CallRoom.ended_at).is_(None)
     )
 )
-_CALLS = (InteractionState.WAITING, InteractionState.OFFERED, InteractionState.CONNECTED)
 _LEFT_BEHIND = fixed(  # who wants to go and holds live work in which nobody is on the line
     select(QueueEntry.agent_id)
     .join(Agent, col(Agent.user_id) == col(QueueEntry.agent_id))
@@ -80,7 +80,7 @@ _LEFT_BEHIND = fixed(  # who wants to go and holds live work in which nobody is 
         ~exists().where(
             col(Interaction.entry_id) == col(QueueEntry.id),
             col(Interaction.channel) == CALL,
-            col(Interaction.state).in_(_CALLS),
+            col(Interaction.state).in_(UNDER_WAY),
         ),
     )
 )

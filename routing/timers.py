@@ -20,7 +20,7 @@ from routing import agents, callbacks, calls_waiting, desk, entries, gate, hours
 from routing.agents import FRESH, LOST, Activity
 from routing.callbacks import CallbackState
 from routing.core import Timer
-from routing.mirror import ALONE, OFFLINE_AFTER
+from routing.mirror import ALONE, OFFLINE_AFTER, UNDER_WAY
 from routing.offers import Offer, OfferState
 from routing.queues import EntryState, Lane, QueueEntry
 from routing.rooms import CallRoom
@@ -74,8 +74,9 @@ async def _grace(tx: Tx, entry_id: str, now: datetime) -> None:
 
 async def call_of(tx: Tx, entry: QueueEntry) -> Interaction | None:
     """The call that goes on within this work, if any."""
-    live = (InteractionState.WAITING, InteractionState.OFFERED, InteractionState.CONNECTED)
-    found = [each for each in await interactions.list_entry(tx, entry.id) if "room" in each.data and each.state in live]
+    found = [
+        each for each in await interactions.list_entry(tx, entry.id) if "room" in each.data and each.state in UNDER_WAY
+    ]
     return found[-1] if found else None
 
 

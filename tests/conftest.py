@@ -69,7 +69,7 @@ LONG = (
 )
 
 
-class Spread(LoadFileScheduling):  # type: ignore[misc]
+class Spread(LoadFileScheduling):
     """A file's tests to one worker, and all tests of the browser to one worker."""
 
     def _split_scope(self, nodeid: str) -> str:

@@ -216,21 +216,11 @@ def _mailbox(body: MailboxIn, address: str) -> MailboxInput:
     )  # fmt: skip
 
 
-async def _check_hosts(call: Call[Any, Any], given: MailboxInput) -> None:
-    for half in ("imap", "smtp"):
-        host = getattr(given, half).host.strip()
-        if host:
-            await refuse_internal(call.runtime.settings, host, field=f"{half}_host")
-    if given.tokens is not None and given.tokens.token_url:
-        host = urlsplit(given.tokens.token_url).hostname or ""
-        await refuse_internal(call.runtime.settings, host, field="token_url")
-
-
 @admin_operation("POST", "accounts/mailboxes", "Add a mailbox", body=MailboxIn, answer=AccountShown, status=201)
 async def create_mailbox(call: Call[Nothing, MailboxIn]) -> AccountShown:
     """Read and sent from within ten seconds."""
     given = _mailbox(call.body, call.body.address)
-    await _check_hosts(call, given)
+    await channel_admin.check_hosts(call.runtime.settings, given)
     channels = call.runtime.channels
     made = await call.runtime.db.write(
         lambda tx: channel_admin.create_mailbox(tx, channels, given, actor=call.user.id, now=call.now)
@@ -247,7 +237,7 @@ async def change_mailbox(call: Call[Nothing, MailboxChange]) -> AccountShown:
     if account.channel != "email":
         raise Invalid("This is not a mailbox.")
     given = _mailbox(body, account.address)
-    await _check_hosts(call, given)
+    await channel_admin.check_hosts(call.runtime.settings, given)
     made = await call.runtime.db.write(
         lambda tx: channel_admin.edit_mailbox(
             tx, call.runtime.channels, account, given, version=body.version, enabled=body.enabled, actor=call.user.id,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from sqlmodel import col, select
@@ -19,8 +18,7 @@ from hub.channel_admin import MailboxInput, NumberInput, ProviderInput, ServerIn
 from hub.channel_set import PROVIDER
 from hub.connection_test import Tested
 from hub.desktop.render import render
-from hub.mailbox_settings import TokensInput
-from hub.outgoing_hosts import refuse_internal
+from hub.mailbox_settings import TOKEN_FIELDS, TokensInput
 from hub.sealing import Unsealable
 from hub.vault import AccountVault
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
@@ -30,7 +28,6 @@ from routing.queues import Queue
 
 ID = "[0-9a-z]{26}"
 CHANNELS = ("voice", "sms", "email", "webform")
-TOKENS = ("token_url", "client_id", "scope", "client_secret", "refresh_token")
 SECRET = ("imap_password", "smtp_password", "client_secret", "refresh_token")  # never sent back
 NEW_MAILBOX = {"imap_security": "tls", "smtp_security": "starttls", "log_in": "password"}
 TYPED, TYPED_S = "typed-password", 900  # the purpose of a sealed text, and how long it is good for
@@ -281,7 +278,7 @@ def mailbox_input(form: dict[str, str], address: str) -> MailboxInput:
     return MailboxInput(
         address, form.get("name", ""), form.get("from_name", ""), form.get("queue_id", ""), form.get("folder", ""),
         server("imap"), server("smtp"),
-        TokensInput(**{name: form.get(name, "") for name in TOKENS}) if form.get("log_in") == "token" else TokensInput(),
+        TokensInput(**{name: form.get(name, "") for name in TOKEN_FIELDS}) if form.get("log_in") == "token" else TokensInput(),
     )  # fmt: skip
 
 
@@ -318,18 +315,8 @@ def _stored(request: web.Request, account: ChannelAccount) -> dict[str, str]:
         secrets = runtime_of(request).channels.secrets(account)
     except Unsealable:
         return values
-    tokens = {name: secrets.get(f"oauth_{name}", "") for name in TOKENS if name not in SECRET}
+    tokens = {name: secrets.get(f"oauth_{name}", "") for name in TOKEN_FIELDS if name not in SECRET}
     return {**values, **tokens, "log_in": "token" if secrets.get("oauth_refresh_token") else "password"}
-
-
-async def _check_hosts(request: web.Request, given: MailboxInput) -> None:
-    for half in ("imap", "smtp"):
-        host = getattr(given, half).host.strip()
-        if host:
-            await refuse_internal(runtime_of(request).settings, host, field=f"{half}_host")
-    if given.tokens is not None and given.tokens.token_url:
-        host = urlsplit(given.tokens.token_url).hostname or ""
-        await refuse_internal(runtime_of(request).settings, host, field="token_url")
 
 
 class _Kept:
@@ -373,7 +360,7 @@ async def _save_mailbox(request: web.Request, account: ChannelAccount) -> web.St
     try:
         if form.get("act") == "test":
             return await _mailbox(request, account, values=form, tested=await _try(request, account, given, form))
-        await _check_hosts(request, given)
+        await channel_admin.check_hosts(runtime.settings, given)
         await runtime.db.write(
             lambda tx: channel_admin.edit_mailbox(
                 tx, runtime.channels, account, given, version=version_of(form), enabled="enabled" in form, actor=user.id,
@@ -397,7 +384,7 @@ async def create_mailbox(request: web.Request) -> web.StreamResponse:
     try:
         if form.get("act") == "test":
             return await _mailbox(request, None, values=form, tested=await _try(request, None, given, form))
-        await _check_hosts(request, given)
+        await channel_admin.check_hosts(runtime.settings, given)
         made = await runtime.db.write(
             lambda tx: channel_admin.create_mailbox(tx, runtime.channels, given, actor=user.id, now=now)
         )

@@ -229,7 +229,7 @@ class Fan:
                 if not self._lost:
                     log.warning("event stream lost", error=type(error).__name__)
                 self._lost = True
-                await asyncio.sleep(1)
+                await asyncio.sleep(1)  # before the next try: a Redis that is gone is not asked without pause
 
     async def _number(self) -> int:
         """The number of the newest event in the stream; 0 when it is empty."""

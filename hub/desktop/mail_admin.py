@@ -17,7 +17,7 @@ from crm_core.errors import Conflict, Invalid
 from hub import mailbox_settings
 from hub.desktop.render import render
 from hub.desktop.templating import reader_of, told
-from hub.mailbox_settings import MailInput, TokensInput
+from hub.mailbox_settings import TOKEN_FIELDS, MailInput, TokensInput
 from hub.outgoing_hosts import refuse_internal
 from hub.sealing import Unsealable
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
@@ -111,8 +111,7 @@ async def save_tokens(request: web.Request) -> web.StreamResponse:
     form = {name: str(value).strip() for name, value in (await request.post()).items()}
     user, now, account_id = user_of(request), now_of(request), request.match_info["account"]
     runtime = runtime_of(request)
-    names = ("token_url", "client_id", "scope", "client_secret", "refresh_token")
-    given = TokensInput(**{name: form.get(name, "") for name in names})
+    given = TokensInput(**{name: form.get(name, "") for name in TOKEN_FIELDS})
     if given.token_url:
         try:
             await refuse_internal(runtime.settings, urlsplit(given.token_url).hostname or "", field="token_url")

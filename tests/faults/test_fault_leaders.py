@@ -47,10 +47,7 @@ def machine(url: str) -> type[RuleBasedStateMachine]:
 
         @initialize()
         def open(self) -> None:
-            async def go() -> None:
-                await self.open_database()
-
-            self.wait(go())
+            self.wait(self.open_database())
 
         # --- a singleton's work under its lease
 

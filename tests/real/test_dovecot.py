@@ -273,7 +273,7 @@ async def test_each_mail_becomes_one_interaction_however_often_the_poller_dies(
                 while not task.done():
                     if len(await subjects(hub)) == count:
                         task.cancel()
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.02)  # Dovecot is another program: its mails come when they come
         await asyncio.gather(task, return_exceptions=True)
         deaths += 1
         found = await subjects(hub)
