@@ -14,12 +14,11 @@ from typing import Any
 from sqlalchemy import Index, bindparam, update
 from sqlmodel import Field, col, select
 
-from campaigns import csv_files
-from campaigns.csv_files import Row
-from crm_core import addresses, consent, contacts, events
+from crm_core import addresses, consent, contacts, csv_files, events
 from crm_core.addresses import Address, PointKind
 from crm_core.consent import ConsentAction, Purpose
 from crm_core.contacts import Contact
+from crm_core.csv_files import Row
 from crm_core.db import Tx
 from crm_core.errors import Invalid, NotFound
 from crm_core.ids import new_id

@@ -10,9 +10,10 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_request import FileField
 
-from campaigns import csv_files, imports
-from campaigns.csv_files import Look
+from campaigns import imports
+from crm_core import csv_files
 from crm_core.addresses import PointKind
+from crm_core.csv_files import Look
 from crm_core.db import Tx
 from crm_core.errors import Invalid
 from hub.web import now_of, runtime_of

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from campaigns import audience, call_lists, campaigns, csv_files, imports, runner
+from campaigns import audience, call_lists, campaigns, imports, runner
 from campaigns.campaigns import CampaignState
 from campaigns.imports import RecipientImport
-from crm_core import consent, contacts
+from crm_core import consent, contacts, csv_files
 from crm_core.addresses import Address, PointKind
 from crm_core.clock import FixedClock
 from crm_core.consent import Purpose
@@ -29,7 +29,7 @@ from tests.campaigns.cast import mailbox
         (b"PK\x03\x04rest of an xlsx", "spreadsheet"),
         (b"\xd0\xcf\x11\xe0old xls", "spreadsheet"),
         (b"%PDF-1.7", "PDF"),
-        ("email\n".encode("utf-16"), "UTF-16"),
+        (b"\xff\xfee\x00m\x00\x00\xd8", "neither UTF-8 nor Windows-1252"),
         (b"email\na\x00b@example.test\n", "zero bytes"),
         (b"email\n\xff\x81\x8d\n", "neither UTF-8 nor Windows-1252"),
         (b"email,email\na@example.test,b@example.test\n", "twice"),
@@ -52,6 +52,7 @@ def test_a_bad_file_gets_a_sentence(content: bytes, sentence: str) -> None:
         ("E-Mail;Vorname;Straße\na@example.test;Jürgen;Weg 1\n".encode(), "utf-8", ";"),
         ("E-Mail;Vorname;Straße\r\na@example.test;Jürgen;Weg 1\r\n".encode("utf-8-sig"), "utf-8-sig", ";"),
         ("E-Mail,Vorname,Straße\ra@example.test,Jürgen,Weg 1\r".encode("cp1252"), "cp1252", ","),
+        ("E-Mail\tVorname\tStraße\r\na@example.test\tJürgen\tWeg 1\r\n".encode("utf-16"), "utf-16", "\t"),
         ('"E-Mail"\t"Vorname"\t"Straße"\na@example.test\tJürgen\t"Weg, 1"\n'.encode(), "utf-8", "\t"),
         ("E-Mail|Vorname|Straße\na@example.test|Jürgen|Weg 1".encode(), "utf-8", "|"),
     ],

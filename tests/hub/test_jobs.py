@@ -18,9 +18,9 @@ import redis
 from rq import Queue
 from rq.serializers import JSONSerializer
 
-from campaigns import call_lists, campaigns, csv_files, imports
+from campaigns import call_lists, campaigns, imports
 from campaigns.campaigns import CampaignState
-from crm_core import contacts
+from crm_core import contacts, csv_files
 from crm_core.addresses import PointKind
 from crm_core.clock import SystemClock
 from crm_core.consent import Purpose

@@ -1,6 +1,7 @@
-"""CSV files as people send them: encoding, delimiter, header and rows, read as a stream. No database.
+"""CSV files as people send them and as we write them: encoding, delimiter, header and rows, as a stream. No database.
 
-Decides what a file is and what its columns probably mean; leaves to imports.py what becomes of a row.
+Decides what a file is, what its columns probably mean, and how a cell is written so that no spreadsheet takes it for a
+formula; leaves to its callers what becomes of a row.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from crm_core.addresses import PointKind
@@ -22,7 +23,15 @@ MAX_COLUMNS = 100
 MAX_CELL = 10_000
 MAX_LINE = 2_000_000
 HEAD = 64 * 1024
+BOM = "\ufeff"
 DELIMITERS = ",;\t|"
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+
+# What a spreadsheet computes, at a cell's begin or where another separator than ours would begin one (OWASP, "CSV Injection").
+_BEGINS = r"(^|[,;|\t\n\r])"
+_FORMULA = r"(?=[=+\-@\t\n\r＝＋－＠])"
+_NEUTRAL = re.compile(f"{_BEGINS}('*){_FORMULA}")
+_PLAIN = re.compile(f"{_BEGINS}'('*){_FORMULA}")
 
 # What a column may be; any other word is a merge field of that name.
 ADDRESS, NAME, FIRST, LAST, COUNTRY = "address", "name", "first_name", "last_name", "country"
@@ -80,18 +89,20 @@ def slug(header: str) -> str:
 
 
 def encoding_of(chunks: Iterable[bytes]) -> str:
-    """utf-8-sig, utf-8 or cp1252, by looking at the whole file. Invalid for what is no text in one of these."""
+    """utf-8-sig, utf-8, utf-16 or cp1252, by looking at the whole file. Invalid for what is no text in one of these."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     first, utf8, cp1252, size = True, True, True, 0
-    bom = False
+    bom = wide = False
     for chunk in chunks:
         size += len(chunk)
         if size > MAX_FILE:
             raise Invalid("The file is larger than %(most)s MB; split it.", most=MAX_FILE // 1024 // 1024)
         if first:
             _refuse_other_formats(chunk)
-            bom, first = chunk.startswith(codecs.BOM_UTF8), False
-        if b"\x00" in chunk:
+            bom, wide, first = chunk.startswith(codecs.BOM_UTF8), chunk.startswith(UTF_16), False
+            if wide:
+                decoder = codecs.getincrementaldecoder("utf-16")()
+        if b"\x00" in chunk and not wide:
             raise Invalid("This is no CSV file: it holds zero bytes.")
         if utf8:
             try:
@@ -105,10 +116,10 @@ def encoding_of(chunks: Iterable[bytes]) -> str:
     if utf8:
         try:
             decoder.decode(b"", final=True)
-            return "utf-8-sig" if bom else "utf-8"
+            return "utf-16" if wide else "utf-8-sig" if bom else "utf-8"
         except UnicodeDecodeError:
             pass
-    if cp1252 and not bom:
+    if cp1252 and not bom and not wide:
         return "cp1252"
     raise Invalid("The file is neither UTF-8 nor Windows-1252; save it as CSV UTF-8.")
 
@@ -118,8 +129,6 @@ def _refuse_other_formats(head: bytes) -> None:
         raise Invalid("This is a spreadsheet, not a CSV file; save it as CSV UTF-8.")
     if head.startswith(b"%PDF"):
         raise Invalid("This is a PDF, not a CSV file.")
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise Invalid("The file is in UTF-16; save it as CSV UTF-8.")
 
 
 def delimiter_of(line: str) -> str:
@@ -145,7 +154,9 @@ def _lines(chunks: Iterable[bytes], encoding: str) -> Iterator[str]:
 
 
 def read(chunks: Iterable[bytes], *, encoding: str, delimiter: str) -> Iterator[Row]:
-    """The header (number 0) and every row behind it; empty rows are left out, bad rows carry their fault."""
+    """The header (number 0) and every row behind it; empty rows are left out, bad rows carry their fault. Cells are trimmed,
+    and given back as they were before `neutral`.
+    """
     csv.field_size_limit(MAX_CELL)
     reader = csv.reader(_lines(chunks, encoding), delimiter=delimiter)
     number = 0
@@ -166,7 +177,7 @@ def read(chunks: Iterable[bytes], *, encoding: str, delimiter: str) -> Iterator[
             yield Row(0, reader.line_num, [cell.strip() for cell in cells])
             continue
         number += 1
-        cells = [cell.strip() for cell in cells]
+        cells = [plain(cell.strip()) for cell in cells]
         if len(cells) > width and any(cells[width:]):
             yield Row(
                 number,
@@ -184,8 +195,35 @@ def _told(message: str) -> str:
     return Text("The row cannot be read: %(detail)s.", detail=message)
 
 
+def neutral(cell: str) -> str:
+    """The cell as a file may hold it: whatever a spreadsheet would compute gets an apostrophe before it. Undone by `plain`."""
+    return _NEUTRAL.sub(r"\1'\2", cell.replace("\0", "").replace("\r\n", "\n").replace("\r", "\n"))
+
+
+def plain(cell: str) -> str:
+    """The cell without the apostrophes of `neutral`."""
+    return _PLAIN.sub(r"\1\2", cell) if "'" in cell else cell
+
+
+def write(rows: Iterable[Sequence[str]]) -> str:
+    """Lines of a file, comma-separated, every cell neutral. The first piece of a file begins with BOM, for spreadsheets."""
+    lines = io.StringIO()
+    csv.writer(lines).writerows([neutral(cell) for cell in row] for row in rows)
+    return lines.getvalue()
+
+
 def look(content: bytes, *, kind: PointKind) -> Look:
-    """Headers, a proposed mapping and up to five rows of a file. Invalid, with what to do, when it cannot be used."""
+    """`look_at` a file of recipients, whose address is of this kind."""
+    return look_at(content, {ADDRESS: _ADDRESS_ALIASES[kind], **_ALIASES}, reserved=RESERVED)
+
+
+def look_at(
+    content: bytes, words: Mapping[str, Collection[str]], *, reserved: Collection[str], several: Collection[str] = ()
+) -> Look:
+    """Headers, a proposed mapping and up to five rows of a file. Invalid, with what to do, when it cannot be used.
+
+    `words`: use → names of columns that mean it, as `slug` writes them; `several`: uses that more than one column may have.
+    """
     encoding = encoding_of([content])
     text = codecs.getincrementaldecoder(encoding)("replace").decode(content[:HEAD])
     first = next((line for line in text.splitlines() if line.strip()), "")
@@ -209,20 +247,24 @@ def look(content: bytes, *, kind: PointKind) -> Look:
             break
         if not row.fault:
             sample.append(row.cells)
-    return Look(encoding, delimiter, headers, propose(headers, kind), sample)
+    return Look(encoding, delimiter, headers, propose(headers, words, reserved=reserved, several=several), sample)
 
 
-def propose(headers: Sequence[str], kind: PointKind) -> dict[str, str]:
+def propose(
+    headers: Sequence[str],
+    words: Mapping[str, Collection[str]],
+    *,
+    reserved: Collection[str],
+    several: Collection[str] = (),
+) -> dict[str, str]:
     """What each column probably is. Names of reserved uses are given once, to the first that fits."""
     mapping: dict[str, str] = {}
     taken: set[str] = set()
     for header in headers:
         name = slug(header)
-        use = next(
-            (word for word, names in ((ADDRESS, _ADDRESS_ALIASES[kind]), *_ALIASES.items()) if name in names), name
-        )
-        if use in taken:
-            use = "" if use in RESERVED else f"{use}_{len(taken)}"
+        use = next((word for word, names in words.items() if name in names), name)
+        if use in taken and use not in several:
+            use = "" if use in reserved else f"{use}_{len(taken)}"
         if use:
             taken.add(use)
         mapping[header] = use
