@@ -20,12 +20,12 @@ from campaigns.call_lists import CallList, ListState
 from campaigns.campaigns import Campaign, CampaignState
 from campaigns.counts import FORECAST, Delta
 from campaigns.deliveries import Delivery, DeliveryState
-from campaigns.imports import ImportState, Recipient
+from campaigns.imports import Recipient
 from channels.segments import segments
 from crm_core import consent, contacts, events
 from crm_core.addresses import Address, PointKind
 from crm_core.contacts import Contact
-from crm_core.csv_files import slug
+from crm_core.csv_files import ImportState, slug
 from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
 from crm_core.ids import new_id

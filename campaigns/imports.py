@@ -7,18 +7,18 @@ it may add a grant that carries its evidence, and never anything else.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
-from enum import StrEnum
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Index, bindparam, update
 from sqlmodel import Field, col, select
 
-from crm_core import addresses, consent, contacts, csv_files, events
+from crm_core import addresses, consent_columns, contacts, csv_files, events
 from crm_core.addresses import Address, PointKind
-from crm_core.consent import ConsentAction, Purpose
+from crm_core.consent import Purpose
+from crm_core.consent_columns import Claim
 from crm_core.contacts import Contact
-from crm_core.csv_files import Row
+from crm_core.csv_files import ImportState, Row
 from crm_core.db import Tx
 from crm_core.errors import Invalid, NotFound
 from crm_core.ids import new_id
@@ -27,18 +27,7 @@ from crm_core.tables import Table, at, doc, docs, key, one_of, ref, text, word
 from crm_core.texts import Text
 
 MAX_FAULTS = 1_000  # listed; all are counted
-YES = frozenset({"yes", "y", "true", "1", "x", "ja", "si", "sí", "是"})
-NO = frozenset({"", "no", "n", "false", "0", "nein", "否"})
 CHANNEL_OF = {PointKind.PHONE: "sms", PointKind.EMAIL: "email"}  # what a consent column speaks of
-
-
-class ImportState(StrEnum):
-    """Where an import stands."""
-
-    UPLOADED = "uploaded"  # the mapping may still change
-    READING = "reading"
-    READ = "read"
-    FAILED = "failed"
 
 
 class RecipientImport(Table, table=True):
@@ -301,7 +290,13 @@ async def _take(
             .where(col(Recipient.id) == recipient.id)
             .values(contact_id=contact.id, name=name or contact.name)
         )
-    remark = await _consent(tx, found, address, cells, counted, contact=contact, now=now)
+    words = (csv_files.CONSENT, csv_files.CONSENT_AT, csv_files.CONSENT_SOURCE, csv_files.CONSENT_TEXT)
+    granted, remark = await consent_columns.take(
+        tx, address, Claim(*(cells.get(word, "") for word in words)), channel=CHANNEL_OF[address.kind],
+        purpose=Purpose.MARKETING, file_name=found.file_name, origin=f"import:{found.id}", actor=found.created_by, now=now,
+        contact_id=contact.id if contact else None,
+    )  # fmt: skip
+    counted.consents += granted
     if remark:
         await _note(
             tx, found, row, csv_files.CONSENT, remark, taken=True, listed=found.fault_count + counted.faults + 1
@@ -323,59 +318,3 @@ async def _match(
     return await contacts.create(
         tx, name=name or address.value, now=now, source=f"import:{found.id}", points=[address], country=country
     )
-
-
-async def _consent(
-    tx: Tx,
-    found: RecipientImport,
-    address: Address,
-    cells: dict[str, str],
-    counted: _Counted,
-    *,
-    contact: Contact | None,
-    now: datetime,
-) -> str:
-    """Record a grant that carries its evidence; a remark when it does not, or when they said no since. Never more."""
-    word = cells.get(csv_files.CONSENT, "").strip().casefold()
-    if word in NO:
-        return ""
-    if word not in YES:
-        return Text("“%(word)s” is neither yes nor no; taken as no.", word=word[:40])
-    source, wording = cells.get(csv_files.CONSENT_SOURCE, "").strip(), cells.get(csv_files.CONSENT_TEXT, "").strip()
-    given = _instant(cells.get(csv_files.CONSENT_AT, ""))
-    missing = [
-        name
-        for name, there in ((Text("when"), given), (Text("where"), source), (Text("what they agreed to"), wording))
-        if not there
-    ]
-    if missing or given is None:
-        return Text(
-            "Consent without proof is not recorded: the row does not say %(missing_text)s.", missing_text=missing
-        )
-    if given > now:
-        return Text("The date of consent lies in the future; it is not recorded.")
-    channel = CHANNEL_OF[address.kind]
-    suppressed, ledger = await consent.list_for(tx, address)
-    if suppressed:
-        return "This address was stopped; an import cannot undo that."
-    if any(
-        entry.action == ConsentAction.WITHDRAWN and entry.channel in ("*", channel) and entry.at >= given
-        for entry in ledger
-    ):
-        return "They withdrew after that date; the consent is not recorded."
-    evidence = {"given_at": given.isoformat(), "source": source[:500], "text": wording[:2000], "file": found.file_name}
-    await consent.grant(
-        tx, address, channel=channel, purpose=Purpose.MARKETING, source=f"import:{found.id}", evidence=evidence,
-        actor=found.created_by, now=now, contact_id=contact.id if contact else None,
-    )  # fmt: skip
-    counted.consents += 1
-    return ""
-
-
-def _instant(written: str) -> datetime | None:
-    """A date or time in ISO form, taken as UTC where it names no zone; None for anything else, because 3/4 has two readings."""
-    try:
-        given = datetime.fromisoformat(written.strip())
-    except ValueError:
-        return None
-    return given.astimezone(UTC) if given.tzinfo else given.replace(tzinfo=UTC)

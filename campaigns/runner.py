@@ -12,12 +12,11 @@ from itertools import islice
 
 from campaigns import audience, call_lists, campaigns, imports, lists, reconcile, sender
 from campaigns.campaigns import Campaign, CampaignState
-from campaigns.imports import ImportState
 from campaigns.sender import Sending
 from channels.errors import Misconfigured
 from crm_core import csv_files
 from crm_core.clock import Clock
-from crm_core.csv_files import Row
+from crm_core.csv_files import ImportState, Row
 from crm_core.db import Database, Tx
 from crm_core.errors import Conflict, Invalid
 

@@ -13,6 +13,7 @@ import re
 import unicodedata
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 
 from crm_core.addresses import PointKind
 from crm_core.errors import Invalid
@@ -57,6 +58,15 @@ _ADDRESS_ALIASES: dict[PointKind, set[str]] = {
         "e_mail_adresse", "邮箱", "电子邮件", "address",
     },
 }  # fmt: skip
+
+
+class ImportState(StrEnum):
+    """Where the import of a file stands."""
+
+    UPLOADED = "uploaded"  # the mapping may still change
+    READING = "reading"
+    READ = "read"
+    FAILED = "failed"
 
 
 @dataclass(frozen=True, slots=True)

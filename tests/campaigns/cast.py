@@ -9,7 +9,7 @@ from typing import Any
 
 from campaigns import campaigns, checks, counts, deliveries, imports, runner
 from campaigns.campaigns import Campaign, CampaignState
-from campaigns.imports import ImportState, Recipient, RecipientImport
+from campaigns.imports import Recipient, RecipientImport
 from campaigns.sender import Sending
 from channels.contract import SendReceipt
 from channels.errors import ChannelError
@@ -18,6 +18,7 @@ from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address, PointKind
 from crm_core.clock import FixedClock
 from crm_core.consent import Purpose
+from crm_core.csv_files import ImportState
 from crm_core.db import Database, Tx, open_database
 from crm_core.ids import new_id
 

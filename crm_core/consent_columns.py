@@ -1,0 +1,72 @@
+"""What the columns of a file may do to consent: add a grant that carries its evidence, and never anything else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from crm_core import consent
+from crm_core.addresses import Address
+from crm_core.consent import ConsentAction
+from crm_core.db import Tx
+from crm_core.texts import Text
+
+YES = frozenset({"yes", "y", "true", "1", "x", "ja", "si", "sí", "是"})
+NO = frozenset({"", "no", "n", "false", "0", "nein", "否"})
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a row says about one address and channel, as written: whether, when, where, and to which words they agreed."""
+
+    word: str
+    given: str
+    source: str
+    wording: str
+
+
+async def take(
+    tx: Tx, address: Address, claim: Claim, *, channel: str, purpose: str, file_name: str, origin: str, actor: str,
+    now: datetime, contact_id: str | None,
+) -> tuple[bool, str]:  # fmt: skip
+    """Record a grant that carries its evidence; (recorded, a remark when it does not or when they said no since)."""
+    word = claim.word.strip().casefold()
+    if word in NO:
+        return False, ""
+    if word not in YES:
+        return False, Text("“%(word)s” is neither yes nor no; taken as no.", word=word[:40])
+    source, wording, given = claim.source.strip(), claim.wording.strip(), instant(claim.given)
+    missing = [
+        name
+        for name, there in ((Text("when"), given), (Text("where"), source), (Text("what they agreed to"), wording))
+        if not there
+    ]
+    if missing or given is None:
+        return False, Text(
+            "Consent without proof is not recorded: the row does not say %(missing_text)s.", missing_text=missing
+        )
+    if given > now:
+        return False, Text("The date of consent lies in the future; it is not recorded.")
+    suppressed, ledger = await consent.list_for(tx, address)
+    if suppressed:
+        return False, Text("This address was stopped; an import cannot undo that.")
+    if any(
+        entry.action == ConsentAction.WITHDRAWN and entry.channel in ("*", channel) and entry.at >= given
+        for entry in ledger
+    ):
+        return False, Text("They withdrew after that date; the consent is not recorded.")
+    evidence = {"given_at": given.isoformat(), "source": source[:500], "text": wording[:2000], "file": file_name}
+    await consent.grant(
+        tx, address, channel=channel, purpose=purpose, source=origin, evidence=evidence, actor=actor, now=now,
+        contact_id=contact_id,
+    )  # fmt: skip
+    return True, ""
+
+
+def instant(written: str) -> datetime | None:
+    """A date or time in ISO form, taken as UTC where it names no zone; None for anything else, because 3/4 has two readings."""
+    try:
+        given = datetime.fromisoformat(written.strip())
+        return given.astimezone(UTC) if given.tzinfo else given.replace(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
