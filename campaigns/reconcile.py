@@ -123,9 +123,12 @@ async def _look(db: Database, campaign: Campaign, row: Delivery, sending: Sendin
 
 _TAKEN = fixed(
     select(Delivery.id)
-    .where(Delivery.external_id == bindparam("external_id"), Delivery.id != bindparam("own"))
+    .where(
+        Delivery.external_id == bindparam("external_id"), sql_text("deliveries.external_id <> ''"),
+        Delivery.id != bindparam("own"),
+    )
     .limit(1)
-)
+)  # fmt: skip
 
 
 async def _taken(tx: Tx, external_id: str, own: str) -> bool:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import bindparam, update
+from sqlalchemy import text as sql_text
 from sqlmodel import col, select
 
 from campaigns import campaigns, counts, deliveries
@@ -32,7 +33,11 @@ STATES: dict[str, DeliveryState] = {
     "undelivered": DeliveryState.UNDELIVERED,
     "failed": DeliveryState.FAILED,
 }
-_BY_EXTERNAL = fixed(select(Delivery).where(Delivery.external_id == bindparam("external_id")).limit(1))
+_BY_EXTERNAL = fixed(
+    select(Delivery)
+    .where(Delivery.external_id == bindparam("external_id"), sql_text("deliveries.external_id <> ''"))
+    .limit(1)
+)
 
 
 async def find_reported(tx: Tx, *, our_key: str, external_id: str) -> Delivery | None:

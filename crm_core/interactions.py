@@ -192,9 +192,10 @@ async def _count(tx: Tx, interaction: Interaction, queue_id: str | None, state: 
 _GET = fixed(select(Interaction).where(Interaction.id == bindparam("id")))
 _BY_EXTERNAL = fixed(
     select(Interaction).where(
-        Interaction.account_id == bindparam("account_id"), Interaction.external_id == bindparam("external_id")
+        Interaction.account_id == bindparam("account_id"), Interaction.external_id == bindparam("external_id"),
+        sql_text("interactions.external_id <> ''"),  # said in so many words, or SQLite does not use the index
     )
-)
+)  # fmt: skip
 
 
 async def get(tx: Tx, interaction_id: str) -> Interaction:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import random
+import re
 import time
 from email.message import EmailMessage
 from email.policy import SMTP
 from pathlib import Path
 
 import pytest
+from mailparser_reply import EmailReplyParser
 
+from channels import mail_split
 from channels.contract import MailArrived, MailUnreadable
 from channels.mail_child import html_text, parse, split_reply
 from channels.mail_pool import MailPool
@@ -266,3 +269,22 @@ def test_the_languages_left_out_could_not_have_matched(text, monkeypatch):
         split_reply.__globals__, "languages_in", lambda text: list(split_reply.__globals__["LANGUAGES"])
     )
     assert split_reply(text) == found
+
+
+@pytest.mark.parametrize("text", TOLD)
+def test_signatures_left_out_do_not_change_where_a_reply_ends(text):
+    whole = EmailReplyParser(languages=list(mail_split.LANGUAGES)).parse_reply(text=text)
+    assert mail_split._latest_reply(text) == whole
+
+
+@pytest.mark.parametrize(
+    "text", ["GESENDET: x", "Envİado: x", "ınviato: x", "FRÅN: x", "Wysłano: x", "ha SCRITTO", "Objet : x"]
+)
+def test_a_language_is_tried_however_its_words_are_written(text):
+    """What the library's patterns take for the same letter is the same letter to us."""
+    tried = set(mail_split.languages_in(text))
+    for language in mail_split.LANGUAGES:
+        words = mail_split.HINTS.get(language, ())
+        if any(re.search(re.escape(word), text, re.IGNORECASE) for word in words):
+            assert language in tried
+    assert tried > {"en"}
