@@ -205,7 +205,8 @@ async def _claim(db: Database, campaign_id: str, sending: Sending, limit: int) -
         rows = await deliveries.list_claimable(tx, campaign_id, now=now, limit=limit)
         people = await contacts.list_by_ids(tx, sorted({row.contact_id for row in rows if row.contact_id}))
         delta = Delta(campaign_id)
-        guard = await outgoing.load(tx, now=now) if campaign.channel in outgoing_rules.CHANNELS else None
+        counted = campaign.channel in outgoing_rules.CHANNELS
+        guard = await outgoing.load(tx, now=now, spend_on=campaign.channel) if counted else None
         if guard is not None:
             rows = rows[: guard.room(campaign.channel)]
         claimed = [

@@ -181,7 +181,7 @@ async def may_contact(
     refused = None
     if spends:
         if guard is None:
-            guard = await outgoing.load(tx, now=now, user_id=user_id)
+            guard = await outgoing.load(tx, now=now, user_id=user_id, spend_on=channel if spend else "")
         refused = outgoing.refusal(guard, address.value, channel=channel, user_id=user_id, spend=False)
     if refused is None:
         verdict = await _people(

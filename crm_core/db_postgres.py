@@ -8,7 +8,7 @@ import random
 import re
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import asyncpg
 
@@ -16,6 +16,7 @@ from crm_core.failpoints import failpoint
 from crm_core.ports import Wakeups
 from crm_core.statements import InsertPlan, postgres_compiler
 from crm_core.tx import DatabaseUnavailable, DuplicateRow, Part, Rerun, Tx, Unit
+from crm_core.write_groups import Appends, Groups, Refused, combined
 
 R = TypeVar("R")
 
@@ -71,10 +72,6 @@ CLOSE_S = 5.0
 LOCKS = re.compile(r"\bFOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)\b|\bpg_|\bnextval\b")
 
 
-class _Refused(Exception):
-    """The one statement that was to be the whole transaction was refused; nothing was written."""
-
-
 PLACE = re.compile(r"\$(\d+)")
 
 
@@ -85,15 +82,18 @@ class _Merged:
         self._known: dict[tuple[tuple[InsertPlan | str, bool], ...], str] = {}
         self._reads: dict[str, bool] = {}
 
-    def merge(self, parts: Sequence[Part]) -> tuple[str, list[Any]]:
-        """SQL and its arguments. Their order of execution is PostgreSQL's own; references are checked at the end."""
+    def merge(self, parts: Sequence[Part], *, any_number: bool = False) -> tuple[str, list[Any]]:
+        """SQL and its arguments. Their order of execution is PostgreSQL's own; references are checked at the end.
+
+        `any_number`: the same SQL however many rows there are of each table.
+        """
         shape: list[tuple[InsertPlan | str, bool]] = []
         arguments: list[Any] = []
         for what, given in parts:
             if isinstance(what, str):
                 shape.append((what, False))
                 arguments.extend(given)
-            elif len(given) == 1:
+            elif len(given) == 1 and not any_number:
                 shape.append((what, False))
                 arguments.extend(given[0])
             else:
@@ -139,10 +139,11 @@ class _Connection:
     """One asyncpg connection in a transaction, as a `Driver`.
 
     What only prepares (BEGIN, SAVEPOINT) is sent together, right before the first statement that needs it. While it stands
-    `alone`, plain reads need none of it, and a unit that puts off all it writes is one statement: its own BEGIN and COMMIT.
+    `alone`, plain reads need none of it, and a unit that puts off all it writes leaves it in `left`, to be one statement: its
+    own BEGIN and COMMIT.
     """
 
-    __slots__ = ("_begun", "_broken", "_due", "_merged", "_passed", "_savepoints", "_singly", "connection")
+    __slots__ = ("_begun", "_broken", "_due", "_merged", "_passed", "_savepoints", "_singly", "connection", "left")
 
     def __init__(self, connection: Any, merged: _Merged, *, begin: str = "BEGIN", singly: bool = False) -> None:
         self.connection = connection
@@ -153,6 +154,7 @@ class _Connection:
         self._broken = False  # what was due did not go through: the transaction is lost
         self._savepoints = 0
         self._passed = ""  # a savepoint that is done with and not released yet
+        self.left: Sequence[Part] = ()
 
     @property
     def alone(self) -> bool:
@@ -194,17 +196,10 @@ class _Connection:
             raise DuplicateRow(str(error)) from error
 
     async def write_parts(self, parts: Sequence[Part], *, last: bool = False) -> None:
-        sql, arguments = self._merged.merge(parts)
-        if not (last and self.alone):
-            await self.execute(sql, arguments)
-            return
-        failpoint("db.before_commit")
-        try:
-            await self.connection.execute(sql, *arguments)
-        except (*LOST, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError):
-            raise
-        except asyncpg.PostgresError as error:
-            raise _Refused from error  # whose savepoint it would have been is found by running the unit with savepoints
+        if last and self.alone:
+            self.left = parts
+        else:
+            await self.execute(*self._merged.merge(parts))
 
     @contextlib.asynccontextmanager
     async def savepoint(self) -> AsyncIterator[None]:
@@ -300,6 +295,7 @@ class PostgresDatabase:
         self._rests = 0  # times as long as a transaction took; 0 while nobody else is at work
         self._compiler = postgres_compiler()
         self._merged = _Merged()
+        self._groups = Groups(self._append)
 
     @classmethod
     async def open(cls, url: str, *, bulk: bool = False, pool_size: int = 10) -> PostgresDatabase:
@@ -326,7 +322,7 @@ class PostgresDatabase:
         for attempt in range(RETRIES + 2):
             try:
                 return await self._once(unit, singly=singly)
-            except _Refused:
+            except Refused:
                 singly = False
             except (*LOST, Rerun):
                 if attempt >= RETRIES:
@@ -350,12 +346,38 @@ class PostgresDatabase:
             except BaseException:
                 await driver.roll_back()
                 raise
+        if driver.left:
+            await self._write_left(driver.left)
         failpoint("db.after_commit")
         if tx.wakes and self.wakeups is not None:
             await self.wakeups.wake(tx.wakes)
         if self._bulk:
             await self._rest(time.monotonic() - began)
         return value
+
+    async def _write_left(self, parts: Sequence[Part]) -> None:
+        """Write what a unit put off, as a transaction by itself; together with that of others when it only appends."""
+        appends = [part for part in parts if isinstance(part[0], InsertPlan)]
+        if len(appends) == len(parts):
+            await self._groups.join(cast(Appends, appends))
+        else:
+            await self._alone(*self._merged.merge(parts))
+
+    async def _append(self, units: Sequence[Appends]) -> None:
+        await self._alone(*self._merged.merge(combined(units), any_number=True))
+
+    async def _alone(self, sql: str, arguments: Sequence[Any]) -> None:
+        """One statement that is its own BEGIN and COMMIT; Refused by a constraint."""
+        async with _taken(self._pool) as connection:
+            failpoint("db.before_commit")
+            try:
+                await connection.execute(sql, *arguments)
+            except (*LOST, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError):
+                raise
+            except asyncpg.PostgresError as error:
+                raise Refused(
+                    str(error)
+                ) from error  # whose savepoint it would have been is found by running it with savepoints
 
     async def _rest(self, took_s: float) -> None:
         """Leave room for calls and agents. What was written is committed already."""
@@ -385,6 +407,9 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         """See `Database.close`. A server that says nothing more is not waited for."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                await self._groups.close()
         for pool in (self._pool, self._reading):
             try:
                 async with asyncio.timeout(CLOSE_S):

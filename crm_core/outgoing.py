@@ -1,7 +1,7 @@
 """How many calls and texts went out, what they cost, and the breaker that stops them: asked by the gate, counted with the touch.
 
 The last touch that a limit allows stops its channel in the same transaction; only an administrator lets it go on, and then the
-count begins anew. Parallel transactions do not see one another's touches, so at most those that were under way go beyond it.
+count begins anew. Parallel transactions do not see one another's touches, so close to a limit of the house they go one by one.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from crm_core.texts import Text
 SHARDS = 8  # rows per count, so that parallel transactions do not queue for one row; read as a sum
 KEY = "outgoing"
 STOPPED, LIMIT = "outgoing_stopped", "outgoing_limit"
+NEAR = 100  # touches before a limit of the house: more than are ever under way at once
 LOOK_AGAIN = timedelta(minutes=15)  # when something that was stopped is tried again
 KEPT = timedelta(days=100)
 SYSTEM = "system"
@@ -123,6 +124,7 @@ HOUR_COST = Text("%(currency)s %(most)s in one hour are the limit.")
 DAY_COST = Text("%(currency)s %(most)s on one day are the limit.")
 
 _ROW = fixed(select(OutgoingRules).where(OutgoingRules.id == KEY))
+_LOCK = fixed(select(OutgoingRules).where(OutgoingRules.id == KEY).with_for_update())
 _HOME = fixed(
     select(ChannelAccount.country, ChannelAccount.settings).where(
         col(ChannelAccount.channel).in_(CHANNELS), col(ChannelAccount.deleted_at).is_(None)
@@ -154,8 +156,20 @@ def day_of(now: datetime) -> str:
     return now.astimezone(UTC).strftime("%Y-%m-%d")
 
 
-async def load(tx: Tx, *, now: datetime, user_id: str = "") -> Guard:
-    """Rules, stops and counts as they are now."""
+async def load(tx: Tx, *, now: datetime, user_id: str = "", spend_on: str = "") -> Guard:
+    """Rules, stops and counts as they are now.
+
+    `spend_on`: the channel that this transaction means to use; close to a limit of the house it waits for those before it.
+    """
+    guard = await _load(tx, now=now, user_id=user_id)
+    if not spend_on or not 0 < guard.room(spend_on) <= NEAR:
+        return guard
+    await _row(tx, now=now)
+    await tx.one(_LOCK)
+    return await _load(tx, now=now, user_id=user_id)
+
+
+async def _load(tx: Tx, *, now: datetime, user_id: str) -> Guard:
     row: OutgoingRules | None = await tx.one(_ROW)
     home: set[str] = set()
     for country, settings in await tx.all(_HOME):

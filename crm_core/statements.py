@@ -7,7 +7,7 @@ through SQLAlchemy's own cache key, about ten times dearer and still far cheaper
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Column, Dialect, Executable, bindparam, insert, update
@@ -23,6 +23,7 @@ R = TypeVar("R")
 T = TypeVar("T", bound=Table)
 Processor = Callable[[Any], Any]
 RowMaker = Callable[[Sequence[Any]], Any]
+Row = list[Any]  # the arguments of one row, in the order of its plan
 
 
 class Fixed(Generic[R]):
@@ -56,18 +57,42 @@ class Plan:
 
 
 class InsertPlan(Plan):
-    """An INSERT of whole rows of one table."""
+    """An INSERT of whole rows of one table. On the same `unique` columns nothing happens, or `update` and `add` do."""
 
-    __slots__ = ("refers", "table", "tail", "types")
+    __slots__ = ("_added", "_key", "rank", "refers", "table", "tail", "types")
 
     def __init__(
-        self, table: Any, sql: str, tail: str, arguments: Sequence[tuple[str, Processor | None]], types: list[str]
-    ) -> None:
-        super().__init__(f"{sql} {tail}".strip(), arguments, None)
+        self, table: Any, sql: str, arguments: Sequence[tuple[str, Processor | None]], types: list[str], *, rank: int,
+        unique: Sequence[str] = (), update: Sequence[str] = (), add: Sequence[str] = (),
+    ) -> None:  # fmt: skip
         self.table = str(table.name)
-        self.tail = tail
+        self.tail = _on_conflict(self.table, unique, update, add) if unique else ""
+        super().__init__(f"{sql} {self.tail}".strip(), arguments, None)
         self.types = types  # of the columns, as the engine calls them
         self.refers = bool(table.foreign_keys)
+        self.rank = rank  # when it was first made: an order that is always the same
+        names = [name for name, _ in arguments]
+        self._key = [names.index(name) for name in unique]
+        self._added = [names.index(name) for name in add]
+
+    def added_up(self, rows: list[Row]) -> list[Row]:
+        """What is added up under one key as one row, sorted by key; rows of every other kind as they are."""
+        if not self._added:
+            return rows
+        sums: dict[tuple[Any, ...], Row] = {}
+        for row in rows:
+            key = tuple(row[place] for place in self._key)
+            known = sums.setdefault(key, row)
+            if known is not row:
+                sums[key] = [
+                    a + b if place in self._added else a for place, (a, b) in enumerate(zip(known, row, strict=True))
+                ]
+        return [sums[key] for key in sorted(sums)]
+
+
+def _on_conflict(name: str, unique: Iterable[str], update: Iterable[str], add: Iterable[str]) -> str:
+    changes = [f"{c} = excluded.{c}" for c in update] + [f"{c} = {name}.{c} + excluded.{c}" for c in add]
+    return f"ON CONFLICT ({', '.join(unique)}) DO {'UPDATE SET ' + ', '.join(changes) if changes else 'NOTHING'}"
 
 
 WORD = re.compile(r"\w+")
@@ -80,7 +105,7 @@ class Compiler:
         self.dialect = dialect
         self._fixed: dict[int, tuple[Any, Any, Plan | None]] = {}
         self._cache: LRUCache[Any, Any] = LRUCache(1000)
-        self._inserts: dict[tuple[Any, ...], InsertPlan] = {}
+        self._inserts: dict[Any, InsertPlan] = {}
         self._tables: LRUCache[str, frozenset[str]] = LRUCache(2000)
         self._referred: frozenset[str] = frozenset()
         self._referred_of = 0
@@ -175,17 +200,21 @@ class Compiler:
         arguments = [processors[n](values[n]) if n in processors else values[n] for n in names]
         return sql, arguments, self._row_maker(compiled)
 
-    def insert_plan(self, table: type[Table], tail: str = "") -> InsertPlan:
-        """INSERT of one whole row of `table`, with `tail` (an ON CONFLICT clause) behind it."""
-        known = self._inserts.get((table, tail))
+    def insert_plan(
+        self, table: type[Table], unique: Sequence[str] = (), update: Sequence[str] = (), add: Sequence[str] = ()
+    ) -> InsertPlan:
+        """INSERT of one whole row of `table`; on the same `unique` columns nothing, or `update` set and `add` added up."""
+        key = (table, *unique, "", *update, "", *add) if unique else table
+        known = self._inserts.get(key)
         if known is None:
             described: Any = table.__table__  # type: ignore[attr-defined]
             compiled: Any = insert(described).compile(dialect=self.dialect)
             processors = compiled._bind_processors
             order = [(name, processors.get(name)) for name in _positions(compiled)]
             types = [self.dialect.type_compiler_instance.process(described.c[name].type) for name, _ in order]
-            known = InsertPlan(described, compiled.string, tail, order, types)
-            self._inserts[(table, tail)] = known
+            known = self._inserts[key] = InsertPlan(
+                described, compiled.string, order, types, rank=len(self._inserts), unique=unique, update=update, add=add
+            )
         return known
 
     def _row_maker(self, compiled: Any) -> RowMaker | None:

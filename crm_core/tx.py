@@ -5,7 +5,7 @@ Here only so that the engines and `db.py`, which chooses one, need not import ea
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Protocol, TypeVar, overload
 
@@ -15,7 +15,7 @@ from sqlmodel.sql.expression import Select, SelectOfScalar
 
 from crm_core.errors import Conflict
 from crm_core.ports import Wakeups
-from crm_core.statements import Compiler, Fixed, InsertPlan, RowMaker
+from crm_core.statements import Compiler, Fixed, InsertPlan, Row, RowMaker
 from crm_core.tables import Table
 
 R = TypeVar("R")
@@ -24,7 +24,7 @@ Statement = Executable | UpdateBase | Fixed[Any]
 Unit = Callable[["Tx"], Awaitable[R]]
 Settle = Callable[["Tx", Sequence[tuple[tuple[str, ...], int]]], Awaitable[None]]
 # One part of a collected write: an insert with its rows, or one other statement with its arguments.
-Part = tuple[InsertPlan, list[list[Any]]] | tuple[str, list[Any]]
+Part = tuple[InsertPlan, list[Row]] | tuple[str, list[Any]]
 
 
 class DuplicateRow(Conflict):
@@ -132,16 +132,16 @@ class Tx:
             await self._make_way(plan.sql)
             await self._driver.execute_many(plan.sql, [plan.bind(row.__dict__) for row in rows])
 
-    async def add_new(self, row: Table, *, unique: Iterable[str]) -> bool:
+    async def add_new(self, row: Table, *, unique: Sequence[str]) -> bool:
         """Insert unless a row with the same `unique` columns is there; True when it was new."""
-        plan = self._compiler.insert_plan(type(row), f"ON CONFLICT ({', '.join(unique)}) DO NOTHING")
+        plan = self._compiler.insert_plan(type(row), unique)
         return await self._execute(plan.sql, plan.bind(row.__dict__)) == 1
 
     async def put(
-        self, row: Table, *, unique: Iterable[str], update: Iterable[str] = (), add: Iterable[str] = ()
+        self, row: Table, *, unique: Sequence[str], update: Sequence[str] = (), add: Sequence[str] = ()
     ) -> None:
         """Insert, or on the same `unique` columns set `update` columns to the new values and add up `add` columns."""
-        plan = self._compiler.insert_plan(type(row), _on_conflict(str(row.__tablename__), unique, update, add))
+        plan = self._compiler.insert_plan(type(row), unique, update, add)
         await self._execute(plan.sql, plan.bind(row.__dict__))
 
     def later(self, row: T, *, unique: Sequence[str] = (), add: Sequence[str] = ()) -> T:
@@ -150,8 +150,7 @@ class Tx:
         For rows whose insert is not expected to fail. Whoever reads or changes their table within the unit finds them there:
         they are written before. `unique`: a row that is there already stays, or has its `add` columns added up.
         """
-        tail = _on_conflict(str(row.__tablename__), unique, (), add) if unique else ""
-        plan = self._compiler.insert_plan(type(row), tail)
+        plan = self._compiler.insert_plan(type(row), unique, add=add)
         self._later.append((plan, plan.bind(row.__dict__)))
         self._later_tables.add(plan.table)
         return row
@@ -258,11 +257,6 @@ class Tx:
     def wakes(self) -> set[str]:
         """Topics asked for so far."""
         return self._wakes
-
-
-def _on_conflict(name: str, unique: Iterable[str], update: Iterable[str], add: Iterable[str]) -> str:
-    changes = [f"{c} = excluded.{c}" for c in update] + [f"{c} = {name}.{c} + excluded.{c}" for c in add]
-    return f"ON CONFLICT ({', '.join(unique)}) DO {'UPDATE SET ' + ', '.join(changes) if changes else 'NOTHING'}"
 
 
 def _maker(make: RowMaker | None, sql: str) -> RowMaker:
