@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from crm_core import consent
 from crm_core.addresses import Address
-from crm_core.consent import ConsentAction
+from crm_core.consent import ConsentAction, ConsentEvent
 from crm_core.db import Tx
 from crm_core.texts import Text
 
@@ -61,6 +62,12 @@ async def take(
         contact_id=contact_id,
     )  # fmt: skip
     return True, ""
+
+
+def latest(ledger: Sequence[ConsentEvent], *, channel: str, purpose: str) -> list[ConsentEvent]:
+    """Of an address's ledger, newest first, the newest entries that speak of this channel and purpose; several of one instant."""
+    covering = [entry for entry in ledger if entry.channel in ("*", channel) and entry.purpose in ("*", purpose)]
+    return [entry for entry in covering if entry.at == covering[0].at]
 
 
 def instant(written: str) -> datetime | None:

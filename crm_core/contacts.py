@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Date, Index, Text, bindparam, delete, update
 from sqlmodel import Field, col, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from crm_core import events
 from crm_core.addresses import Address, PointKind, national
@@ -104,6 +105,7 @@ class ContactTerm(Table, table=True):
 
 Index("ix_contact_terms_contact", ContactTerm.contact_id)
 
+_LIVING = (col(Contact.merged_into).is_(None), col(Contact.erased_at).is_(None))
 EDITABLE = frozenset(
     {"name", "organisation_id", "job_title", "language", "zone", "country", "tags", "fields", "addresses", "notes", "vip",
      "born_on", "owner_id"}
@@ -292,6 +294,14 @@ async def _reindex_by_id(tx: Tx, contact_id: str) -> None:
 
 async def search(tx: Tx, query: str, *, limit: int = 20) -> list[Contact]:
     """Contacts that have every word of `query` as the beginning of one of theirs; numbers in any notation."""
+    statement = _found(select(Contact).where(*_LIVING), query)
+    if statement is None:
+        return []
+    return await tx.all(statement.order_by(col(Contact.name), col(Contact.id)).limit(limit))
+
+
+def _found(statement: SelectOfScalar[Contact], query: str) -> SelectOfScalar[Contact] | None:
+    """Of these contacts those whom `query` finds; None when it holds nothing to look for."""
     digits = "".join(c for c in query if c.isdigit())
     typed = (
         [digits.lstrip("0")] if len(digits) >= 3 and not any(c.isalpha() for c in query) else sorted(words_of(query))
@@ -299,21 +309,32 @@ async def search(tx: Tx, query: str, *, limit: int = 20) -> list[Contact]:
     if "@" in query:
         typed = [query.strip().lower()]
     if not typed or not typed[0]:
-        return []
-    statement = select(Contact).where(col(Contact.merged_into).is_(None), col(Contact.erased_at).is_(None))
+        return None
     for prefix in typed[:6]:
         matching = select(ContactTerm.contact_id).where(
             col(ContactTerm.term) >= prefix, col(ContactTerm.term) < prefix + "\U0010ffff"
         )
         statement = statement.where(col(Contact.id).in_(matching))
-    return await tx.all(statement.order_by(col(Contact.name), col(Contact.id)).limit(limit))
+    return statement
 
 
 async def list_page(
-    tx: Tx, *, after: str = "", limit: int = 50, tag: str = "", owner_id: str = "", oldest: bool = False
+    tx: Tx,
+    *,
+    after: str = "",
+    limit: int = 50,
+    tag: str = "",
+    owner_id: str = "",
+    oldest: bool = False,
+    query: str = "",
 ) -> list[Contact]:
-    """Contacts newest first (`oldest`: oldest first), from behind the id `after` (keyset)."""
-    statement = select(Contact).where(col(Contact.merged_into).is_(None), col(Contact.erased_at).is_(None))
+    """Contacts newest first (`oldest`: oldest first), from behind the id `after` (keyset); `query` as in `search`."""
+    statement = select(Contact).where(*_LIVING)
+    if query:
+        narrowed = _found(statement, query)
+        if narrowed is None:
+            return []
+        statement = narrowed
     if after:
         statement = statement.where(col(Contact.id) > after if oldest else col(Contact.id) < after)
     if owner_id:

@@ -11,6 +11,7 @@ from crm_core import (  # noqa: F401
     bulk,
     calls,
     consent,
+    contact_imports,
     contacts,
     conversations,
     drafts,
