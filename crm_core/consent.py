@@ -175,7 +175,8 @@ async def may_contact(
 
     `sender` is the channel account used; `window` the promised time of a requested callback. For marketing and telemarketing
     an unknown time zone or missing consent says no. Calls and texts, whatever their purpose, pass `outgoing.py`: first
-    whereto, and last (unless `spend` is false: a forecast, or counted already) how many by whom; `guard` if it was read before.
+    whereto, and last (unless `spend` is false: a forecast, or counted already) how many by whom, which may lock: only where
+    one writes; `guard` if it was read before.
     """
     spends = address.kind == PointKind.PHONE and channel in outgoing_rules.CHANNELS
     refused = None

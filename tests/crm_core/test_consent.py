@@ -25,7 +25,7 @@ MARKETS = (Purpose.MARKETING, Purpose.TELEMARKETING)
 
 async def ask(db: Database, purpose: Purpose, *, now: datetime = NOON_THERE, **more: Any) -> consent.Verdict:
     async with db.reading() as tx:
-        more = {"channel": "voice", "address": NUMBER, **more}
+        more = {"channel": "voice", "address": NUMBER, "spend": False, **more}
         return await may_contact(tx, purpose=purpose, now=now, **more)
 
 
