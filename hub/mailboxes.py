@@ -9,12 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from sqlmodel import select
 
-from channels.contract import MailArrived, MailUnreadable
+from channels.email import Portion
 from channels.errors import ChannelError, Misconfigured
 from channels.mail_pool import MailPool
 from crm_core import accounts
@@ -71,11 +70,13 @@ async def _read(runtime: Runtime, account: ChannelAccount) -> None:
         async for portion in portions:
             failpoint("mailbox.fetched")
             # The disk keeps the files of the later mails while the earlier ones are taken in.
-            keeping = [asyncio.create_task(_kept(runtime, one, cursor)) for one, cursor in portion]
+            keeping = [
+                asyncio.create_task(_kept(runtime, portion[start : start + mail.AT_ONCE]))
+                for start in range(0, len(portion), mail.AT_ONCE)
+            ]
             try:
-                for start in range(0, len(keeping), mail.AT_ONCE):
-                    found = await asyncio.gather(*keeping[start : start + mail.AT_ONCE])
-                    await _take(runtime, account, found)
+                for kept in keeping:
+                    await _take(runtime, account, await kept)
             finally:
                 await end_tasks(keeping)
 
@@ -87,8 +88,9 @@ async def _take(runtime: Runtime, account: ChannelAccount, found: Sequence[mail.
         runtime.metrics.webhook("email", answer.outcome)
 
 
-async def _kept(runtime: Runtime, arrival: MailArrived | MailUnreadable, cursor: Mapping[str, Any]) -> mail.Fetched:
-    return mail.Fetched(arrival, await mail.keep(runtime.files, arrival, now=runtime.clock.now()), cursor)
+async def _kept(runtime: Runtime, some: Portion) -> list[mail.Fetched]:
+    kept = await mail.keep_all(runtime.files, [one for one, _ in some], now=runtime.clock.now())
+    return [mail.Fetched(one, stored, cursor) for (one, cursor), stored in zip(some, kept, strict=True)]
 
 
 async def sweep_failed(runtime: Runtime) -> int:

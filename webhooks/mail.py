@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from sqlalchemy import bindparam, update
 from sqlmodel import col
 
-from channels.contract import MailArrived, MailFile, MailUnreadable
+from channels.contract import MailArrived, MailUnreadable
 from crm_core import accounts
 from crm_core.accounts import ChannelAccount
 from crm_core.clock import Clock
@@ -48,8 +48,8 @@ _CURSOR = fixed(
 class Store(Protocol):
     """The object store."""
 
-    async def put(self, content: bytes, *, folder: str, now: datetime) -> str:
-        """Keep the bytes; their key."""
+    async def put_all(self, contents: Sequence[tuple[str, bytes]], *, now: datetime) -> list[str]:
+        """Keep the bytes, each with its folder; their keys."""
         ...
 
 
@@ -71,18 +71,37 @@ class Fetched:
     cursor: Mapping[str, Any]
 
 
+async def keep_all(store: Store, mails: Sequence[MailArrived | MailUnreadable], *, now: datetime) -> list[Kept]:
+    """Put the raw mails, their HTML and their files into the store, flushed together, before any row names them."""
+    keys = iter(await store.put_all([one for mail in mails for one in (("mail", mail.raw), *_parts(mail))], now=now))
+    return [_kept(mail, keys) for mail in mails]
+
+
 async def keep(store: Store, mail: MailArrived | MailUnreadable, *, now: datetime, raw_key: str = "") -> Kept:
-    """Put the raw mail, its HTML and its files into the store, before any row names them."""
-    raw_key = raw_key or await store.put(mail.raw, folder="mail", now=now)
+    """`keep_all` of one mail; with a `raw_key`, of one whose raw bytes are there already."""
+    if not raw_key:
+        return (await keep_all(store, [mail], now=now))[0]
+    parts = _parts(mail)
+    return _kept(mail, iter([raw_key, *(await store.put_all(parts, now=now) if parts else ())]))
+
+
+def _parts(mail: MailArrived | MailUnreadable) -> list[tuple[str, bytes]]:
+    """What of a mail is kept beside its raw bytes, with its folder."""
+    if isinstance(mail, MailUnreadable):
+        return []
+    html = [("html", mail.html.encode("utf-8", "replace"))] if mail.html else []
+    return [*html, *(("mail", file.content) for file in mail.files)]
+
+
+def _kept(mail: MailArrived | MailUnreadable, keys: Iterator[str]) -> Kept:
+    raw_key = next(keys)
     if isinstance(mail, MailUnreadable):
         return Kept(raw_key, "", ())
-    html_key = await store.put(mail.html.encode("utf-8", "replace"), folder="html", now=now) if mail.html else ""
-    return Kept(raw_key, html_key, [await _stored(store, file, now) for file in mail.files])
-
-
-async def _stored(store: Store, file: MailFile, now: datetime) -> StoredFile:
-    key = await store.put(file.content, folder="mail", now=now)
-    return StoredFile(file.name, file.content_type, len(file.content), key, file.content_id)
+    html_key = next(keys) if mail.html else ""
+    files = [
+        StoredFile(file.name, file.content_type, len(file.content), next(keys), file.content_id) for file in mail.files
+    ]
+    return Kept(raw_key, html_key, files)
 
 
 def key_of(account: ChannelAccount, mail: MailArrived | MailUnreadable) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,10 +34,10 @@ class Store:
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
 
-    async def put(self, content: bytes, *, folder: str, now: Any) -> str:
-        key = f"{folder}/{len(self.kept)}"
-        self.kept[key] = content
-        return key
+    async def put_all(self, contents: Sequence[tuple[str, bytes]], *, now: Any) -> list[str]:
+        fresh = {f"{folder}/{number}": content for number, (folder, content) in enumerate(contents, len(self.kept))}
+        self.kept |= fresh
+        return list(fresh)
 
 
 class Attempts:
