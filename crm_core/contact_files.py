@@ -125,14 +125,14 @@ async def lines_of(tx: Tx, page: Sequence[Contact], fields: Sequence[str]) -> li
     """A line for each of these contacts."""
     ids = [contact.id for contact in page]
     joined = (
-        select(ContactLink.contact_id, ContactPoint, ContactLink)
+        select(ContactPoint, ContactLink)
         .join(ContactPoint, col(ContactPoint.id) == col(ContactLink.point_id))
         .where(col(ContactLink.contact_id).in_(ids), col(ContactLink.valid_until).is_(None))
         .order_by(col(ContactLink.id))
     )
     points: dict[str, list[tuple[ContactPoint, ContactLink]]] = {}
-    for contact_id, point, link in await tx.all(joined):
-        points.setdefault(contact_id, []).append((point, link))
+    for point, link in await tx.all(joined):
+        points.setdefault(link.contact_id, []).append((point, link))
     values = sorted({point.value for pairs in points.values() for point, _ in pairs})
     ledger, stops = await _permissions(tx, values)
     firms = dict(await _named(tx, Organisation.id, Organisation.name, [c.organisation_id for c in page]))

@@ -67,6 +67,27 @@ def replay_arguments(parser: Parser) -> None:
     parser.add_argument("--list", action="store_true", help="say which, read none of them again")
 
 
+def export_arguments(parser: Parser) -> None:
+    nouns = parser.add_subparsers(dest="noun", required=True, metavar="NOUN")
+    rows = nouns.add_parser("contacts", help="people with their addresses and consents, as CSV")
+    rows.add_argument("file", metavar="FILE", help="a new file, or - for standard output")
+    rows.add_argument("--search", default="", metavar="WORDS", help="only whom the list finds by this")
+    rows.add_argument("--tag", default="", help="only who has this tag")
+    rows.add_argument("--owner", default="", metavar="LOGIN", help="only whom this colleague looks after")
+
+
+def import_arguments(parser: Parser) -> None:
+    nouns = parser.add_subparsers(dest="noun", required=True, metavar="NOUN")
+    rows = nouns.add_parser("contacts", help="people out of a CSV file; the same file twice makes nobody twice")
+    rows.add_argument("file", metavar="FILE", help="the file, or - for standard input")
+    rows.add_argument("--country", default="", help="reads national phone numbers, such as GB")
+    rows.add_argument(
+        "--overwrite", action="store_true", help="the file's values win; else only what is empty is filled"
+    )
+    rows.add_argument("--dry-run", action="store_true", help="say what would become of the first lines, change nothing")
+    rows.add_argument("--refused", default="", metavar="FILE", help="write lines that were refused, with the reason")
+
+
 def token_arguments(parser: Parser) -> None:
     verbs = parser.add_subparsers(dest="token_verb", required=True, metavar="VERB")
     add = verbs.add_parser("add", help="a new token for the JSON API; prints its secret once")
@@ -195,6 +216,20 @@ VERBS: dict[str, Verb] = {
         "hub.replay_commands:run_replay",
         lambda run, settings, arguments: run(settings, arguments),
         replay_arguments,
+        quiet=True,
+    ),
+    "export": Verb(
+        "contacts into a CSV file",
+        "hub.contact_commands:run_export",
+        lambda run, settings, arguments: run(settings, arguments),
+        export_arguments,
+        quiet=True,
+    ),
+    "import": Verb(
+        "contacts out of a CSV file",
+        "hub.contact_commands:run_import",
+        lambda run, settings, arguments: run(settings, arguments),
+        import_arguments,
         quiet=True,
     ),
     "sandbox": Verb(

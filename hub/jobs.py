@@ -29,12 +29,13 @@ from campaigns.campaigns import Campaign
 from campaigns.sender import Sending
 from channels.contract import Sends
 from channels.errors import Misconfigured
-from crm_core import accounts
+from crm_core import accounts, contact_imports
 from crm_core.accounts import ChannelAccount
 from crm_core.clock import Clock
 from crm_core.db import Database, DatabaseUnavailable
 from crm_core.failpoints import failpoint
 from crm_core.texts import Text
+from hub import contact_transfer
 from hub.channel_set import ChannelSet
 from hub.log import get_logger
 from hub.redis_ports import waited
@@ -68,6 +69,11 @@ def run_campaign(campaign_id: str) -> None:
 def read_import(import_id: str) -> None:
     """Read on in a file of recipients for one slice."""
     _work("interactive", "read_import", import_id, import_slice)
+
+
+def read_contacts(import_id: str) -> None:
+    """Go on with a file of contacts for one slice."""
+    _work("interactive", "read_contacts", import_id, contacts_slice)
 
 
 def build_list(list_id: str) -> None:
@@ -122,16 +128,29 @@ async def campaign_slice(runtime: Runtime, campaign_id: str, bounds: Slice) -> N
 
 
 async def import_slice(runtime: Runtime, import_id: str, bounds: Slice) -> None:
-    """The file comes out of the store into a temporary one, because rows are found by reading from the front."""
+    """A file of recipients."""
     async with runtime.db.reading() as tx:
         found = await imports.get(tx, import_id)
+    await _file_slice(runtime, import_id, found.file_key, bounds, runner.read_file)
+
+
+async def contacts_slice(runtime: Runtime, import_id: str, bounds: Slice) -> None:
+    """A file of contacts."""
+    async with runtime.db.reading() as tx:
+        found = await contact_imports.get(tx, import_id)
+    await _file_slice(runtime, import_id, found.file_key, bounds, contact_transfer.read_on)
+
+
+async def _file_slice(
+    runtime: Runtime, import_id: str, file_key: str, bounds: Slice, read_on: Callable[..., Awaitable[bool]]
+) -> None:
+    """The file comes out of the store into a temporary one, because rows are found by reading from the front."""
     with tempfile.TemporaryFile() as file:
-        async for chunk in runtime.files.stream(found.file_key):
+        async for chunk in runtime.files.stream(file_key):
             await asyncio.to_thread(file.write, chunk)
         while not bounds.over():
             until = runtime.clock.now() + timedelta(seconds=GIVE_WAY_S)
-            chunks = lambda: _chunks(file)  # noqa: E731 - one line, used on the next
-            if await runner.read_file(runtime.db, import_id, chunks, clock=runtime.clock, until=until):
+            if await read_on(runtime.db, import_id, lambda: _chunks(file), clock=runtime.clock, until=until):
                 return
 
 
@@ -228,16 +247,19 @@ def offer(client: sync_redis.Redis, queue: str, kind: str, row_ids: list[str]) -
 async def enqueue_due(db: Database, client: sync_redis.Redis, *, clock: Clock) -> int:
     """Free what dead workers left, and offer every campaign, import and list that needs work now; how many were offered."""
     due_campaigns, due_imports, due_lists = await runner.sweep(db, clock=clock)
+    async with db.reading() as tx:
+        due_contacts = await contact_imports.list_due(tx, now=clock.now())
 
     def put() -> int:
         failpoint("jobs.before_offer")
         offered = offer(client, "interactive", "read_import", due_imports)
+        offered += offer(client, "interactive", "read_contacts", due_contacts)
         offered += offer(client, "interactive", "build_list", due_lists)
         offered += offer(client, "bulk", "run_campaign", due_campaigns)
         failpoint("jobs.after_offer")
         return offered
 
-    return await asyncio.to_thread(put) if due_campaigns or due_imports or due_lists else 0
+    return await asyncio.to_thread(put) if due_campaigns or due_imports or due_contacts or due_lists else 0
 
 
 async def sweep_jobs(runtime: Runtime) -> None:
