@@ -14,7 +14,7 @@ import asyncpg
 
 from crm_core.failpoints import failpoint
 from crm_core.ports import Wakeups
-from crm_core.statements import InsertPlan, postgres_compiler
+from crm_core.statements import InsertPlan, only_reads, postgres_compiler
 from crm_core.tx import DatabaseUnavailable, DuplicateRow, Part, Rerun, Tx, Unit
 from crm_core.write_groups import Appends, Groups, Refused, combined
 
@@ -67,11 +67,6 @@ SILENT_S = 35.0
 FREE_S = 10.0  # until a connection is free
 UNDO_S = 2.0  # until it has rolled back; a connection that takes longer is thrown away, which undoes its work too
 CLOSE_S = 5.0
-# A SELECT that takes locks or counts something up must stand in the transaction; every other one may stand before it, because
-# at READ COMMITTED each statement sees its own snapshot anyway.
-LOCKS = re.compile(r"\bFOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)\b|\bpg_|\bnextval\b")
-
-
 PLACE = re.compile(r"\$(\d+)")
 
 
@@ -80,7 +75,6 @@ class _Merged:
 
     def __init__(self) -> None:
         self._known: dict[tuple[tuple[InsertPlan | str, bool], ...], str] = {}
-        self._reads: dict[str, bool] = {}
 
     def merge(self, parts: Sequence[Part], *, any_number: bool = False) -> tuple[str, list[Any]]:
         """SQL and its arguments. Their order of execution is PostgreSQL's own; references are checked at the end.
@@ -106,15 +100,6 @@ class _Merged:
                 self._known.clear()
             sql = self._known[key] = self._write(key)
         return sql, arguments
-
-    def only_reads(self, sql: str) -> bool:
-        """True for a SELECT that neither locks nor changes anything."""
-        known = self._reads.get(sql)
-        if known is None:
-            if len(self._reads) > 1000:
-                self._reads.clear()
-            known = self._reads[sql] = sql.startswith("SELECT") and LOCKS.search(sql) is None
-        return known
 
     def _write(self, shape: tuple[tuple[InsertPlan | str, bool], ...]) -> str:
         written: list[str] = []
@@ -174,7 +159,7 @@ class _Connection:
                 raise
 
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
-        if self._due and not (self.alone and self._merged.only_reads(sql)):
+        if self._due and not (self.alone and only_reads(sql)):
             await self._send_due()
         rows: Sequence[Sequence[Any]] = await self.connection.fetch(sql, *arguments)
         return rows
@@ -316,7 +301,7 @@ class PostgresDatabase:
             raise DatabaseUnavailable(f"PostgreSQL does not answer: {str(error) or type(error).__name__}.") from error
         return cls(pool, reading, bulk=bulk)
 
-    async def write(self, unit: Unit[R]) -> R:
+    async def write(self, unit: Unit[R], *, appends: bool = False) -> R:
         """See `Database.write`."""
         singly = True
         for attempt in range(RETRIES + 2):

@@ -12,15 +12,16 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, TypeVar, cast
 
 from crm_core.failpoints import failpoint
 from crm_core.ports import Wakeups
-from crm_core.statements import sqlite_compiler
+from crm_core.statements import InsertPlan, only_reads, sqlite_compiler
 from crm_core.tx import DatabaseUnavailable, DuplicateRow, Part, Tx, Unit
+from crm_core.write_groups import Appends, Refused, combined
 
 R = TypeVar("R")
 
@@ -101,6 +102,37 @@ class _Direct:
         self.connection.execute("RELEASE inner")
 
 
+class _Ahead:
+    """Reads what is committed before the writer's turn. Whoever wants to lock or to write at once has to wait for it: Refused."""
+
+    __slots__ = ("connection", "left")
+    alone = True
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.left: Appends = ()
+
+    async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
+        if not only_reads(sql):
+            raise Refused("it locks")
+        return self.connection.execute(sql, arguments).fetchall()
+
+    async def execute(self, sql: str, arguments: Sequence[Any]) -> int:
+        raise Refused("it writes")
+
+    async def execute_many(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None:
+        raise Refused("it writes")
+
+    async def write_parts(self, parts: Sequence[Part], *, last: bool = False) -> None:
+        if not last or not all(isinstance(what, InsertPlan) for what, _ in parts):
+            raise Refused("it writes")
+        self.left = cast(Appends, parts)
+
+    @contextlib.asynccontextmanager
+    async def savepoint(self) -> AsyncIterator[None]:
+        yield
+
+
 def _unable(error: Exception) -> bool:
     return isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in UNABLE
 
@@ -167,22 +199,26 @@ async def _whole(unit: Unit[R], tx: Tx) -> R:
 
 
 class _Answer:
-    """What a unit of work gave, kept until its group is committed."""
+    """What a unit of work gave, or what one that ran ahead leaves to be written, kept until its group is committed."""
 
-    __slots__ = ("failure", "future", "value")
+    __slots__ = ("appends", "failure", "future", "value")
 
-    def __init__(self, future: asyncio.Future[Any]) -> None:
+    def __init__(self, future: asyncio.Future[Any], appends: Appends = ()) -> None:
         self.future = future
+        self.appends = appends
         self.value: Any = None
         self.failure: BaseException | None = None
 
     def give(self) -> None:
-        if self.future.cancelled():
+        if self.future.done():
             return
         if self.failure is None:
             self.future.set_result(self.value)
         else:
             self.future.set_exception(self.failure)
+
+
+_Item = tuple[Unit[Any] | None, _Answer]  # without a unit: only what the answer appends
 
 
 class SqliteDatabase:
@@ -201,7 +237,7 @@ class SqliteDatabase:
         self._marked_at = 0.0
         self._waiting_mark = path + "-waiting"
         self._bulk_lock: IO[str] | None = open(path + "-bulk", "w") if bulk and path != ":memory:" else None  # noqa: SIM115
-        self._queue: asyncio.Queue[tuple[Unit[Any], asyncio.Future[Any]] | None] = asyncio.Queue()
+        self._queue: asyncio.Queue[_Item | None] = asyncio.Queue()
         self._thread = ThreadPoolExecutor(1, "commit")
         self._group_s = GROUP_S
         self._readers: list[sqlite3.Connection] = []
@@ -218,21 +254,41 @@ class SqliteDatabase:
         database._task = asyncio.create_task(database._write_loop(), name="sqlite-writer")
         return database
 
-    async def write(self, unit: Unit[R]) -> R:
+    async def write(self, unit: Unit[R], *, appends: bool = False) -> R:
         """See `Database.write`."""
+        if appends and not self._bulk and self.path != ":memory:":
+            with contextlib.suppress(Refused):
+                return await self._write_ahead(unit)
+        answer: R = await self._queued(unit)
+        return answer
+
+    async def _write_ahead(self, unit: Unit[R]) -> R:
+        """Run a unit beside others; only what it appends waits for the writing lock. Refused when it does more."""
+        with self._reader() as connection:
+            driver = _Ahead(connection)
+            tx = Tx(driver, self._compiler)
+            value = _drive(_whole(unit, tx))
+        if driver.left:
+            await self._queued(None, driver.left)
+        if tx.wakes and self.wakeups is not None:
+            await self.wakeups.wake(tx.wakes)
+        return value
+
+    async def _queued(self, unit: Unit[R] | None, appends: Appends = ()) -> Any:
         if self._task is None or self._task.done():
             raise DatabaseUnavailable("The database is closed.")
-        done: asyncio.Future[R] = asyncio.get_running_loop().create_future()
-        self._queue.put_nowait((unit, done))
-        return await done
+        answer = _Answer(asyncio.get_running_loop().create_future(), appends)
+        self._queue.put_nowait((unit, answer))
+        return await answer.future
 
     async def _write_loop(self) -> None:
         while (first := await self._queue.get()) is not None:
-            if not first[1].cancelled() and await self._group(first):
+            if not first[1].future.cancelled() and await self._group(first):
                 break
         while not self._queue.empty():
-            if (left := self._queue.get_nowait()) is not None and not left[1].done():
-                left[1].set_exception(DatabaseUnavailable("The database is closed."))
+            if (left := self._queue.get_nowait()) is not None:
+                left[1].failure = DatabaseUnavailable("The database is closed.")
+                left[1].give()
 
     async def _begin(self) -> None:
         """Take the writing lock. Asked for again each millisecond: SQLite's own waiting sleeps up to 100 ms at a time."""
@@ -267,12 +323,12 @@ class SqliteDatabase:
         with contextlib.suppress(sqlite3.Error):
             self._connection.execute("ROLLBACK")
 
-    async def _group(self, first: tuple[Unit[Any], asyncio.Future[Any]]) -> bool:
+    async def _group(self, first: _Item) -> bool:
         """One BEGIN IMMEDIATE, up to 32 units or 5 ms, one COMMIT; True when the queue was closed meanwhile.
 
         Everybody in the group is answered, whatever breaks: a full disk makes SQLite roll back by itself, in any statement.
         """
-        answers = [_Answer(first[1])]
+        answers = [first[1]]
         tx = Tx(_Direct(self._connection), self._compiler)
         started, began_ns = time.monotonic(), time.time_ns()
         stop = False
@@ -284,6 +340,7 @@ class SqliteDatabase:
             await self._begin()
             started, began_ns = time.monotonic(), time.time_ns()
             stop = self._fill(first, answers, tx, started)
+            self._append([answer for answer in answers if answer.appends and not answer.future.cancelled()])
             await self._commit()
         except Exception as error:  # an engine's or our own fault: the writer lives on, and nobody waits for it in vain
             self._rollback()
@@ -302,21 +359,36 @@ class SqliteDatabase:
             await self._give_way(began_ns)
         return stop
 
-    def _fill(
-        self, first: tuple[Unit[Any], asyncio.Future[Any]], answers: list[_Answer], tx: Tx, started: float
-    ) -> bool:
+    def _fill(self, first: _Item, answers: list[_Answer], tx: Tx, started: float) -> bool:
         """Run the first unit and those that wait behind it; True when the queue was closed."""
-        unit, answer = first[0], answers[0]
+        unit, answer = first
         while True:
-            if not answer.future.cancelled():
+            if unit is not None and not answer.future.cancelled():
                 answer.value, answer.failure = self._one(unit, tx)
             if len(answers) >= GROUP_UNITS or time.monotonic() - started > self._group_s or self._queue.empty():
                 return False
             item = self._queue.get_nowait()
             if item is None:
                 return True
-            unit, answer = item[0], _Answer(item[1])
+            unit, answer = item
             answers.append(answer)
+
+    def _append(self, answers: Sequence[_Answer]) -> None:
+        """Write what units that ran ahead have left, together; where a constraint refuses, each by itself."""
+        if not answers:
+            return
+        self._connection.execute("SAVEPOINT unit")
+        try:
+            for plan, rows in combined([answer.appends for answer in answers]):
+                self._connection.executemany(plan.sql, rows)
+        except sqlite3.IntegrityError as error:
+            self._connection.execute("ROLLBACK TO unit")
+            if len(answers) == 1:
+                answers[0].failure = Refused(str(error))
+            else:
+                for answer in answers:
+                    self._append([answer])
+        self._connection.execute("RELEASE unit")
 
     async def _commit(self) -> None:
         failpoint("db.before_commit")
@@ -366,14 +438,20 @@ class SqliteDatabase:
     @contextlib.asynccontextmanager
     async def reading(self, *, slow: bool = False, snapshot: bool = True) -> AsyncIterator[Tx]:
         """See `Database.reading`. One snapshot for as long as it is open."""
+        with self._reader(kept=slow) as connection:
+            if snapshot:
+                connection.execute("BEGIN")
+            yield Tx(_Threaded(connection, self._slow_pool) if slow else _Direct(connection), self._compiler)
+
+    @contextlib.contextmanager
+    def _reader(self, *, kept: bool = False) -> Iterator[sqlite3.Connection]:
+        """A connection of one's own that only reads. `kept`: it is not closed afterwards, however many there are."""
         try:
             connection = self._readers.pop() if self._readers else connect(self.path, read_only=True)
         except sqlite3.Error as error:
             raise DatabaseUnavailable(f"The database cannot be opened: {error}.") from error
         try:
-            if snapshot:
-                connection.execute("BEGIN")
-            yield Tx(_Threaded(connection, self._slow_pool) if slow else _Direct(connection), self._compiler)
+            yield connection
         except sqlite3.Error as error:
             if _unable(error):
                 raise DatabaseUnavailable(f"The database cannot be read: {error}.") from error
@@ -382,10 +460,9 @@ class SqliteDatabase:
             if connection.in_transaction:
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
-            if slow or len(self._readers) < READERS_KEPT:
-                self._readers.append(
-                    connection
-                )  # a slow one may still be read from by its thread when its asker has gone
+            if kept or len(self._readers) < READERS_KEPT:
+                # A slow one may still be read from by its thread when its asker has gone.
+                self._readers.append(connection)
             else:
                 connection.close()
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Column, Dialect, Executable, bindparam, insert, update
 from sqlalchemy.dialects.postgresql.asyncpg import PGDialect_asyncpg
+from sqlalchemy.dialects.sqlite.base import SQLiteCompiler
 from sqlalchemy.dialects.sqlite.pysqlite import SQLiteDialect_pysqlite
 from sqlalchemy.engine.default import DefaultDialect
 from sqlalchemy.orm import Mapper
@@ -62,15 +64,15 @@ class InsertPlan(Plan):
     __slots__ = ("_added", "_key", "rank", "refers", "table", "tail", "types")
 
     def __init__(
-        self, table: Any, sql: str, arguments: Sequence[tuple[str, Processor | None]], types: list[str], *, rank: int,
-        unique: Sequence[str] = (), update: Sequence[str] = (), add: Sequence[str] = (),
+        self, table: Any, sql: str, arguments: Sequence[tuple[str, Processor | None]], types: list[str], *,
+        rank: tuple[int, int],         unique: Sequence[str] = (), update: Sequence[str] = (), add: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.table = str(table.name)
         self.tail = _on_conflict(self.table, unique, update, add) if unique else ""
         super().__init__(f"{sql} {self.tail}".strip(), arguments, None)
         self.types = types  # of the columns, as the engine calls them
         self.refers = bool(table.foreign_keys)
-        self.rank = rank  # when it was first made: an order that is always the same
+        self.rank = rank  # tables that others refer to before those; always the same
         names = [name for name, _ in arguments]
         self._key = [names.index(name) for name in unique]
         self._added = [names.index(name) for name in add]
@@ -96,6 +98,16 @@ def _on_conflict(name: str, unique: Iterable[str], update: Iterable[str], add: I
 
 
 WORD = re.compile(r"\w+")
+LOCKS = re.compile(r"\bFOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)\b|\bpg_|\bnextval\b")
+
+
+@lru_cache(2000)
+def only_reads(sql: str) -> bool:
+    """True for a SELECT that neither locks nor counts anything up.
+
+    It may stand before its transaction: at READ COMMITTED each statement sees its own snapshot anyway.
+    """
+    return sql.startswith("SELECT") and LOCKS.search(sql) is None
 
 
 class Compiler:
@@ -207,13 +219,21 @@ class Compiler:
         key = (table, *unique, "", *update, "", *add) if unique else table
         known = self._inserts.get(key)
         if known is None:
+            place = metadata.sorted_tables.index(table.__table__)  # type: ignore[attr-defined]
             described: Any = table.__table__  # type: ignore[attr-defined]
             compiled: Any = insert(described).compile(dialect=self.dialect)
             processors = compiled._bind_processors
             order = [(name, processors.get(name)) for name in _positions(compiled)]
             types = [self.dialect.type_compiler_instance.process(described.c[name].type) for name, _ in order]
             known = self._inserts[key] = InsertPlan(
-                described, compiled.string, order, types, rank=len(self._inserts), unique=unique, update=update, add=add
+                described,
+                compiled.string,
+                order,
+                types,
+                rank=(place, len(self._inserts)),
+                unique=unique,
+                update=update,
+                add=add,
             )
         return known
 
@@ -318,9 +338,17 @@ def _entity_maker(
     return make
 
 
+class _SqliteWords(SQLiteCompiler):
+    def for_update_clause(self, select: Any, **_: Any) -> str:
+        """A remark: SQLite has no locks of rows, but whoever asks for one may not run ahead of the writing lock."""
+        return " /* FOR UPDATE */"
+
+
 def sqlite_compiler() -> Compiler:
     """Compiler for the standard library's sqlite3: question marks."""
-    return Compiler(SQLiteDialect_pysqlite(paramstyle="qmark"))
+    dialect = SQLiteDialect_pysqlite(paramstyle="qmark")
+    dialect.statement_compiler = _SqliteWords
+    return Compiler(dialect)
 
 
 def postgres_compiler() -> Compiler:

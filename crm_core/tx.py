@@ -271,12 +271,15 @@ class Database(Protocol):
     dialect: str
     wakeups: Wakeups | None
 
-    async def write(self, unit: Unit[R]) -> R:
+    async def write(self, unit: Unit[R], *, appends: bool = False) -> R:
         """Run `unit` as a transaction and return its value after the COMMIT; its error undoes only that unit.
 
         On SQLite units run serially, each in its own SAVEPOINT, and share one COMMIT (at most 32 units or 5 ms); a unit does
         no I/O except through its `tx`. On PostgreSQL each is its own transaction, retried at most three times after a
         serialization failure or deadlock, so a unit may run more than once.
+
+        What a unit without locks puts off to its end is written together with that of others (write_groups.py). SQLite lets it
+        run before the writing lock is taken when it `appends` as a rule; when it does more, it runs again under the lock.
         """
         ...
 

@@ -82,6 +82,7 @@ class Kind:
     empty: str = ""  # the answer when there is nothing to say
     safe: Callable[[Deps, Post], str] | None = None  # what a caller hears when we fail; None: a plain status
     unknown: Callable[[Deps, Post], str] | None = None  # what they hear when the number is not ours
+    appends: bool = False  # nearly always it only appends: see `Database.write`
     parsed: bool = True  # False: `apply` reads the fields itself
     provider: str = PROVIDER
     read: Callable[[RawRequest], Post] | None = None  # takes a stored request apart again; None: a Twilio form
@@ -182,14 +183,14 @@ async def store_and_run(
     """
     unit = lambda tx, turn: _store(deps, kind, tx, post, key, headers or {}, turn=turn)  # noqa: E731 - a closure
     async with asyncio.timeout(deps.answer_s):
-        return await run(deps, unit)
+        return await run(deps, unit, appends=kind.appends)
 
 
-async def run(deps: Deps, unit: Callable[[Tx, int], Awaitable[Answer]]) -> Answer:
+async def run(deps: Deps, unit: Callable[[Tx, int], Awaitable[Answer]], *, appends: bool = False) -> Answer:
     """Run a unit that is told which try this is, from 0 to `LAST`; run it again when somebody else was first."""
     for turn in range(LAST + 1):
         try:
-            return await deps.db.write(lambda tx: unit(tx, turn))  # noqa: B023 - awaited before the next turn
+            return await deps.db.write(lambda tx: unit(tx, turn), appends=appends and turn == 0)  # noqa: B023 - awaited
         except Conflict:
             if turn == LAST:
                 raise

@@ -137,7 +137,8 @@ def _room_key(post: Post) -> str:
 
 PLAIN = "text/plain"
 ARRIVED = Kind(
-    "voice", "voice", lambda post: one(post, "CallSid"), _arrived, safe=_hold_arrival, unknown=_not_ours
+    "voice", "voice", lambda post: one(post, "CallSid"), _arrived, safe=_hold_arrival, unknown=_not_ours,
+    appends=True,
 )  # fmt: skip
 CLIENT = Kind("client", "voice", lambda post: one(post, "CallSid"), _client, safe=_sorry, unknown=_sorry)
 STEPPED = Kind("step", "voice", _step_key, _step, safe=_hold_step, unknown=_sorry, parsed=False)

@@ -112,7 +112,7 @@ class Noting:
     def __post_init__(self) -> None:
         self.dialect, self.wakeups = self.base.dialect, self.base.wakeups
 
-    async def write(self, unit: Callable[[Tx], Awaitable[R]]) -> R:
+    async def write(self, unit: Callable[[Tx], Awaitable[R]], *, appends: bool = False) -> R:
         """The unit, with the note. Conflict, and nothing done, when another process has taken the key over."""
 
         async def noting(tx: Tx) -> R:

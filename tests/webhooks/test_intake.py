@@ -241,7 +241,7 @@ async def test_invalid_content_is_told_by_field(deps: Deps) -> None:
 
 async def test_without_the_database_only_a_call_gets_a_200(deps: Deps) -> None:
     class Gone:
-        async def write(self, unit: Any) -> Any:
+        async def write(self, unit: Any, **_: Any) -> Any:
             raise DatabaseUnavailable("gone")
 
     away = replace(deps, db=Gone())  # type: ignore[arg-type]
@@ -254,7 +254,7 @@ async def test_without_the_database_only_a_call_gets_a_200(deps: Deps) -> None:
 
 async def test_a_database_that_hangs_does_not_keep_a_caller_waiting(deps: Deps) -> None:
     class Hanging:
-        async def write(self, unit: Any) -> Any:
+        async def write(self, unit: Any, **_: Any) -> Any:
             await asyncio.Event().wait()
 
     away = replace(deps, db=Hanging(), answer_s=0.05)  # type: ignore[arg-type]

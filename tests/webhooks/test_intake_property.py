@@ -58,11 +58,11 @@ class Flaky:
     def reading(self, **more: Any) -> Any:
         return self._db.reading(**more)
 
-    async def write(self, unit: Any) -> Any:
+    async def write(self, unit: Any, **more: Any) -> Any:
         fate = self.fates.pop() if self.fates else "well"
         if fate == "before the commit":
             raise DatabaseUnavailable("lost before")
-        value = await self._db.write(unit)
+        value = await self._db.write(unit, **more)
         if fate == "after the commit":
             raise DatabaseUnavailable("the answer was lost")
         return value

@@ -47,7 +47,7 @@ class Inside:
     def __init__(self, tx: Tx) -> None:
         self._tx = tx
 
-    async def write(self, unit: Callable[[Tx], Awaitable[Any]]) -> Any:
+    async def write(self, unit: Callable[[Tx], Awaitable[Any]], **_: Any) -> Any:
         async with self._tx.savepoint():
             value = await unit(self._tx)
             await self._tx.settle()
