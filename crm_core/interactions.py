@@ -6,6 +6,7 @@ and keeps the tallies in the same transaction.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -15,6 +16,7 @@ from sqlalchemy import text as sql_text
 from sqlmodel import Field, col, or_, select
 
 from crm_core import events, tallies
+from crm_core.changes import change_held
 from crm_core.db import Tx
 from crm_core.errors import Conflict, IllegalTransition, NotFound
 from crm_core.statements import fixed
@@ -225,29 +227,64 @@ async def advance(
 
     Raises IllegalTransition for a step the table does not allow, Conflict when somebody was first. The object is updated.
     """
+    new = _step(interaction, to, now=now, outcome=outcome, changes=changes)
+    before = _tallied(interaction)
+    values = {**new, "version": interaction.version + 1}
+    guard = {"id": interaction.id, "version": interaction.version, "state": interaction.state}
+    if await tx.change(Interaction, values, **guard) != 1:
+        raise Conflict
+    interaction.__dict__.update(values)
+    await _tell_step(tx, interaction, before, now=now)
+    return interaction
+
+
+async def advance_held(
+    tx: Tx,
+    held: Sequence[Interaction],
+    to: InteractionState,
+    *,
+    now: datetime,
+    outcome: Outcome | str = "",
+    **changes: Any,
+) -> None:
+    """`advance` for those that this unit holds (`hold_entries`), at once."""
+    if not held:
+        return
+    before = [_tallied(interaction) for interaction in held]
+    steps = [(one, _step(one, to, now=now, outcome=outcome, changes=changes)) for one in held]
+    await change_held(tx, steps)
+    for interaction, stood in zip(held, before, strict=True):
+        await _tell_step(tx, interaction, stood, now=now)
+
+
+def _step(
+    interaction: Interaction, to: InteractionState, *, now: datetime, outcome: str, changes: dict[str, Any]
+) -> dict[str, Any]:
+    """What changes with a step; IllegalTransition where the table does not allow it."""
     if to not in ALLOWED[interaction.state]:
         raise IllegalTransition(
             "An interaction cannot go from %(from_text)s to %(to_text)s.", from_text=interaction.state, to_text=to
         )
     if (to == InteractionState.ENDED) != bool(outcome):
         raise IllegalTransition("An ended interaction needs an outcome, and only an ended one.")
-    if to == InteractionState.ENDED:
-        changes.setdefault("ended_at", now)
-    values = {**changes, "state": to, "outcome": str(outcome), "version": interaction.version + 1}
-    guard = {"id": interaction.id, "version": interaction.version, "state": interaction.state}
-    if await tx.change(Interaction, values, **guard) != 1:
-        raise Conflict
-    before = (interaction.queue_id, tally_word(interaction.state, interaction.outcome))
-    interaction.__dict__.update(values)
-    after = (interaction.queue_id, tally_word(to, str(outcome)))
+    ended = {"ended_at": now} if to == InteractionState.ENDED else {}
+    return {**ended, **changes, "state": to, "outcome": str(outcome)}
+
+
+def _tallied(interaction: Interaction) -> tuple[str | None, str]:
+    return interaction.queue_id, tally_word(interaction.state, interaction.outcome)
+
+
+async def _tell_step(tx: Tx, interaction: Interaction, before: tuple[str | None, str], *, now: datetime) -> None:
+    """The tallies and the event of a step that was written."""
+    after = _tallied(interaction)
     if before != after:
         await _count(tx, interaction, *before, -1)
         await _count(tx, interaction, *after, 1)
     await events.emit(
-        tx, f"interaction.{to}", interaction.id, now=now, version=interaction.version, queue_id=interaction.queue_id,
-        conversation=interaction.conversation_id,
+        tx, f"interaction.{interaction.state}", interaction.id, now=now, version=interaction.version,
+        queue_id=interaction.queue_id, conversation=interaction.conversation_id,
     )  # fmt: skip
-    return interaction
 
 
 async def revive(
@@ -263,14 +300,9 @@ async def revive(
     guard = {"id": interaction.id, "version": interaction.version, "state": interaction.state}
     if await tx.change(Interaction, values, **guard) != 1:
         raise Conflict
-    before = (interaction.queue_id, tally_word(interaction.state, interaction.outcome))
+    before = _tallied(interaction)
     interaction.__dict__.update(values)
-    await _count(tx, interaction, *before, -1)
-    await _count(tx, interaction, interaction.queue_id, tally_word(to, ""), 1)
-    await events.emit(
-        tx, f"interaction.{to}", interaction.id, now=now, version=interaction.version, queue_id=interaction.queue_id,
-        conversation=interaction.conversation_id,
-    )  # fmt: skip
+    await _tell_step(tx, interaction, before, now=now)
     return interaction
 
 
@@ -320,6 +352,23 @@ _OF_ENTRY = fixed(
 async def list_entry(tx: Tx, entry_id: str) -> list[Interaction]:
     """All interactions that one queue entry stands for, oldest first."""
     return await tx.all(_OF_ENTRY, entry_id=entry_id)
+
+
+_HOLD_ENTRIES = fixed(
+    select(Interaction)
+    .where(col(Interaction.entry_id).in_(bindparam("entry_ids", expanding=True)))
+    .order_by(col(Interaction.id))
+    .with_for_update()
+)
+
+
+async def hold_entries(tx: Tx, entry_ids: Sequence[str]) -> dict[str, list[Interaction]]:
+    """What these queue entries stand for, oldest first, held until the transaction ends. Hold the entries before."""
+    found: dict[str, list[Interaction]] = {entry_id: [] for entry_id in entry_ids}
+    rows: list[Interaction] = await tx.all(_HOLD_ENTRIES, entry_ids=list(entry_ids))
+    for interaction in rows:
+        found[interaction.entry_id or ""].append(interaction)
+    return found
 
 
 async def list_live(tx: Tx, *, limit: int = 500) -> list[Interaction]:

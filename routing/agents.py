@@ -1,12 +1,14 @@
 """Agents: activity, capacity and skills, kept on the server, so that a closed tab changes nothing about what is true.
 
-Every change of an agent goes through `change`: guarded by version, with the time ledger in the same transaction. The ledger's
-state follows from the row (`shown`): live work first, then wrap-up, then an accepted offer on its way to the customer, then a
+Every change of an agent goes through `change_all`: held, guarded by version, the time ledger in the same transaction. Its state
+follows from the row (`shown`): live work first, then wrap-up, then an accepted offer on its way to the customer, then a
 ringing one, then the activity. Written work does not change it, because an agent who writes can still be called.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from types import SimpleNamespace
@@ -16,8 +18,9 @@ from sqlalchemy import Index, bindparam, update
 from sqlmodel import Field, col, select
 
 from crm_core import events
+from crm_core.changes import change_held
 from crm_core.db import Tx
-from crm_core.errors import Conflict, NotFound
+from crm_core.errors import NotFound
 from crm_core.ids import new_id
 from crm_core.statements import fixed
 from crm_core.tables import Table, at, key, one_of, ref, text, word
@@ -91,11 +94,11 @@ class AgentPeriod(Table, table=True):
 
 _GET = fixed(select(Agent).where(Agent.user_id == bindparam("id")))
 _LOCK = fixed(select(Agent).where(Agent.user_id == bindparam("id")).with_for_update())
-_OPEN_PERIOD = fixed(
-    select(AgentPeriod)
-    .where(AgentPeriod.user_id == bindparam("id"), col(AgentPeriod.ended_at).is_(None))
-    .order_by(col(AgentPeriod.started_at).desc())
-    .limit(1)
+_LOCK_ALL = fixed(
+    select(Agent)
+    .where(col(Agent.user_id).in_(bindparam("ids", expanding=True)))
+    .order_by(col(Agent.user_id))
+    .with_for_update()
 )
 
 
@@ -113,11 +116,17 @@ async def lock(tx: Tx, user_id: str) -> Agent:
     return found
 
 
+async def lock_all(tx: Tx, user_ids: Iterable[str]) -> dict[str, Agent]:
+    """These sessions, held in the order of their ids; who never was an agent is left out."""
+    found: list[Agent] = await tx.all(_LOCK_ALL, ids=list(user_ids))
+    return {agent.user_id: agent for agent in found}
+
+
 async def ensure(tx: Tx, user_id: str, *, now: datetime) -> Agent:
     """The session, held; made as offline at somebody's first log-in."""
     fresh = Agent(user_id=user_id, since=now, idle_since=now)
     if await tx.add_new(fresh, unique=["user_id"]):
-        await _note_period(tx, user_id, "offline", "", "system", now)
+        tx.later(AgentPeriod(id=new_id(now), user_id=user_id, state="offline", cause="system", started_at=now))
     return await lock(tx, user_id)
 
 
@@ -135,13 +144,28 @@ def shown(agent: Agent) -> tuple[str, str]:
 
 
 async def change(tx: Tx, agent: Agent, *, now: datetime, by: str = "", **changes: Any) -> None:
-    """Guarded change of one session, its ledger with it. `by` is who caused a change of activity (default: as before).
+    """Change one session that this unit holds, its ledger with it. `by` is who caused a change of activity (default: as before).
 
-    An activity asked for during work takes effect here, at the instant the last live work is over. Conflict when somebody
-    was first.
+    An activity asked for during work takes effect here, at the instant the last live work is over.
     """
-    before = shown(agent)
-    values = {**changes, "version": agent.version + 1}
+    await change_all(tx, [(agent, changes)], now=now, by=by)
+
+
+async def change_all(tx: Tx, changed: Sequence[tuple[Agent, dict[str, Any]]], *, now: datetime, by: str = "") -> None:
+    """`change` for several sessions at once, each named once; Conflict when somebody was first."""
+    before = {agent.user_id: (shown(agent), agent.since) for agent, _ in changed}
+    planned = [(agent, _planned(agent, changes, now=now, by=by)) for agent, changes in changed]
+    await change_held(tx, planned)
+    moved = [agent for agent, _ in changed if shown(agent) != before[agent.user_id][0]]
+    await _note_periods(tx, [(agent, before[agent.user_id][1]) for agent in moved])
+    for agent in moved:
+        await events.emit(tx, "agent.changed", agent.user_id, now=now, version=agent.version, user_id=agent.user_id)
+    tx.wake("router")
+
+
+def _planned(agent: Agent, changes: dict[str, Any], *, now: datetime, by: str) -> dict[str, Any]:
+    """All that changes with these changes."""
+    values = dict(changes)
     if by:
         values["cause"] = by
     after = cast(Agent, SimpleNamespace(**{**agent.__dict__, **values}))
@@ -151,15 +175,10 @@ async def change(tx: Tx, agent: Agent, *, now: datetime, by: str = "", **changes
     if values.get("activity", agent.activity) == Activity.AVAILABLE and agent.activity != Activity.AVAILABLE:
         values |= {"idle_since": now, "misses": 0}
     after.__dict__.update(values)
-    if shown(after) != before:
-        values["since"] = now
-    if await tx.change(Agent, values, user_id=agent.user_id, version=agent.version) != 1:
-        raise Conflict
-    agent.__dict__.update(values)
-    if shown(agent) != before:
-        await _note_period(tx, agent.user_id, *shown(agent), agent.cause, now)
-        await events.emit(tx, "agent.changed", agent.user_id, now=now, version=agent.version, user_id=agent.user_id)
-    tx.wake("router")
+    if shown(after) != shown(agent):
+        # Two processes' clocks differ by a little: a period never ends before it began.
+        values["since"] = max(now, agent.since)
+    return values
 
 
 async def beat(tx: Tx, agent: Agent, *, voice_ready: bool, now: datetime) -> None:
@@ -187,14 +206,38 @@ async def any_ahead(tx: Tx, *, now: datetime) -> bool:
 _BEAT = fixed(update(Agent).where(col(Agent.user_id) == bindparam("id")).values(seen_at=bindparam("now")))
 
 
-async def _note_period(tx: Tx, user_id: str, state: str, reason: str, cause: str, now: datetime) -> None:
-    # Two processes' clocks differ by a little: a period never ends before it began, and the next begins where it ended.
-    running: AgentPeriod | None = await tx.one(_OPEN_PERIOD, id=user_id)
-    if running is not None:
-        now = max(now, running.started_at)
-        if await tx.change(AgentPeriod, {"ended_at": now}, id=running.id, ended_at=None) != 1:
-            raise Conflict
-    await tx.add(AgentPeriod(id=new_id(now), user_id=user_id, state=state, reason=reason, cause=cause, started_at=now))
+async def _note_periods(tx: Tx, moved: Sequence[tuple[Agent, datetime]]) -> None:
+    """End the running period of each, which began at the instant given or later, and begin the next where it ends."""
+    by_instant: dict[datetime, list[tuple[Agent, datetime]]] = defaultdict(list)
+    for agent, began in moved:
+        by_instant[agent.since].append((agent, began))
+    for instant, ended in by_instant.items():
+        fresh = [
+            AgentPeriod(
+                id=new_id(instant), user_id=agent.user_id, state=shown(agent)[0], reason=shown(agent)[1],
+                cause=agent.cause, started_at=instant,
+            )
+            for agent, _ in ended
+        ]  # fmt: skip
+        await tx.run_later(
+            _END_PERIODS, ids=[agent.user_id for agent, _ in ended], since=min(began for _, began in ended),
+            instant=instant, fresh=[period.id for period in fresh],
+        )  # fmt: skip
+        for period in fresh:
+            tx.later(period)
+
+
+# `since` is only for the index: years of ended periods need not be looked through.
+_END_PERIODS = fixed(
+    update(AgentPeriod)
+    .where(
+        col(AgentPeriod.user_id).in_(bindparam("ids", expanding=True)),
+        col(AgentPeriod.started_at) >= bindparam("since"),
+        col(AgentPeriod.ended_at).is_(None),
+        col(AgentPeriod.id).not_in(bindparam("fresh", expanding=True)),
+    )
+    .values(ended_at=bindparam("instant"))
+)
 
 
 async def list_periods(tx: Tx, user_id: str, *, since: datetime, limit: int = 1000) -> list[AgentPeriod]:

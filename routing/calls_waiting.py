@@ -13,6 +13,7 @@ from routing import (
     call_rules,
     callbacks,
     entries,
+    offering,
     offers,
     prompts,
     queues,
@@ -104,7 +105,7 @@ async def to_callback(
         live = await offers.find_live(tx, entry.id)
         if live is None or live.state != OfferState.OPEN:
             return False
-        await entries.withdraw(tx, entry, reason="caller asked for a callback", now=now)
+        await offering.withdraw(tx, entry, reason="caller asked for a callback", now=now)
         interaction = await interactions.get(tx, interaction.id)
     if entry.state != EntryState.WAITING:
         return False

@@ -16,7 +16,7 @@ from crm_core.errors import Conflict, Invalid, NotAllowed, NotFound
 from crm_core.interactions import Disposition, Interaction, InteractionState, Outcome
 from crm_core.texts import Text
 from crm_core.touches import Direction
-from routing import agent_phones, agents, callbacks, entries, offers, queues, rooms, talks, transfers
+from routing import agent_phones, agents, callbacks, entries, offering, offers, queues, rooms, talks, transfers
 from routing.agents import Activity, Agent
 from routing.calls_agent import nonce_of
 from routing.calls_out import start_call
@@ -51,13 +51,13 @@ async def accept(tx: Tx, offer_id: str, *, agent_id: str, now: datetime) -> Offe
     interaction = await interactions.get(tx, entry.interaction_id)
     live_caller = interaction.state == InteractionState.OFFERED and "room" in interaction.data
     if not live_caller:
-        await entries.accept(tx, entry, offer, deadline_at=None, now=now)
-        await entries.win(tx, entry, offer, now=now)
+        await offering.accept(tx, entry, offer, deadline_at=None, now=now)
+        await offering.win(tx, entry, offer, now=now)
         if entry.callback_id is not None:
             await callbacks.claimed(tx, entry.callback_id, agent_id=agent_id, now=now)
         return offer
     queue = await queues.get(tx, entry.queue_id)
-    await entries.accept(
+    await offering.accept(
         tx, entry, offer, deadline_at=now + timedelta(seconds=queue.accept_timeout_s), now=now
     )  # fmt: skip
     await entries.tell_calls(tx, entry, "accepted", now=now, user_id=agent_id, key=offer.id)
@@ -76,19 +76,22 @@ def _why_over(offer: Offer) -> str:
 
 async def refuse(tx: Tx, offer_id: str, *, agent_id: str, now: datetime, reason: str = "") -> None:
     """Say no; the work waits again at its place and this agent is not asked again during the queue's cool-off."""
-    offer, entry = await _mine(tx, offer_id, agent_id)
+    held = await offering.hold(tx, offer_id)
+    offer = held.offer
+    if offer.agent_id != agent_id:
+        raise NotFound("There is no such offer.")
     if offer.state == OfferState.REFUSED:
         return
     if offer.state not in offers.LIVE:
         raise Conflict(_why_over(offer))
-    queue = await queues.get(tx, entry.queue_id)
     accepting = offer.state == OfferState.ACCEPTING
-    await entries.end_offer(
-        tx, entry, offer, OfferState.REFUSED, reason=reason[:200], now=now, cooloff_s=queue.refusal_cooloff_s
-    )
+    await offering.end_offer(
+        tx, held.entry, offer, OfferState.REFUSED, reason=reason[:200], now=now,
+        cooloff_s=held.queue.refusal_cooloff_s, agent=held.agent,
+    )  # fmt: skip
     if accepting:
-        await talks.end_legs(tx, entry.interaction_id, LegRole.AGENT, now=now)
-        await entries.tell_calls(tx, entry, "queued", now=now)
+        await talks.end_legs(tx, held.entry.interaction_id, LegRole.AGENT, now=now)
+        await entries.tell_calls(tx, held.entry, "queued", now=now)
 
 
 async def set_activity(
@@ -106,7 +109,7 @@ async def set_activity(
                 offer = await offers.get(tx, offer.id)
                 if offer.state == OfferState.OPEN:
                     said = Text("the agent is %(activity_text)s", activity_text=wanted.replace("_", " "))
-                    await entries.end_offer(tx, entry, offer, OfferState.WITHDRAWN, reason=said, now=now)
+                    await offering.end_offer(tx, entry, offer, OfferState.WITHDRAWN, reason=said, now=now)
     if wanted == Activity.OFFLINE:
         await give_back_text(tx, agent_id, now=now)
     agent = await agents.lock(tx, agent_id)

@@ -1,13 +1,13 @@
-"""What happens to a piece of work: entering a queue, being offered, won, put back, wrapped up, closed.
+"""What happens to a piece of work: entering a queue, put back, handed on, wrapped up, closed. Offers: offering.py.
 
-Each step is one guarded update of the entry, and in the same transaction the agent's load, the offer and the interactions it
-stands for, so that no commit shows them apart. Lock order on PostgreSQL: entry, then agent; interactions follow their entry.
-Decides nothing about who gets what (core.py) or what a caller hears (calls_in.py, calls_waiting.py).
+Each step is a guarded update of the entry, which the unit holds, and in the same transaction the agent's load, the offer and
+the interactions it stands for, so that no commit shows them apart. Lock order on PostgreSQL: entry, then agent; interactions
+follow their entry. Decides nothing about who gets what (core.py) or what a caller hears (calls_in.py, calls_waiting.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -15,16 +15,15 @@ from sqlalchemy import bindparam, delete
 from sqlmodel import and_, col, func, or_, select
 
 from crm_core import calls, conversations, events, interactions
+from crm_core.changes import change_held
 from crm_core.db import Tx
 from crm_core.errors import Conflict, NotFound
 from crm_core.ids import new_id, new_secret
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.statements import fixed
-from crm_core.texts import Text
 from crm_core.touches import Direction
-from routing import agents, offers, queues, standing
-from routing.agents import MISSES, Activity, Agent
-from routing.offers import Offer, OfferState
+from routing import agents, queues, standing
+from routing.agents import Agent
 from routing.queues import IS_WAITING, EntryState, EntryTrace, Lane, Queue, QueueEntry, Refusal
 
 # What one piece of work costs an agent. Written work counts in points of text_capacity (100): four texts or five mails at
@@ -60,6 +59,20 @@ async def lock(tx: Tx, entry_id: str) -> QueueEntry:
     if found is None:
         raise NotFound("There is no such piece of work.")
     return found
+
+
+_LOCK_ALL = fixed(
+    select(QueueEntry)
+    .where(col(QueueEntry.id).in_(bindparam("ids", expanding=True)))
+    .order_by(col(QueueEntry.id))
+    .with_for_update()
+)
+
+
+async def lock_all(tx: Tx, entry_ids: Iterable[str]) -> dict[str, QueueEntry]:
+    """These entries, held in the order of their ids."""
+    found: list[QueueEntry] = await tx.all(_LOCK_ALL, ids=list(entry_ids))
+    return {entry.id: entry for entry in found}
 
 
 _OPEN_OF = fixed(
@@ -120,20 +133,27 @@ async def enter(
     return entry
 
 
-async def _advance(tx: Tx, entry: QueueEntry, to: EntryState, *, now: datetime, **changes: Any) -> None:
-    values = {**changes, "state": to, "version": entry.version + 1}
-    if await tx.change(QueueEntry, values, id=entry.id, version=entry.version, state=entry.state) != 1:
-        raise Conflict
-    if entry.state == EntryState.WAITING:
-        await tx.run(_DROP_TRACE, id=entry.id)
-    entry.__dict__.update(values)
-    await events.emit(
-        tx, "entry.changed", entry.id, now=now, version=entry.version, queue_id=entry.queue_id, state=to,
-    )  # fmt: skip
+async def advance(tx: Tx, entry: QueueEntry, to: EntryState, *, now: datetime, **changes: Any) -> None:
+    """Move work that this unit holds on to another state."""
+    await advance_all(tx, [(entry, changes)], to, now=now)
+
+
+async def advance_all(
+    tx: Tx, changed: Sequence[tuple[QueueEntry, dict[str, Any]]], to: EntryState, *, now: datetime
+) -> None:
+    """`advance` for several at once, each named once; Conflict when somebody was first."""
+    waited = [entry.id for entry, _ in changed if entry.state == EntryState.WAITING]
+    if waited:
+        await tx.run_later(_DROP_TRACES, ids=waited)
+    await change_held(tx, [(entry, {**changes, "state": to}) for entry, changes in changed])
+    for entry, _ in changed:
+        await events.emit(
+            tx, "entry.changed", entry.id, now=now, version=entry.version, queue_id=entry.queue_id, state=to
+        )  # fmt: skip
     tx.wake("router")
 
 
-_DROP_TRACE = fixed(delete(EntryTrace).where(col(EntryTrace.entry_id) == bindparam("id")))
+_DROP_TRACES = fixed(delete(EntryTrace).where(col(EntryTrace.entry_id).in_(bindparam("ids", expanding=True))))
 
 
 async def note(tx: Tx, entry: QueueEntry, *, now: datetime, **changes: Any) -> None:
@@ -153,13 +173,15 @@ async def tell_moved(tx: Tx, entry: QueueEntry, *, now: datetime, left: str) -> 
         )  # fmt: skip
 
 
-def _load(entry: QueueEntry, agent: Agent, by: int) -> dict[str, Any]:
+def load(entry: QueueEntry, agent: Agent, by: int) -> dict[str, Any]:
+    """An agent's load with this work on top, or without it (`by` -1)."""
     if entry.lane == Lane.LIVE:
         return {"live_load": agent.live_load + by * entry.weight}
     return {"text_load": agent.text_load + by * entry.weight}
 
 
-def _fits(entry: QueueEntry, agent: Agent) -> bool:
+def fits(entry: QueueEntry, agent: Agent) -> bool:
+    """True when the agent has room for this work."""
     if entry.lane == Lane.LIVE:
         return agent.live_load + entry.weight <= agent.live_capacity
     return agent.text_load + entry.weight <= agent.text_capacity
@@ -168,84 +190,23 @@ def _fits(entry: QueueEntry, agent: Agent) -> bool:
 async def follow(
     tx: Tx, entry: QueueEntry, to: InteractionState, *, now: datetime, outcome: str = "", **changes: Any
 ) -> None:
-    """Move what came to us and stands behind this entry along with it; ended and promised ones stay as they are.
+    """Move what came to us and stands behind this entry along with it; ended and promised ones stay as they are."""
+    standing_behind = (await interactions.hold_entries(tx, [entry.id]))[entry.id]
+    await interactions.advance_held(tx, followers(standing_behind, to), to, now=now, outcome=outcome, **changes)
+
+
+def followers(behind: Iterable[Interaction], to: InteractionState) -> list[Interaction]:
+    """Those behind an entry which go along with it.
 
     A call that we made moves along once it has been transferred: from then on it waits and is offered like one that came.
     """
-    for interaction in await interactions.list_entry(tx, entry.id):
-        if interaction.direction != Direction.INBOUND and "transfers" not in interaction.data:
-            continue
-        if to in interactions.ALLOWED[interaction.state] and interaction.state != InteractionState.PROMISED:
-            await interactions.advance(tx, interaction, to, now=now, outcome=outcome, **changes)
-
-
-async def offer(
-    tx: Tx, entry: QueueEntry, agent: Agent, *, trace: dict[str, Any], queue: Queue, now: datetime,
-    also: Sequence[tuple[Agent, dict[str, Any]]] = (),
-) -> Offer:  # fmt: skip
-    """Offer waiting work to an agent who has room for it, and to others at the same time (`also`, each with its trace): the
-    first who accepts has it. Conflict when anything changed meanwhile.
-    """
-    if entry.state != EntryState.WAITING or not all(_fits(entry, each) for each in (agent, *(one for one, _ in also))):
-        raise Conflict("The work or the agent changed meanwhile.")
-    first = await _open(tx, entry, agent, trace=trace, queue=queue, now=now)
-    await _advance(
-        tx, entry, EntryState.OFFERED, now=now, agent_id=agent.user_id, offer_id=first.id, offers=entry.offers + 1
-    )
-    await follow(tx, entry, InteractionState.OFFERED, now=now)
-    await tell_calls(tx, entry, "offered", now=now, user_id=agent.user_id, key=first.id)
-    for other, told in also:
-        made = await _open(tx, entry, other, trace=told, queue=queue, now=now)
-        await tell_calls(tx, entry, "offered", now=now, user_id=other.user_id, key=made.id)
-    return first
-
-
-async def _open(
-    tx: Tx, entry: QueueEntry, agent: Agent, *, trace: dict[str, Any], queue: Queue, now: datetime
-) -> Offer:
-    made = Offer(
-        id=new_id(now), entry_id=entry.id, agent_id=agent.user_id, trace=trace, opened_at=now,
-        deadline_at=now + timedelta(seconds=queue.offer_timeout_s),
-    )  # fmt: skip
-    await tx.add(made)
-    ringing: dict[str, Any] = {"ringing": agent.ringing + 1} if entry.lane == Lane.LIVE else {}
-    await agents.change(tx, agent, now=now, **_load(entry, agent, 1), **ringing)
-    await events.emit(tx, "offer.opened", made.id, now=now, version=1, user_id=agent.user_id, entry=entry.id)
-    return made
-
-
-async def accept(tx: Tx, entry: QueueEntry, taken: Offer, *, deadline_at: datetime | None, now: datetime) -> None:
-    """An agent says yes: the others' offers of the same work end in the same commit, without blame."""
-    for other in sorted(await offers.list_live_of(tx, entry.id), key=lambda each: each.agent_id):
-        if other.id != taken.id:
-            await offers.advance(tx, other, OfferState.WITHDRAWN, now=now, reason=QUICKER)
-            await _calm(tx, entry, other.agent_id, OfferState.OPEN, now=now)
-    changes: dict[str, Any] = {"deadline_at": deadline_at} if deadline_at is not None else {}
-    await offers.advance(
-        tx, taken, OfferState.ACCEPTING, now=now, accepted_at=now, nonce=fresh_nonce(), **changes
-    )  # fmt: skip
-    if entry.lane == Lane.LIVE:
-        agent = await agents.lock(tx, taken.agent_id)
-        await agents.change(tx, agent, now=now, ringing=agent.ringing - 1, joining=agent.joining + 1)
-    if entry.offer_id != taken.id:
-        await note(tx, entry, now=now, agent_id=taken.agent_id, offer_id=taken.id)
-    tx.wake("router")
-
-
-QUICKER = "somebody else was quicker"
-
-
-def _counted(entry: QueueEntry, agent: Agent, was: OfferState) -> dict[str, Any]:
-    """An agent's counts without one offer that stood at `was`."""
-    if entry.lane != Lane.LIVE:
-        return {}
-    return {"ringing": agent.ringing - 1} if was == OfferState.OPEN else {"joining": agent.joining - 1}
-
-
-async def _calm(tx: Tx, entry: QueueEntry, agent_id: str, was: OfferState, *, now: datetime) -> None:
-    """An offer of theirs ended, and it was not about them: their room is free again."""
-    agent = await agents.lock(tx, agent_id)
-    await agents.change(tx, agent, now=now, **_load(entry, agent, -1), **_counted(entry, agent, was))
+    return [
+        one
+        for one in behind
+        if (one.direction == Direction.INBOUND or "transfers" in one.data)
+        and to in interactions.ALLOWED[one.state]
+        and one.state != InteractionState.PROMISED
+    ]
 
 
 async def tell_calls(
@@ -260,100 +221,49 @@ async def tell_calls(
     **raw: str,
 ) -> None:
     """Append an event of the hub's own to the records of the entry's calls; `fold` writes the records anew."""
-    for interaction in await interactions.list_entry(tx, entry.id):
-        if "room" in interaction.data:
-            calls.note_event(
-                tx, interaction_id=interaction.id, kind=kind, raw=raw, user_id=user_id,
-                event_key=f"hub:{interaction.id}:{kind}:{key or entry.version}", now=now,
-            )  # fmt: skip
-            if fold:
+    behind = await interactions.list_entry(tx, entry.id)
+    note_calls(tx, behind, kind, key=key or str(entry.version), user_id=user_id, now=now, raw=raw)
+    if fold:
+        for interaction in behind:
+            if "room" in interaction.data:
                 await calls.refold(tx, interaction.id)
 
 
-async def win(tx: Tx, entry: QueueEntry, won: Offer, *, now: datetime) -> None:
-    """The offered agent has the work: entry, interactions and conversation are theirs."""
-    await offers.advance(tx, won, OfferState.WON, now=now)
-    agent = await agents.lock(tx, won.agent_id)
-    calm: dict[str, Any] = {"joining": agent.joining - 1} if entry.lane == Lane.LIVE else {}
-    await agents.change(tx, agent, now=now, misses=0, **calm)
-    await _connected(tx, entry, won.agent_id, now=now)
+def note_calls(
+    tx: Tx, behind: Iterable[Interaction], kind: str, *, key: str, user_id: str, now: datetime,
+    raw: dict[str, str] | None = None,
+) -> None:  # fmt: skip
+    """Append an event of the hub's own to the records of the calls among these."""
+    for interaction in behind:
+        if "room" in interaction.data:
+            calls.note_event(
+                tx, interaction_id=interaction.id, kind=kind, raw=raw, user_id=user_id,
+                event_key=f"hub:{interaction.id}:{kind}:{key}", now=now,
+            )  # fmt: skip
 
 
 async def take(tx: Tx, entry: QueueEntry, agent: Agent, *, now: datetime) -> None:
     """Give waiting work to an agent directly, without an offer (a follow-up, a pick). Conflict when they have no room."""
-    if entry.state != EntryState.WAITING or not _fits(entry, agent):
+    if entry.state != EntryState.WAITING or not fits(entry, agent):
         raise Conflict("There is no room for this piece of work now.")
-    await agents.change(tx, agent, now=now, **_load(entry, agent, 1))
-    await _connected(tx, entry, agent.user_id, now=now)
+    await agents.change(tx, agent, now=now, **load(entry, agent, 1))
+    await connected(tx, entry, agent.user_id, now=now)
 
 
-async def _connected(tx: Tx, entry: QueueEntry, agent_id: str, *, now: datetime) -> None:
-    await _advance(tx, entry, EntryState.CONNECTED, now=now, agent_id=agent_id, connected_at=now, grace_until=None)
+async def connected(tx: Tx, entry: QueueEntry, agent_id: str, *, now: datetime) -> None:
+    """The work is this agent's now: entry, interactions and conversation with it."""
+    await advance(tx, entry, EntryState.CONNECTED, now=now, agent_id=agent_id, connected_at=now, grace_until=None)
     await follow(tx, entry, InteractionState.CONNECTED, now=now, agent_id=agent_id, connected_at=now)
     conversation = await conversations.get(tx, entry.conversation_id)
     if conversation.assigned_user_id != agent_id:
         await conversations.change(tx, conversation, now=now, event="conversation.assigned", assigned_user_id=agent_id)
 
 
-async def end_offer(
-    tx: Tx, entry: QueueEntry, ended: Offer, to: OfferState, *, reason: str, now: datetime, cooloff_s: int = 0,
-    missed: bool = False,
-) -> None:  # fmt: skip
-    """Close a live offer; the work waits again with the same order key, unless it rings at others still. `missed` counts against
-    the agent, nothing else does.
-
-    A second miss in a row makes the agent not responding, unless that would leave less than half of those at work.
-    """
-    was = ended.state
-    await offers.advance(tx, ended, to, now=now, reason=reason)
-    agent = await agents.lock(tx, ended.agent_id)
-    values: dict[str, Any] = {**_load(entry, agent, -1), **_counted(entry, agent, was)}
-    by = ""
-    if missed:
-        values["misses"] = agent.misses + 1
-        demotable = agent.activity == Activity.AVAILABLE and agent.misses + 1 >= MISSES
-        if demotable and await _pool_holds(tx):
-            values |= {
-                "activity": Activity.NOT_RESPONDING,
-                "reason": Text("missed %(missed)s offers", missed=agent.misses + 1),
-            }
-            by = "system"
-    if cooloff_s:
-        memory = Refusal(entry_id=entry.id, agent_id=agent.user_id, until=now + timedelta(seconds=cooloff_s))
-        await tx.put(memory, unique=["entry_id", "agent_id"], update=["until"], add=["times"])
-    await agents.change(tx, agent, now=now, by=by, **values)
-    ringing = await offers.find_live(tx, entry.id)
-    if ringing is not None:
-        if entry.offer_id == ended.id:
-            await note(tx, entry, now=now, agent_id=ringing.agent_id, offer_id=ringing.id)
-        return
-    await _advance(tx, entry, EntryState.WAITING, now=now, agent_id=None, offer_id=None)
-    await follow(tx, entry, InteractionState.WAITING, now=now)
-
-
-async def withdraw(tx: Tx, entry: QueueEntry, *, reason: str, now: datetime) -> None:
-    """End every live offer of the work, without blame: it waits."""
-    for live in sorted(await offers.list_live_of(tx, entry.id), key=lambda each: each.agent_id):
-        await end_offer(tx, entry, live, OfferState.WITHDRAWN, reason=reason, now=now)
-
-
-async def _pool_holds(tx: Tx) -> bool:
-    """False when demoting one more would start the collapse in which every missed offer makes the next one likelier."""
-    rows = await tx.all(
-        select(Agent.activity, func.count())
-        .where(col(Agent.activity).in_([Activity.AVAILABLE, Activity.NOT_RESPONDING]))
-        .group_by(col(Agent.activity))
-    )
-    counts = {str(activity): number for activity, number in rows}
-    up, down = counts.get("available", 0), counts.get("not_responding", 0)
-    return bool(up + down < 3 or down + 1 <= (up + down) / 2)
-
-
 async def put_back(tx: Tx, entry: QueueEntry, *, now: datetime, preferred_agent_id: str | None = None) -> None:
     """Connected work waits again, at its old place: the agent left, or was lost."""
     agent = await agents.lock(tx, entry.agent_id or "")
-    await agents.change(tx, agent, now=now, **_load(entry, agent, -1))
-    await _advance(
+    await agents.change(tx, agent, now=now, **load(entry, agent, -1))
+    await advance(
         tx, entry, EntryState.WAITING, now=now, agent_id=None, offer_id=None, grace_until=None,
         preferred_agent_id=preferred_agent_id or entry.preferred_agent_id,
     )  # fmt: skip
@@ -375,7 +285,7 @@ async def hand_on(
     """
     left = await queues.get(tx, entry.queue_id)
     agent = await agents.lock(tx, entry.agent_id or "")
-    freed = _load(entry, agent, -1)
+    freed = load(entry, agent, -1)
     if left.wrapup_s > 0:
         wrapup = QueueEntry(
             id=new_id(now), queue_id=left.id, kind="transfer", lane=Lane.LIVE, weight=1, interaction_id=interaction.id,
@@ -391,7 +301,7 @@ async def hand_on(
     await agents.change(tx, agent, now=now, **freed)
     memory = Refusal(entry_id=entry.id, agent_id=agent.user_id, until=now + timedelta(minutes=5))
     await tx.put(memory, unique=["entry_id", "agent_id"], update=["until"], add=["times"])
-    await _advance(
+    await advance(
         tx, entry, EntryState.WAITING, now=now, agent_id=None, offer_id=None, grace_until=None, wrapup_until=None,
         connected_at=None, queue_id=queue.id, entered_at=now, kind="voice", interaction_id=interaction.id,
         preferred_agent_id=None, preferred_until=None, not_before=not_before,
@@ -406,8 +316,8 @@ async def to_wrapup(tx: Tx, entry: QueueEntry, *, now: datetime) -> None:
         await close(tx, entry, outcome=Outcome.HANDLED, now=now, disposition=DEFAULT_DISPOSITION)
         return
     agent = await agents.lock(tx, entry.agent_id or "")
-    await agents.change(tx, agent, now=now, **_load(entry, agent, -1), wrapups=agent.wrapups + 1)
-    await _advance(
+    await agents.change(tx, agent, now=now, **load(entry, agent, -1), wrapups=agent.wrapups + 1)
+    await advance(
         tx, entry, EntryState.WRAPUP, now=now, left_at=now, wrapup_until=now + timedelta(seconds=queue.wrapup_s),
         grace_until=None,
     )  # fmt: skip
@@ -424,7 +334,7 @@ async def close(
     if entry.state in (EntryState.CONNECTED, EntryState.WRAPUP):
         agent = await agents.lock(tx, entry.agent_id or "")
         freed: dict[str, Any] = (
-            {"wrapups": agent.wrapups - 1} if entry.state == EntryState.WRAPUP else _load(entry, agent, -1)
+            {"wrapups": agent.wrapups - 1} if entry.state == EntryState.WRAPUP else load(entry, agent, -1)
         )
         idle: dict[str, Any] = {"idle_since": now} if entry.lane == Lane.LIVE else {}
         await agents.change(tx, agent, now=now, **freed, **idle)
@@ -434,7 +344,7 @@ async def close(
     if notes:
         chosen["notes"] = notes
     await tell_calls(tx, entry, "disposed", now=now, user_id=entry.agent_id or "", fold=True, disposition=disposition)
-    await _advance(
+    await advance(
         tx, entry, EntryState.DONE, now=now, outcome=str(outcome), left_at=entry.left_at or now, wrapup_until=None,
         grace_until=None,
     )  # fmt: skip

@@ -11,8 +11,9 @@ from sqlalchemy import text as sql_text
 from sqlmodel import col, select
 
 from crm_core import events
+from crm_core.changes import change_held
 from crm_core.db import Tx
-from crm_core.errors import Conflict, IllegalTransition, NotFound
+from crm_core.errors import IllegalTransition, NotFound
 from crm_core.statements import fixed
 from crm_core.tables import Table, at, doc, key, one_of, ref, text, word
 
@@ -120,13 +121,10 @@ ALLOWED: dict[OfferState, frozenset[OfferState]] = {
 
 
 async def advance(tx: Tx, offer: Offer, to: OfferState, *, now: datetime, **changes: Any) -> None:
-    """Move an offer on, guarded by state and version, and tell its agent. Conflict when somebody was first."""
+    """Move an offer on, whose work this unit holds, and tell its agent. IllegalTransition when it is over."""
     if to not in ALLOWED.get(offer.state, frozenset()):
         raise IllegalTransition("This offer is over.")
     if to not in LIVE:
         changes.setdefault("closed_at", now)
-    values = {**changes, "state": to, "version": offer.version + 1}
-    if await tx.change(Offer, values, id=offer.id, version=offer.version, state=offer.state) != 1:
-        raise Conflict
-    offer.__dict__.update(values)
+    await change_held(tx, [(offer, {**changes, "state": to})])
     await events.emit(tx, "offer.changed", offer.id, now=now, version=offer.version, user_id=offer.agent_id, state=to)

@@ -6,6 +6,7 @@ One order key for all of them, fixed at first arrival: `order_at = first_arrival
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -162,6 +163,14 @@ async def get(tx: Tx, queue_id: str) -> Queue:
     if found is None:
         raise NotFound("There is no such queue.")
     return found
+
+
+_THESE = fixed(select(Queue).where(col(Queue.id).in_(bindparam("ids", expanding=True))))
+
+
+async def find_all(tx: Tx, queue_ids: Iterable[str]) -> dict[str, Queue]:
+    """These queues by id."""
+    return {queue.id: queue for queue in await tx.all(_THESE, ids=list(queue_ids))}
 
 
 async def list_all(tx: Tx) -> list[Queue]:

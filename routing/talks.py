@@ -20,7 +20,7 @@ from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.leads import Lead, LeadStage
 from crm_core.statements import fixed
 from crm_core.touches import Direction
-from routing import callbacks, entries, missed, offers, recordings, rooms
+from routing import callbacks, entries, missed, offering, offers, recordings, rooms
 from routing.missed import MissedState
 from routing.offers import OfferState
 from routing.queues import EntryState, QueueEntry
@@ -92,7 +92,7 @@ async def together(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: 
         live = await offers.find_live(tx, entry.id)
         if entry.state != EntryState.OFFERED or live is None or live.state != OfferState.ACCEPTING:
             return
-        await entries.win(tx, entry, live, now=now)
+        await offering.win(tx, entry, live, now=now)
         if interaction.direction == Direction.INBOUND:
             await callbacks.kept_by_caller(tx, interaction.from_address, now=now)
             await missed.settle(
@@ -178,7 +178,7 @@ async def correct(tx: Tx, interaction: Interaction, record: CallRecord, *, now: 
 
 async def _withdraw(tx: Tx, entry: QueueEntry, reason: str, *, now: datetime) -> None:
     if entry.state == EntryState.OFFERED:
-        await entries.withdraw(tx, entry, reason=reason, now=now)
+        await offering.withdraw(tx, entry, reason=reason, now=now)
 
 
 async def talk_over(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: datetime) -> None:
@@ -257,7 +257,7 @@ async def fail_accept(tx: Tx, interaction: Interaction, entry: QueueEntry, *, re
     if entry.state != EntryState.OFFERED or live is None or live.state != OfferState.ACCEPTING:
         return
     # A short memory, so that a broken line does not ring at once again; it is no miss.
-    await entries.end_offer(tx, entry, live, OfferState.FAILED, reason=reason, now=now, cooloff_s=10)
+    await offering.end_offer(tx, entry, live, OfferState.FAILED, reason=reason, now=now, cooloff_s=10)
     await end_legs(tx, interaction.id, LegRole.AGENT, now=now)
     room = await rooms.current(tx, interaction.id)
     if rooms.present(room, LegRole.CUSTOMER):

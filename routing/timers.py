@@ -16,7 +16,7 @@ from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.interactions import Interaction, InteractionState
-from routing import agents, callbacks, calls_waiting, desk, entries, gate, hours, offers, queues, rooms, talks
+from routing import agents, callbacks, calls_waiting, desk, entries, gate, hours, offering, offers, queues, rooms, talks
 from routing.agents import FRESH, LOST, Activity
 from routing.callbacks import CallbackState
 from routing.core import Timer
@@ -34,13 +34,12 @@ async def _held_offer(tx: Tx, offer_id: str) -> tuple[Offer, QueueEntry]:
 
 async def _offer(tx: Tx, offer_id: str, now: datetime) -> None:
     """Not answered in time: remembered, and counted as a miss."""
-    offer, entry = await _held_offer(tx, offer_id)
-    if offer.state != OfferState.OPEN or offer.deadline_at > now:
+    held = await offering.hold(tx, offer_id)
+    if held.offer.state != OfferState.OPEN or held.offer.deadline_at > now:
         return
-    queue = await queues.get(tx, entry.queue_id)
-    await entries.end_offer(
-        tx, entry, offer, OfferState.EXPIRED, reason="not answered in time", now=now, missed=True,
-        cooloff_s=queue.refusal_cooloff_s,
+    await offering.end_offer(
+        tx, held.entry, held.offer, OfferState.EXPIRED, reason="not answered in time", now=now, missed=True,
+        cooloff_s=held.queue.refusal_cooloff_s, agent=held.agent,
     )  # fmt: skip
 
 
@@ -117,7 +116,7 @@ async def _lost(tx: Tx, user_id: str, now: datetime) -> None:
     for live in await offers.list_live(tx, user_id):
         offer, entry = await _held_offer(tx, live.id)
         if offer.state == OfferState.OPEN:
-            await entries.end_offer(
+            await offering.end_offer(
                 tx, entry, offer, OfferState.WITHDRAWN, reason="the agent's tab does not answer", now=now
             )
     agent = await agents.lock(tx, user_id)

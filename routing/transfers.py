@@ -21,7 +21,7 @@ from crm_core.errors import Conflict, Invalid, NotAllowed
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.texts import Text
 from crm_core.users import User
-from routing import agents, dialling, entries, gate, hours, queues, recordings, rooms, talks
+from routing import agents, dialling, entries, gate, hours, offering, queues, recordings, rooms, talks
 from routing.agents import FRESH, Activity, Agent
 from routing.queues import IS_WAITING, EntryState, Lane, Queue, QueueEntry, QueueMember
 
@@ -147,7 +147,7 @@ async def to_agent(
     trace = {"why": Text("%(name)s transfers this call to them", name=giver), "transfer": True}
     # Before the offer: the move is numbered by the offers so far, and the next hand-over in a chain must have another number.
     await _let_go(tx, interaction, entry, "transfer", now=now)
-    await entries.offer(tx, entry, await agents.lock(tx, to_agent_id), trace=trace, queue=queue, now=now)
+    await offering.offer(tx, entry, await agents.lock(tx, to_agent_id), trace=trace, queue=queue, now=now)
     return entry
 
 

@@ -20,7 +20,7 @@ from crm_core.interactions import Disposition
 from crm_core.users import Role, User
 from hub.desktop.work import coded
 from hub.runtime import Runtime
-from routing import desk, entries, router
+from routing import desk, entries, offering, router
 from routing.queues import Queue, QueueEntry, QueueMember
 from tests.apps import Visitor, add_user
 
@@ -231,7 +231,7 @@ async def test_an_accepted_offer_is_no_offer_any_more(runtime: Runtime, visitor:
         call = await tx.one(select(QueueEntry).where(QueueEntry.kind == "voice"))
         assert call is not None
         agent = await entries.agents.lock(tx, talk.amy.id)
-        return (await entries.offer(tx, call, agent, trace={}, queue=queue, now=now)).id
+        return (await offering.offer(tx, call, agent, trace={}, queue=queue, now=now)).id
 
     offer_id = await runtime.db.write(offered)
     assert "Offer" in (await visitor.ask("GET", "/desk/frame/activity"))[1]
