@@ -25,7 +25,6 @@ IMPORTERS = frozenset({Role.MARKETER, Role.SUPERVISOR, Role.ADMIN})
 LARGEST = 32 * 1024 * 1024
 ROWS = 50  # in one transaction: matching and search words cost most
 SHOWN = 50  # lines of a preview
-CSV_TYPE = "text/csv; charset=utf-8"
 
 # --- out -------------------------------------------------------------------------------------------------------------
 

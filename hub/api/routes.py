@@ -12,6 +12,7 @@ from hub.api import (
     call_settings,
     calls,
     campaigns,
+    contact_transfer,
     contacts,
     conversations,
     drafts,
@@ -29,6 +30,7 @@ from hub.web import PUBLIC, STAFF, Route, runtime_of
 
 OPERATIONS: list[Operation] = [
     *contacts.OPERATIONS,
+    *contact_transfer.OPERATIONS,
     *work.OPERATIONS,
     *supervision.OPERATIONS,
     *queue_rules.OPERATIONS,
@@ -73,6 +75,7 @@ def document(server: str) -> dict[str, Any]:
     """The OpenAPI 3.1 document."""
     made = openapi(OPERATIONS, server=server)
     made["paths"]["/api/v1/events"] = {"get": EVENTS}
+    made["paths"] |= {path: {"get": described} for path, described in contact_transfer.FILES.items()}
     return made
 
 
@@ -84,5 +87,6 @@ async def describe(request: web.Request) -> web.StreamResponse:
 ROUTES: list[Route] = [
     Route("GET", "/api/openapi.json", describe, access=PUBLIC),
     Route("GET", "/api/v1/events", stream.events, roles=STAFF, scope="events:read"),
+    *contact_transfer.ROUTES,
     *(op.route() for op in OPERATIONS),
 ]

@@ -19,6 +19,7 @@ from crm_core.leads import Lead
 from crm_core.recordings import Recording, RecordingState
 from crm_core.sounds import Sound
 from crm_core.users import User
+from hub import contact_transfer
 from hub.demo import seed_demo
 from hub.runtime import Runtime
 from routing import flows
@@ -40,11 +41,16 @@ async def fill(runtime: Runtime) -> dict[str, str]:
         name: await runtime.files.put(content, folder=name, now=now)
         for name, content in (("recordings", SOUND), ("sounds", SOUND), ("pictures", PICTURE), ("mails", MAIL))
     }
+    table = await contact_transfer.upload(
+        runtime.db, runtime.files, b"name,phone\nZoe,+442079460009\nAna,7\n", name="people.csv", country="", overwrite=False,
+        user_id="ada", now=now,
+    )  # fmt: skip
 
     async def more(tx: Tx) -> dict[str, str]:
         found = await _of_the_company(tx)
         found |= await _of_settings(tx, runtime, found)
         found |= await _of_files(tx, runtime, stored)
+        found["import"] = table.id
         return found | await _of_work(tx, runtime, found)
 
     return await runtime.db.write(more)
