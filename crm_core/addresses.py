@@ -86,6 +86,11 @@ def find_phone(raw: str, *, country: str = "") -> Address | None:
 
 def email(raw: str) -> Address:
     """A deliverable-looking mail address, lower case, domain in IDNA. Dots and plus tags are kept. Invalid when it is none."""
+    return _email(raw)
+
+
+@lru_cache(maxsize=10_000)
+def _email(raw: str) -> Address:
     typed = raw.strip()
     if re.search(r"[\x00-\x20\x7f<>,;\"]", typed):
         raise Invalid("“%(typed)s” is not a mail address.", typed=typed[:60])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from sqlalchemy import bindparam, delete
@@ -62,6 +63,14 @@ async def is_blocked(tx: Tx, address: str) -> bool:
     """Whether this address or its domain is blocked."""
     lowered = address.lower()
     return await tx.one(_BLOCKED, address=lowered, domain=f"@{lowered.rpartition('@')[2]}") is not None
+
+
+_AMONG = fixed(select(BlockedSender.value).where(col(BlockedSender.value).in_(bindparam("values", expanding=True))))
+
+
+async def list_among(tx: Tx, values: Sequence[str]) -> set[str]:
+    """Those of these addresses and @domains, in lower case, that are blocked."""
+    return set(await tx.all(_AMONG, values=values)) if values else set()
 
 
 async def list_blocked(tx: Tx, *, after: str = "", limit: int = 100) -> list[BlockedSender]:

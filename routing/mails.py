@@ -13,16 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import bindparam
 from sqlmodel import col, or_, select
 
 from channels.contract import MailArrived
 from crm_core import (
     accounts,
     addresses,
-    blocked,
     consent,
-    contacts,
     conversations,
     interactions,
     mail_tokens,
@@ -32,15 +29,15 @@ from crm_core import (
 )
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
-from crm_core.consent import Purpose, Suppression, SuppressionReason
+from crm_core.consent import Purpose, SuppressionReason
 from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
 from crm_core.errors import Invalid
 from crm_core.ids import new_id
 from crm_core.interactions import Attachment, Interaction, InteractionState, Outcome
-from crm_core.statements import fixed
 from crm_core.touches import Direction
-from routing import gate, quoting, threads
+from routing import gate, mail_known, quoting, threads
+from routing.mail_known import Known
 from routing.matching import match
 
 MAIL = "email"
@@ -83,6 +80,34 @@ def token_in(address: str) -> str:
     return token if TOKEN.fullmatch(token) else ""
 
 
+def _id_of(event: MailArrived) -> str:
+    return event.message_id or event.event_key
+
+
+def _cited(event: MailArrived) -> list[str]:
+    """The mails this one answers, the nearest first."""
+    cited = [reference for reference in (event.in_reply_to, *reversed(event.references)) if reference][:20]
+    return list(dict.fromkeys(cited))
+
+
+def _tokens(event: MailArrived) -> list[str]:
+    return [token for address in (*event.to, *event.cc) if (token := token_in(address.lower()))][:MOST_COPIES]
+
+
+def _peer(event: MailArrived) -> str:
+    sender = addresses.find_email(event.from_address)
+    return sender.value if sender else event.from_address.lower()
+
+
+async def look_up(tx: Tx, events: Sequence[MailArrived], *, account: ChannelAccount) -> Known:
+    """What is known of mails that are taken in together."""
+    return await mail_known.look_up(
+        tx, account.id, keys=map(_id_of, events), cited=[one for event in events for one in _cited(event)],
+        tokens=[one for event in events for one in _tokens(event)],
+        senders=[one for event in events for one in (_peer(event), event.from_address.lower())],
+    )  # fmt: skip
+
+
 async def mail_arrived(
     tx: Tx,
     event: MailArrived,
@@ -92,32 +117,36 @@ async def mail_arrived(
     files: Sequence[StoredFile],
     now: datetime,
     about: Interaction | None = None,
+    known: Known | None = None,
 ) -> None:
     """One mail in one of our mailboxes. The same mail a second time (a copy by another road): nothing.
 
     A Message-ID is a stranger's choice: under one that is known, only the same words of the same sender are the same mail.
 
     `about`: our mail that this one proves to report on; it is filed there, whoever sent it.
+    `known`: what `look_up` found in this very transaction, for this mail and others; else it is looked up here.
     """
-    external_id = event.message_id or event.event_key
+    known = known or await look_up(tx, [event], account=account)
+    external_id = _id_of(event)
     sender = addresses.find_email(event.from_address)
-    peer = sender.value if sender else event.from_address.lower()
-    known = await interactions.find_external(tx, account.id, external_id)
-    if known is not None:
-        if _same(known, event, peer):
+    peer = _peer(event)
+    thread = known.threads.get(external_id)
+    if external_id in known.filed:
+        if _same(known.filed[external_id][0], event, peer):
             return
         words = "\0".join((external_id, peer, event.subject, event.text))
         external_id = f"mail:{hashlib.sha256(words.encode('utf-8', 'replace')).hexdigest()}"
         if await interactions.find_external(tx, account.id, external_id) is not None:
             return
-    matched = match(sender, await contacts.list_owners(tx, sender) if sender else [])
+        thread = await conversations.find_open(tx, account.id, external_id)
+    matched = match(sender, known.owners.get(peer, ()))
     if about is not None:
         conversation: Conversation | None = await conversations.get(tx, about.conversation_id)
     else:
-        conversation = await _thread(tx, event, account, peer)
-    fresh = False
+        conversation = await _thread(tx, event, known, peer) or thread
+    fresh = conversation is None
     if conversation is None:
-        conversation, fresh = await conversations.open_thread(
+        conversation = await conversations.start(
             tx, channel=MAIL, account_id=account.id, thread_key=external_id, peer=peer, now=now,
             contact_id=matched.contact_id, subject=_clean(event.subject), queue_id=account.queue_id,
         )  # fmt: skip
@@ -136,7 +165,8 @@ async def mail_arrived(
         to_address=account.address, state=InteractionState.WAITING, subject=_clean(event.subject)[:500], body=_clean(event.text),
         html_key=html_key, data=data, match=matched.as_doc(), first_arrival_at=now, created_at=now,
     )  # fmt: skip
-    spam = about is None and await _is_spam(tx, event)
+    known.filed[external_id] = (interaction, conversation)
+    spam = about is None and _is_spam(event, known)
     if event.automatic or about is not None or spam:
         interaction.__dict__.update(
             state=InteractionState.ENDED, outcome=Outcome.SPAM if spam else Outcome.AUTOMATED, ended_at=now,
@@ -146,8 +176,9 @@ async def mail_arrived(
         await conversations.touch(tx, conversation.id, now=now)
     else:
         await threads.deliver(tx, interaction, conversation, account, now=now, fresh=fresh)
-        if sender is not None:
+        if sender is not None and sender.value in known.dead:
             await _alive(tx, sender, now=now)
+            known.dead.discard(sender.value)
     if sender is not None and about is None:
         await touches.record(
             tx, sender, direction=Direction.INBOUND, channel=MAIL, now=now, contact_id=matched.contact_id,
@@ -163,26 +194,15 @@ def _same(known: Interaction, event: MailArrived, peer: str) -> bool:
     return (known.from_address, known.subject, known.body) == said
 
 
-async def _is_spam(tx: Tx, event: MailArrived) -> bool:
+def _is_spam(event: MailArrived, known: Known) -> bool:
     """A mail that the mail server has marked, or from somebody who was blocked. Whoever marks their own so gets their wish."""
     marked = event.headers.get("x-spam-flag", "").strip().lower().startswith("yes")
-    return marked or await blocked.is_blocked(tx, event.from_address)
-
-
-_DEAD = fixed(
-    select(Suppression.value)
-    .where(
-        Suppression.kind == bindparam("kind"), Suppression.value == bindparam("value"),
-        Suppression.reason == SuppressionReason.DEAD, col(Suppression.lifted_at).is_(None),
-    )
-    .limit(1)
-)  # fmt: skip
+    address = event.from_address.lower()
+    return marked or not known.blocked.isdisjoint((address, f"@{address.rpartition('@')[2]}"))
 
 
 async def _alive(tx: Tx, sender: Address, *, now: datetime) -> None:
     """An address that a person writes from works again, or they could never be answered."""
-    if await tx.one(_DEAD, kind=sender.kind, value=sender.value) is None:
-        return
     for channel in ("*", MAIL):
         await consent.lift(tx, sender, reason=SuppressionReason.DEAD, channel=channel, sender="", now=now)
 
@@ -194,36 +214,24 @@ def _clean(text: str) -> str:
 
 async def keep_files(tx: Tx, interaction_id: str, files: Sequence[StoredFile], *, now: datetime) -> None:
     """Rows for files that are in the store."""
-    await tx.add_all(
-        [
+    for file in files:
+        tx.later(
             Attachment(
                 id=new_id(now), interaction_id=interaction_id, name=file.name, content_type=file.content_type,
                 size=file.size, file_key=file.file_key, content_id=file.content_id,
             )
-            for file in files
-        ]
-    )  # fmt: skip
+        )  # fmt: skip
 
 
-async def _thread(tx: Tx, event: MailArrived, account: ChannelAccount, peer: str) -> Conversation | None:
+async def _thread(tx: Tx, event: MailArrived, known: Known, peer: str) -> Conversation | None:
     """The open conversation this mail belongs to: our signed address, or known headers from somebody who takes part in it."""
-    for address in (*event.to, *event.cc):
-        token = token_in(address.lower())
-        if token:
-            found = await tx.one(
-                select(Conversation).where(
-                    Conversation.thread_token == token, Conversation.account_id == account.id,
-                    col(Conversation.state) != ConversationState.CLOSED,
-                )
-            )  # fmt: skip
-            if found is not None:
-                return found
-    cited = [reference for reference in (event.in_reply_to, *reversed(event.references)) if reference][:20]
-    for reference in dict.fromkeys(cited):
-        known = await interactions.find_external(tx, account.id, reference)
-        if known is None:
+    for token in _tokens(event):
+        if token in known.tokens:
+            return known.tokens[token]
+    for reference in _cited(event):
+        if reference not in known.filed:
             continue
-        conversation = await conversations.get(tx, known.conversation_id)
+        _, conversation = known.filed[reference]
         if conversation.state != ConversationState.CLOSED and await _takes_part(tx, conversation, peer):
             return conversation
     return None

@@ -10,6 +10,7 @@ from routing.calls_in import call_arrived, call_step
 from routing.forms import form_arrived
 from routing.legs import call_placed, call_progressed, room_changed
 from routing.mails import StoredFile, mail_arrived
+from routing.mails import look_up as look_up_mails
 from routing.messages import delivery_reported, message_arrived
 from routing.recordings import reported as recording_reported
 
@@ -22,6 +23,7 @@ __all__ = [
     "client_connected",
     "delivery_reported",
     "form_arrived",
+    "look_up_mails",
     "mail_arrived",
     "message_arrived",
     "recording_reported",

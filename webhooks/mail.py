@@ -25,6 +25,7 @@ from crm_core.errors import Conflict
 from crm_core.interactions import Interaction
 from crm_core.statements import fixed
 from routing import router
+from routing.mail_known import Known
 from routing.router import StoredFile
 from webhooks import mail_reports, receipts
 from webhooks.intake import LAST, Answer
@@ -155,8 +156,9 @@ async def _alone(db: Database, clock: Clock, account: ChannelAccount, one: Fetch
 
     async def unit(tx: Tx) -> Answer:
         await tx.run_later(_CURSOR, account_id=account.id, place=dict(one.cursor))
-        if await receipts.find(tx, PROVIDER, key_of(account, one.mail)) is None:
-            _keep(tx, account, one, ReceiptState.FAILED, reason, now=clock.now())
+        key = key_of(account, one.mail)
+        if await receipts.find(tx, PROVIDER, key) is None:
+            _keep(tx, account, one, ReceiptState.FAILED, reason, key=key, now=clock.now())
         return Answer(200, "failed")
 
     return await db.write(unit)
@@ -170,8 +172,11 @@ async def _together(
             return await db.write(
                 lambda tx: _unit(tx, clock, account, found, secret=secret, turn=turn)  # noqa: B023 - awaited at once
             )
-        except Conflict:
-            if turn == LAST:
+        except (DatabaseUnavailable, TimeoutError):
+            raise
+        except Exception as error:
+            # The first turn stakes all on nothing going wrong; the next ones find out which mail it is, and name it.
+            if turn == LAST or (turn and not isinstance(error, Conflict)):
                 raise
     raise AssertionError("unreachable")
 
@@ -182,6 +187,7 @@ async def _unit(
     now = clock.now()
     await tx.run_later(_CURSOR, account_id=account.id, place=dict(found[-1].cursor))
     ours = await _our_addresses(tx)
+    known = await _known(tx, account, found) if turn == 0 else None
     answers: list[Answer] = []
     taken: set[str] = set()
     for one in found:
@@ -195,16 +201,26 @@ async def _unit(
             outcome, state, error = "quarantined", ReceiptState.QUARANTINED, str(one.mail.reason)
         else:
             outcome, state, error = await _effects(
-                tx, account, one.mail, one.kept, ours=ours, secret=secret, now=now, last=turn == LAST
+                tx, account, one.mail, one.kept, ours=ours, secret=secret, now=now, turn=turn, known=known
             )
-        _keep(tx, account, one, state, error, now=now)
+        _keep(tx, account, one, state, error, key=key, now=now)
         answers.append(Answer(200, outcome))
     return answers
 
 
-def _keep(tx: Tx, account: ChannelAccount, one: Fetched, state: ReceiptState, error: str, *, now: datetime) -> None:
+async def _known(tx: Tx, account: ChannelAccount, found: Sequence[Fetched]) -> Known | None:
+    """What is known of all these mails. None when one of them is a report, which changes what is known of the next."""
+    mails = [one.mail for one in found if isinstance(one.mail, MailArrived)]
+    if not mails or any(mail.report is not None for mail in mails):
+        return None
+    return await router.look_up_mails(tx, mails, account=account)
+
+
+def _keep(
+    tx: Tx, account: ChannelAccount, one: Fetched, state: ReceiptState, error: str, *, key: str, now: datetime
+) -> None:
     receipts.keep(
-        tx, provider=PROVIDER, event_key=key_of(account, one.mail), kind=KIND, url=one.mail.event_key,
+        tx, provider=PROVIDER, event_key=key, kind=KIND, url=one.mail.event_key,
         headers={RAW: one.kept.raw_key, ACCOUNT: account.id}, body=b"", state=state, error=error, answer=None, now=now,
     )  # fmt: skip
 
@@ -218,9 +234,16 @@ async def _effects(
     ours: set[str],
     secret: str,
     now: datetime,
-    last: bool,
+    turn: int,
+    known: Known | None = None,
 ) -> tuple[str, ReceiptState, str]:
-    """What a mail brings about, in a savepoint: the outcome's word, the receipt's state and what went wrong."""
+    """What a mail brings about: the outcome's word, the receipt's state and what went wrong.
+
+    In the first turn an error undoes the unit; later a savepoint stands round each mail, and only what is its own is undone.
+    """
+    if turn == 0:
+        outcome = await _arrived(tx, account, mail, kept, ours=ours, secret=secret, now=now, known=known)
+        return outcome, ReceiptState.DONE, ""
     try:
         async with tx.savepoint():
             outcome = await _arrived(tx, account, mail, kept, ours=ours, secret=secret, now=now)
@@ -229,15 +252,16 @@ async def _effects(
         raise
     except Exception as error:
         # One mail must never stop a mailbox: it is kept, tried again by the sweep, and quarantined after five tries.
-        if isinstance(error, Conflict) and not last:
+        if isinstance(error, Conflict) and turn != LAST:
             raise
         log.exception("mail effects failed", extra={"mail": mail.event_key}, exc_info=error)
         return "failed", ReceiptState.FAILED, f"{type(error).__name__}: {error}"
 
 
 async def _arrived(
-    tx: Tx, account: ChannelAccount, mail: MailArrived, kept: Kept, *, ours: set[str], secret: str, now: datetime
-) -> str:
+    tx: Tx, account: ChannelAccount, mail: MailArrived, kept: Kept, *, ours: set[str], secret: str, now: datetime,
+    known: Known | None = None,
+) -> str:  # fmt: skip
     """What a mail brings about: a report goes to what it speaks of, the rest to the router; the outcome's word."""
     about: Interaction | str = ""
     if mail.automatic != OWN and _bare(mail.from_address) in ours:
@@ -250,7 +274,7 @@ async def _arrived(
         mail = replace(mail, automatic=STOPPED)
     await router.mail_arrived(
         tx, mail, account=account, html_key=kept.html_key, files=kept.files, now=now,
-        about=about if isinstance(about, Interaction) else None,
+        about=about if isinstance(about, Interaction) else None, known=known,
     )  # fmt: skip
     return "stored" if mail.report is None or not about else "reported"
 
@@ -285,7 +309,7 @@ async def retry(
             return Answer(200, "quarantined")
         now = clock.now()
         ours = await _our_addresses(tx)
-        outcome, state, error = await _effects(tx, account, mail, kept, ours=ours, secret=secret, now=now, last=True)
+        outcome, state, error = await _effects(tx, account, mail, kept, ours=ours, secret=secret, now=now, turn=LAST)
         if state is ReceiptState.DONE:
             await receipts.close(tx, receipt_id, now=now)
         else:
