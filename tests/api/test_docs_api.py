@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from hub.api.contact_transfer import FILES
 from hub.api.operation import BODY_LIMIT
 from hub.api.replays import KEPT_FOR
 from hub.api.routes import OPERATIONS
@@ -45,10 +46,10 @@ def test_the_figures_are_those_of_the_code() -> None:
 
 
 def test_nothing_in_the_page_names_a_path_that_is_not_there() -> None:
-    known = {op.path for op in OPERATIONS} | {"/api/v1/events", "/api/openapi.json"}
+    known = {op.path for op in OPERATIONS} | {"/api/v1/events", "/api/openapi.json", *FILES}
     patterns = [re.compile(re.sub(r"{\w+}", "[^/ ?]+", path) + "$") for path in known]
     text = PAGE.read_text(encoding="utf-8")
-    for path in re.findall(r"/api/(?:v1/[\w/{}+$-]+|openapi\.json)", text):
+    for path in re.findall(r"/api/(?:v1/[\w/{}+$-]+(?:\.csv)?|openapi\.json)", text):
         assert any(pattern.match(path) for pattern in patterns), path
 
 
