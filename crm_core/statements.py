@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any, Generic, TypeVar
 
 from sqlalchemy import Column, Dialect, Executable, bindparam, insert, update
@@ -45,17 +46,24 @@ def fixed(statement: Any) -> Fixed[Any]:
 class Plan:
     """One compiled statement: SQL, the order of its arguments, and how to read its rows."""
 
-    __slots__ = ("arguments", "make_row", "returns_rows", "sql")
+    __slots__ = ("_get", "_process", "arguments", "make_row", "returns_rows", "sql")
 
     def __init__(self, sql: str, arguments: Sequence[tuple[str, Processor | None]], make_row: RowMaker | None) -> None:
         self.sql = sql
         self.arguments = arguments
         self.make_row = make_row
         self.returns_rows = make_row is not None
+        names = [name for name, _ in arguments]
+        # All at once and then those few that are not as the driver wants them: half of what asking for each by itself costs.
+        self._get = itemgetter(*names) if len(names) > 1 else lambda params: [params[name] for name in names]
+        self._process = [(place, process) for place, (_, process) in enumerate(arguments) if process is not None]
 
     def bind(self, params: Mapping[str, Any]) -> list[Any]:
         """Positional arguments for the driver."""
-        return [params[name] if process is None else process(params[name]) for name, process in self.arguments]
+        values = list(self._get(params))
+        for place, process in self._process:
+            values[place] = process(values[place])
+        return values
 
 
 class InsertPlan(Plan):
