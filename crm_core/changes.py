@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import bindparam, case, column, update, values
+from sqlmodel import col
 
 from crm_core.db import Tx
 from crm_core.errors import Conflict
@@ -38,6 +39,16 @@ async def change_held(tx: Tx, changed: Sequence[Change]) -> None:
             await _change_alike(tx, names, group)
     for row, new in changed:
         row.__dict__.update(new, version=_version(row) + 1)
+
+
+def among(of: Any, name: str, number: int) -> Any:
+    """Condition: the column has one of `number` values, given by `named`. Unlike an expanding list it is compiled once."""
+    return col(of).in_([bindparam(f"{name}_{place}") for place in range(number)])
+
+
+def named(name: str, given: Sequence[Any]) -> dict[str, Any]:
+    """The values for `among`."""
+    return {f"{name}_{place}": value for place, value in enumerate(given)}
 
 
 async def _change_alike(tx: Tx, names: tuple[str, ...], group: Sequence[Change]) -> None:

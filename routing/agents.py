@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,11 +19,11 @@ from sqlalchemy import Index, bindparam, update
 from sqlmodel import Field, col, select
 
 from crm_core import events
-from crm_core.changes import change_held
+from crm_core.changes import among, change_held, named
 from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.ids import new_id
-from crm_core.statements import fixed
+from crm_core.statements import Fixed, fixed
 from crm_core.tables import Table, at, key, one_of, ref, text, word
 
 FRESH = timedelta(seconds=30)  # a heartbeat older than this means that the tab is gone
@@ -220,24 +221,26 @@ async def _note_periods(tx: Tx, moved: Sequence[tuple[Agent, datetime]]) -> None
             for agent, _ in ended
         ]  # fmt: skip
         await tx.run_later(
-            _END_PERIODS, ids=[agent.user_id for agent, _ in ended], since=min(began for _, began in ended),
-            instant=instant, fresh=[period.id for period in fresh],
+            _end_periods(len(ended)), since=min(began for _, began in ended), instant=instant,
+            **named("id", [agent.user_id for agent, _ in ended]), **named("fresh", [period.id for period in fresh]),
         )  # fmt: skip
         for period in fresh:
             tx.later(period)
 
 
-# `since` is only for the index: years of ended periods need not be looked through.
-_END_PERIODS = fixed(
-    update(AgentPeriod)
-    .where(
-        col(AgentPeriod.user_id).in_(bindparam("ids", expanding=True)),
-        col(AgentPeriod.started_at) >= bindparam("since"),
-        col(AgentPeriod.ended_at).is_(None),
-        col(AgentPeriod.id).not_in(bindparam("fresh", expanding=True)),
+@cache
+def _end_periods(number: int) -> Fixed[Any]:
+    # `since` is only for the index: years of ended periods need not be looked through.
+    return fixed(
+        update(AgentPeriod)
+        .where(
+            among(AgentPeriod.user_id, "id", number),
+            col(AgentPeriod.started_at) >= bindparam("since"),
+            col(AgentPeriod.ended_at).is_(None),
+            ~among(AgentPeriod.id, "fresh", number),
+        )
+        .values(ended_at=bindparam("instant"))
     )
-    .values(ended_at=bindparam("instant"))
-)
 
 
 async def list_periods(tx: Tx, user_id: str, *, since: datetime, limit: int = 1000) -> list[AgentPeriod]:

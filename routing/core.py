@@ -20,6 +20,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any
 
 from crm_core.texts import Text
@@ -214,10 +215,9 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
             several = ranked[1 : min(rules.ring_count, max(1, share))]
             if chosen == work.preferred_agent_id and _kept_until(work, rules, now) is not None:
                 several = []  # kept for them alone
-            behind = {
-                user_id: Text("behind in order (%(place)s)", place=number)
-                for number, user_id in enumerate(ranked[1:], 2)
-            } | dict.fromkeys(several, "rings at the same time")
+            behind = {user_id: _behind(number) for number, user_id in enumerate(ranked[1:], 2)} | dict.fromkeys(
+                several, "rings at the same time"
+            )
             trace = {
                 **base,
                 "agent": chosen,
@@ -231,6 +231,17 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
                 room.use(work, user_id)
             places[work.queue_id, work.lane] -= 1
     return Decisions(offers, kept, min(moments, default=None))
+
+
+@lru_cache(maxsize=10_000)
+def _lot(seed: int, user_id: str) -> bytes:
+    """Decides between agents who are alike in all else."""
+    return hashlib.blake2b(f"{seed}:{user_id}".encode(), digest_size=8).digest()
+
+
+@lru_cache(maxsize=1000)
+def _behind(place: int) -> Text:
+    return Text("behind in order (%(place)s)", place=place)
 
 
 def _due_by_line(snapshot: Snapshot, now: datetime) -> dict[tuple[str, Lane], int]:
@@ -295,7 +306,7 @@ class _Room:
                 user_id != work.preferred_agent_id,
                 rules.members.get(user_id, 0),
                 self.workers[user_id].idle_since,
-                hashlib.blake2b(f"{self.snapshot.seed}:{user_id}".encode(), digest_size=8).digest(),
+                _lot(self.snapshot.seed, user_id),
             )
 
         return sorted(free, key=key)

@@ -87,7 +87,7 @@ async def refuse(tx: Tx, offer_id: str, *, agent_id: str, now: datetime, reason:
     accepting = offer.state == OfferState.ACCEPTING
     await offering.end_offer(
         tx, held.entry, offer, OfferState.REFUSED, reason=reason[:200], now=now,
-        cooloff_s=held.queue.refusal_cooloff_s, agent=held.agent,
+        cooloff_s=held.cooloff_s, agent=held.agent,
     )  # fmt: skip
     if accepting:
         await talks.end_legs(tx, held.entry.interaction_id, LegRole.AGENT, now=now)

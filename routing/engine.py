@@ -45,7 +45,7 @@ async def tick(db: Database, *, clock: Clock, holder: str) -> datetime | None:
             snapshot, traces, due = await mirror.load(tx)
         _, next_at = core.fire(due, now)
     decisions = core.decide(snapshot, now)
-    overtaken, ends_at = await _offer_all(db, decisions.offers, holder, now)
+    overtaken, ends_at = await offer_all(db, decisions.offers, holder, now)
     await _keep_traces(db, decisions.kept, traces, now)
     if contended or overtaken:
         return now  # somebody was quicker somewhere: look again at once
@@ -75,7 +75,7 @@ async def _overflow(db: Database, snapshot: Snapshot, now: datetime) -> tuple[bo
     return moved, next_at
 
 
-async def _offer_all(db: Database, decided: list[Offered], holder: str, now: datetime) -> tuple[bool, datetime | None]:
+async def offer_all(db: Database, decided: list[Offered], holder: str, now: datetime) -> tuple[bool, datetime | None]:
     """Apply offers; True when one met something newer, and when the first of those made runs out."""
     several = any(decision.also for decision in decided)
     stale: set[str] = set()

@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from sqlalchemy import bindparam, delete
 from sqlmodel import and_, col, func, or_, select
 
 from crm_core import calls, conversations, events, interactions
-from crm_core.changes import change_held
+from crm_core.changes import among, change_held, named
 from crm_core.db import Tx
 from crm_core.errors import Conflict, NotFound
 from crm_core.ids import new_id, new_secret
 from crm_core.interactions import Interaction, InteractionState, Outcome
-from crm_core.statements import fixed
+from crm_core.statements import Fixed, fixed
 from crm_core.touches import Direction
 from routing import agents, queues, standing
 from routing.agents import Agent
@@ -144,7 +145,7 @@ async def advance_all(
     """`advance` for several at once, each named once; Conflict when somebody was first."""
     waited = [entry.id for entry, _ in changed if entry.state == EntryState.WAITING]
     if waited:
-        await tx.run_later(_DROP_TRACES, ids=waited)
+        await tx.run_later(_drop_traces(len(waited)), **named("id", waited))
     await change_held(tx, [(entry, {**changes, "state": to}) for entry, changes in changed])
     for entry, _ in changed:
         await events.emit(
@@ -153,7 +154,9 @@ async def advance_all(
     tx.wake("router")
 
 
-_DROP_TRACES = fixed(delete(EntryTrace).where(col(EntryTrace.entry_id).in_(bindparam("ids", expanding=True))))
+@cache
+def _drop_traces(number: int) -> Fixed[Any]:
+    return fixed(delete(EntryTrace).where(among(EntryTrace.entry_id, "id", number)))
 
 
 async def note(tx: Tx, entry: QueueEntry, *, now: datetime, **changes: Any) -> None:

@@ -23,7 +23,7 @@ from crm_core.statements import fixed
 from crm_core.texts import Text
 from routing import agents, entries, offers
 from routing.agents import MISSES, Activity, Agent
-from routing.offers import LIVE, Offer, OfferState
+from routing.offers import IS_LIVE, Offer, OfferState
 from routing.queues import EntryState, Lane, Queue, QueueEntry, Refusal
 
 QUICKER = "somebody else was quicker"
@@ -96,11 +96,11 @@ class Held:
     offer: Offer
     entry: QueueEntry
     agent: Agent
-    queue: Queue
+    cooloff_s: int  # how long they are not asked for this work again
 
 
 _HELD = fixed(
-    select(Offer, QueueEntry, Agent, Queue)
+    select(Offer, QueueEntry, Agent, Queue.refusal_cooloff_s)
     .join(QueueEntry, col(QueueEntry.id) == col(Offer.entry_id))
     .join(Agent, col(Agent.user_id) == col(Offer.agent_id))
     .join(Queue, col(Queue.id) == col(QueueEntry.queue_id))
@@ -110,7 +110,7 @@ _HELD = fixed(
 
 
 async def hold(tx: Tx, offer_id: str) -> Held:
-    """The offer as it is now, with its work and agent, all held until this transaction ends (the queue is only read)."""
+    """The offer as it is now, with its work and agent, all held until this transaction ends."""
     found = await tx.one(_HELD, id=offer_id)
     if found is None:
         raise NotFound("There is no such offer.")
@@ -196,12 +196,10 @@ async def end_offer(
 
 _OTHER = (
     select(Offer.id)
-    .where(
-        Offer.entry_id == bindparam("entry_id"), col(Offer.state).in_(LIVE), Offer.id != bindparam("offer_id")
-    )
+    .where(Offer.entry_id == bindparam("entry_id"), IS_LIVE, Offer.id != bindparam("offer_id"))
     .order_by(col(Offer.state), col(Offer.id))  # an accepted one first
     .limit(1)
-)  # fmt: skip
+)
 _AROUND = fixed(
     select(Interaction, _OTHER.scalar_subquery())
     .where(Interaction.entry_id == bindparam("entry_id"))

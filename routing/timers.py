@@ -39,7 +39,7 @@ async def _offer(tx: Tx, offer_id: str, now: datetime) -> None:
         return
     await offering.end_offer(
         tx, held.entry, held.offer, OfferState.EXPIRED, reason="not answered in time", now=now, missed=True,
-        cooloff_s=held.queue.refusal_cooloff_s, agent=held.agent,
+        cooloff_s=held.cooloff_s, agent=held.agent,
     )  # fmt: skip
 
 
