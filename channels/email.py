@@ -133,9 +133,12 @@ class EmailChannel:
                 for one in portion:
                     yield one
 
-    async def portions(self, cursor: Mapping[str, Any], *, stay: bool = True) -> AsyncGenerator[Portion, None]:
+    async def portions(
+        self, cursor: Mapping[str, Any], *, stay: bool = True, fetched: Callable[[Portion], None] | None = None
+    ) -> AsyncGenerator[Portion, None]:
         """`poll` in lists of at most 50 mails and 4 MiB (or one larger mail). Asking for the next list says that this one is
-        committed; it is fetched and parsed meanwhile, so that two are in memory at most."""
+        committed; it is fetched and parsed meanwhile, so that two are in memory at most. `fetched` is told of each as soon as
+        it is here, in the same order, for what can begin before its turn."""
         if self.settings.imap is None:
             raise Misconfigured("No mailbox for reading is set.", code="no_imap")
         mailbox = Mailbox(self.settings.imap, tls=self._tls)
@@ -148,12 +151,12 @@ class EmailChannel:
                 unconfirmed: Portion = []
                 async with contextlib.aclosing(_batches(mailbox, uids)) as planned:
                     async for batch in planned:
-                        ahead = asyncio.ensure_future(self._fetch(mailbox, batch))
+                        ahead = asyncio.ensure_future(self._fetch(mailbox, batch, fetched))
                         if unconfirmed:
                             yield unconfirmed
-                        fetched = await ahead
+                        following = await ahead
                         await _confirm(mailbox, unconfirmed)
-                        unconfirmed, ahead = fetched, None
+                        unconfirmed, ahead = following, None
                 if unconfirmed:
                     yield unconfirmed
                     await _confirm(mailbox, unconfirmed)
@@ -176,7 +179,15 @@ class EmailChannel:
             return await mailbox.last_before(self._clock.now().date() - timedelta(days=self.settings.backlog_days))
         return int(cursor.get("last_uid") or 0) if cursor.get("uidvalidity") == mailbox.uidvalidity else 0
 
-    async def _fetch(self, mailbox: Mailbox, batch: Mapping[int, int]) -> Portion:
+    async def _fetch(
+        self, mailbox: Mailbox, batch: Mapping[int, int], fetched: Callable[[Portion], None] | None
+    ) -> Portion:
+        portion = await self._read(mailbox, batch)
+        if fetched is not None:
+            fetched(portion)
+        return portion
+
+    async def _read(self, mailbox: Mailbox, batch: Mapping[int, int]) -> Portion:
         """Mails with their cursors, in order, parsed side by side."""
         if self._pool is None:
             self._pool = MailPool()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from collections import deque
 from collections.abc import Sequence
 
 from sqlmodel import select
@@ -66,19 +67,22 @@ async def poll_account(runtime: Runtime, account_id: str) -> None:
 
 async def _read(runtime: Runtime, account: ChannelAccount) -> None:
     channel = runtime.channels.mail(account)
-    async with contextlib.aclosing(channel.portions(account.cursor)) as portions:
-        async for portion in portions:
-            failpoint("mailbox.fetched")
-            # The disk keeps the files of the later mails while the earlier ones are taken in.
-            keeping = [
-                asyncio.create_task(_kept(runtime, portion[start : start + mail.AT_ONCE]))
-                for start in range(0, len(portion), mail.AT_ONCE)
-            ]
-            try:
-                for kept in keeping:
+    keeping: deque[list[asyncio.Task[list[mail.Fetched]]]] = deque()
+
+    def keep(portion: Portion) -> None:
+        # The disk keeps the files of later mails while earlier ones are taken in.
+        starts = range(0, len(portion), mail.AT_ONCE)
+        keeping.append([asyncio.create_task(_kept(runtime, portion[start : start + mail.AT_ONCE])) for start in starts])
+
+    try:
+        async with contextlib.aclosing(channel.portions(account.cursor, fetched=keep)) as portions:
+            async for _ in portions:
+                failpoint("mailbox.fetched")
+                for kept in keeping[0]:
                     await _take(runtime, account, await kept)
-            finally:
-                await end_tasks(keeping)
+                keeping.popleft()
+    finally:
+        await end_tasks([kept for portion in keeping for kept in portion])
 
 
 async def _take(runtime: Runtime, account: ChannelAccount, found: Sequence[mail.Fetched]) -> None:
