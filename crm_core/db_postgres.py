@@ -12,8 +12,10 @@ from typing import Any, TypeVar, cast
 
 import asyncpg
 
+from crm_core import postgres_pool
 from crm_core.failpoints import failpoint
 from crm_core.ports import Wakeups
+from crm_core.postgres_pool import UNABLE, Connections
 from crm_core.statements import InsertPlan, only_reads, postgres_compiler
 from crm_core.tx import DatabaseUnavailable, DuplicateRow, Part, Rerun, Tx, Unit
 from crm_core.write_groups import Appends, Groups, Refused, combined
@@ -48,25 +50,6 @@ AT_WORK = """SELECT
 FROM pg_stat_activity WHERE datname = current_database()"""
 
 LOST = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-# The connection is of no more use. asyncpg tells of one that ended in the middle of a word as of a fault of its own.
-BROKEN = (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError)
-# What the server cannot do now, as opposed to what a statement should not have asked for: it is being stopped or started, its
-# disk or memory is full, it takes no more connections, it only reads, somebody held a lock too long.
-UNABLE = (
-    *BROKEN,
-    asyncpg.InsufficientResourcesError,
-    asyncpg.OperatorInterventionError,
-    asyncpg.PostgresSystemError,
-    asyncpg.ReadOnlySQLTransactionError,
-    asyncpg.LockNotAvailableError,
-    asyncpg.IdleInTransactionSessionTimeoutError,
-)
-# A server that was stopped in the middle of a word, or a network that swallows everything, says nothing for ever: then our own
-# limits count. The first is beyond the server's own for a statement.
-SILENT_S = 35.0
-FREE_S = 10.0  # until a connection is free
-UNDO_S = 2.0  # until it has rolled back; a connection that takes longer is thrown away, which undoes its work too
-CLOSE_S = 5.0
 PLACE = re.compile(r"\$(\d+)")
 
 
@@ -161,7 +144,11 @@ class _Connection:
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
         if self._due and not (self.alone and only_reads(sql)):
             await self._send_due()
-        rows: Sequence[Sequence[Any]] = await self.connection.fetch(sql, *arguments)
+        try:
+            rows: Sequence[Sequence[Any]] = await self.connection.fetch(sql, *arguments)
+        except UNABLE as error:
+            # Said here already: a unit that stands alone could take it for a fault of its own, and still write that down.
+            raise _unavailable(error) from error
         return rows
 
     async def execute(self, sql: str, arguments: Sequence[Any]) -> int:
@@ -228,7 +215,7 @@ class _Connection:
         if not self._begun:
             return
         try:
-            async with asyncio.timeout(UNDO_S):
+            async with asyncio.timeout(postgres_pool.UNDO_S):
                 await self.connection.execute("ROLLBACK")
         except BaseException:
             self.connection.terminate()
@@ -240,30 +227,8 @@ async def pause(seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-async def _keep_session(_: Any) -> None:
-    """Nothing in a session is ever changed, so there is nothing to reset: a round trip less."""
-
-
 def _unavailable(error: Exception) -> DatabaseUnavailable:
     return DatabaseUnavailable(f"PostgreSQL does not answer: {str(error) or type(error).__name__}.")
-
-
-@contextlib.asynccontextmanager
-async def _taken(pool: Any) -> AsyncIterator[Any]:
-    """A connection of the pool; TimeoutError when none is free in time. One that broke is thrown away."""
-    async with asyncio.timeout(FREE_S):
-        connection = await pool.acquire()
-    try:
-        yield connection
-    except BROKEN:
-        connection.terminate()
-        raise
-    finally:
-        # A cancelled statement is waited for here: the server is asked to stop it, and may be unable to answer.
-        try:
-            await pool.release(connection, timeout=UNDO_S)
-        except BROKEN:
-            connection.terminate()
 
 
 class PostgresDatabase:
@@ -271,9 +236,9 @@ class PostgresDatabase:
 
     dialect = "postgresql"
 
-    def __init__(self, pool: Any, reading: Any, *, bulk: bool = False) -> None:
+    def __init__(self, writing: Connections, reading: Connections, *, bulk: bool = False) -> None:
         self.wakeups: Wakeups | None = None
-        self._pool = pool
+        self._writing = writing
         self._reading = reading
         self._bulk = bulk
         self._looked_at = 0.0
@@ -286,20 +251,15 @@ class PostgresDatabase:
     async def open(cls, url: str, *, bulk: bool = False, pool_size: int = 10) -> PostgresDatabase:
         """Connect; raises DatabaseUnavailable."""
         session = TIMEOUTS | ({"application_name": BULK_NAME} if bulk else {})
-        shared = {
-            "min_size": 0, "timeout": 10, "command_timeout": SILENT_S, "statement_cache_size": 1000,
-            "reset": _keep_session,
-        }  # fmt: skip
-        writing = session if bulk else session | BY_KEY
         try:
-            pool = await asyncpg.create_pool(url, max_size=pool_size, server_settings=writing, **shared)
-            async with pool.acquire():
+            writing = await Connections.open(url, max_size=pool_size, session=session if bulk else session | BY_KEY)
+            async with writing.taken():
                 pass  # it answers
-            # Pages and reports choose their plans by what is asked; their connections come when they are needed.
-            reading = await asyncpg.create_pool(url, max_size=max(1, pool_size // 2), server_settings=session, **shared)
+            # Pages and reports choose their plans by what is asked.
+            reading = await Connections.open(url, max_size=max(1, pool_size // 2), session=session)
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             raise DatabaseUnavailable(f"PostgreSQL does not answer: {str(error) or type(error).__name__}.") from error
-        return cls(pool, reading, bulk=bulk)
+        return cls(writing, reading, bulk=bulk)
 
     async def write(self, unit: Unit[R], *, appends: bool = False) -> R:
         """See `Database.write`."""
@@ -319,7 +279,7 @@ class PostgresDatabase:
 
     async def _once(self, unit: Unit[R], *, singly: bool) -> R:
         began = time.monotonic()
-        async with _taken(self._pool) as connection:
+        async with self._writing.taken() as connection:
             driver = _Connection(connection, self._merged, singly=singly)
             tx = Tx(driver, self._compiler)
             try:
@@ -353,22 +313,21 @@ class PostgresDatabase:
 
     async def _alone(self, sql: str, arguments: Sequence[Any]) -> None:
         """One statement that is its own BEGIN and COMMIT; Refused by a constraint."""
-        async with _taken(self._pool) as connection:
+        async with self._writing.taken() as connection:
             failpoint("db.before_commit")
             try:
                 await connection.execute(sql, *arguments)
             except (*LOST, asyncpg.PostgresConnectionError, asyncpg.OperatorInterventionError):
                 raise
             except asyncpg.PostgresError as error:
-                raise Refused(
-                    str(error)
-                ) from error  # whose savepoint it would have been is found by running it with savepoints
+                raise Refused(str(error)) from error  # whose savepoint it was is found by running it with savepoints
 
     async def _rest(self, took_s: float) -> None:
         """Leave room for calls and agents. What was written is committed already."""
         if time.monotonic() - self._looked_at > BULK_LOOK_S:
             try:
-                others, bulk = await self._pool.fetchrow(AT_WORK)
+                async with self._writing.taken() as connection:
+                    others, bulk = await connection.fetchrow(AT_WORK)
                 self._rests = BULK_REST * max(1, bulk) if others >= BUSY_SESSIONS else 0
             except (OSError, asyncpg.InterfaceError, asyncpg.PostgresError):
                 self._rests = 0  # the next unit will say what is wrong
@@ -380,7 +339,7 @@ class PostgresDatabase:
     async def reading(self, *, slow: bool = False, snapshot: bool = True) -> AsyncIterator[Tx]:
         """See `Database.reading`: one snapshot (REPEATABLE READ, read only)."""
         try:
-            async with _taken(self._reading) as connection:
+            async with self._reading.taken() as connection:
                 begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
                 driver = _Connection(connection, self._merged, begin=begin, singly=not snapshot)
                 try:
@@ -393,11 +352,7 @@ class PostgresDatabase:
     async def close(self) -> None:
         """See `Database.close`. A server that says nothing more is not waited for."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_S):
+            async with asyncio.timeout(postgres_pool.CLOSE_S):
                 await self._groups.close()
-        for pool in (self._pool, self._reading):
-            try:
-                async with asyncio.timeout(CLOSE_S):
-                    await pool.close()
-            except TimeoutError:
-                pool.terminate()
+        await self._writing.close()
+        await self._reading.close()

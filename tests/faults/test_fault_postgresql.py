@@ -19,7 +19,7 @@ from sqlmodel import select
 
 from channels.twilio_api import TwilioSettings
 from channels.voice import VoiceChannel
-from crm_core import db_postgres
+from crm_core import postgres_pool
 from crm_core.clock import FixedClock
 from crm_core.db import Database, DatabaseUnavailable, open_database
 from crm_core.events import Event
@@ -51,10 +51,10 @@ def socket_folder() -> Iterator[Path]:
 
 @pytest.fixture
 async def wired(pg_url: str, socket_folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Wired]:
-    monkeypatch.setattr(db_postgres, "SILENT_S", 1.0)
-    monkeypatch.setattr(db_postgres, "FREE_S", 0.5)
-    monkeypatch.setattr(db_postgres, "UNDO_S", 0.2)
-    monkeypatch.setattr(db_postgres, "CLOSE_S", 0.5)
+    monkeypatch.setattr(postgres_pool, "SILENT_S", 1.0)
+    monkeypatch.setattr(postgres_pool, "FREE_S", 0.5)
+    monkeypatch.setattr(postgres_pool, "UNDO_S", 0.2)
+    monkeypatch.setattr(postgres_pool, "CLOSE_S", 0.5)
     real = parse_qs(urlsplit(pg_url).query)["host"][0]
     async with broken_line(f"{real}/.s.PGSQL.5432", socket_folder / ".s.PGSQL.5432") as line:
         db = await open_database(pg_url.replace(real, str(socket_folder)), pool_size=4)
