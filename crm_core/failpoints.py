@@ -29,6 +29,8 @@ PLACES = {
     "publisher.after_copy": "they are in the stream",
     "jobs.before_offer": "rows need a worker and none has been told",
     "jobs.after_offer": "a worker has been told",
+    "jobs.claimed": "a worker has taken the job out of the queue; nothing of it is done",
+    "jobs.before_end": "its slice is done; the queue has not been told",
     "backup.after_database": "a backup holds the rows and no files yet",
     "backup.file": "one file is to be copied into it",
     "backup.before_finish": "it is whole and not yet under its name",
@@ -37,7 +39,8 @@ PLACES = {
     "restore.before_rename": "the rows are written beside; the old ones are in place",
 }
 
-_armed: dict[str, int] = {}
+_armed: dict[str, int] = {}  # how many passages are left
+_given: dict[str, int] = {}  # how many there were
 
 
 def arm(spec: str) -> None:
@@ -49,12 +52,14 @@ def arm(spec: str) -> None:
         name, _, count = part.strip().partition(":")
         if name not in PLACES:
             raise ValueError(f"There is no failpoint {name!r}.")
-        _armed[name] = int(count or "1")
+        _armed[name] = _given[name] = int(count or "1")
 
 
-def disarm() -> None:
-    """Every place is passed unharmed again."""
+def disarm() -> set[str]:
+    """Every place is passed unharmed again; those armed ones that nobody came by."""
+    missed = {name for name, count in _armed.items() if count == _given[name]}
     _armed.clear()
+    return missed
 
 
 def failpoint(name: str) -> None:

@@ -35,7 +35,7 @@ from crm_core.clock import Clock
 from crm_core.db import Database, DatabaseUnavailable
 from crm_core.failpoints import failpoint
 from crm_core.texts import Text
-from hub import contact_transfer
+from hub import contact_transfer, models
 from hub.channel_set import ChannelSet
 from hub.log import get_logger
 from hub.redis_ports import waited
@@ -45,6 +45,7 @@ from hub.valkey import die_with_parent
 
 log = get_logger(__name__)
 
+TABLES = models.metadata  # every table is known to a worker, also those that its jobs do not name: rows refer to them
 SLICE_S = 25.0
 GIVE_WAY_S = 3.0  # a slice ends after this when other jobs wait
 NAP_S = 2.0  # waits shorter than this are sat out, not given back to the queue
@@ -191,12 +192,21 @@ def sending_for(runtime: Runtime, known: dict[tuple[str, int], Sending]) -> Call
     return prepare
 
 
+async def work_slice(
+    runtime: Runtime, row_id: str, slice_of: Callable[[Runtime, str, Slice], Awaitable[None]], bounds: Slice
+) -> None:
+    """What a worker does with a job: its slice. Who dies on the way leaves the row to whoever is offered it next."""
+    failpoint("jobs.claimed")
+    await slice_of(runtime, row_id, bounds)
+    failpoint("jobs.before_end")
+
+
 def _work(queue: str, kind: str, row_id: str, slice_of: Callable[[Runtime, str, Slice], Awaitable[None]]) -> None:
     """One job: a loop, a runtime, a slice. What is left is offered again by the sweep, at once when the mark is gone."""
     die_with_parent()
     settings = read_settings()
     client = _client(settings)
-    mark = _mark(kind, row_id)
+    mark = mark_of(kind, row_id)
 
     def others_wait() -> bool:
         with contextlib.suppress(RedisError):
@@ -207,7 +217,7 @@ def _work(queue: str, kind: str, row_id: str, slice_of: Callable[[Runtime, str, 
         bounds = Slice(others_wait)
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, bounds.stop)
         async with running(settings, bulk=True) as runtime:
-            await slice_of(runtime, row_id, bounds)
+            await work_slice(runtime, row_id, slice_of, bounds)
 
     with contextlib.suppress(RedisError):
         client.set(mark, "1", ex=OFFERED_S)
@@ -230,13 +240,14 @@ def _queue(name: str, client: sync_redis.Redis) -> Queue:
     return Queue(name, connection=client, serializer=JSONSerializer, default_timeout=TIMEOUT_S)
 
 
-def _mark(kind: str, row_id: str) -> str:
+def mark_of(kind: str, row_id: str) -> str:
+    """The key in Redis that says: this row was offered, leave it for a while."""
     return f"hub:offered:{kind}:{row_id}"
 
 
 def offer(client: sync_redis.Redis, queue: str, kind: str, row_ids: list[str]) -> int:
     """Put rows into a queue that were not offered in the last forty seconds; how many."""
-    fresh = [row_id for row_id in row_ids if client.set(_mark(kind, row_id), "1", ex=OFFERED_S, nx=True)]
+    fresh = [row_id for row_id in row_ids if client.set(mark_of(kind, row_id), "1", ex=OFFERED_S, nx=True)]
     for row_id in fresh:
         _queue(queue, client).enqueue_call(
             f"hub.jobs.{kind}", (row_id,), timeout=TIMEOUT_S, result_ttl=0, failure_ttl=3600, ttl=600

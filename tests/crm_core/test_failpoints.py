@@ -22,7 +22,12 @@ def test_every_place_is_listed_and_every_listed_place_is_there() -> None:
 
 def test_each_place_has_its_pair() -> None:
     """What may be cut off before a thing is done may be cut off after it as well."""
-    alone = {"sender.before_record", "backup.before_finish", "restore.before_rename"}  # followed by a commit or an end
+    alone = {
+        "sender.before_record",
+        "jobs.before_end",
+        "backup.before_finish",
+        "restore.before_rename",
+    }  # followed by a commit or an end
     before = {place for place in failpoints.PLACES if ".before_" in place} - alone
     assert {place.replace(".before_", ".after_") for place in before} <= set(failpoints.PLACES)
 
