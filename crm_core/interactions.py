@@ -358,6 +358,7 @@ _HOLD_ENTRIES = fixed(
     select(Interaction)
     .where(col(Interaction.entry_id).in_(bindparam("entry_ids", expanding=True)))
     .order_by(col(Interaction.id))
+    .limit(5000)
     .with_for_update()
 )
 

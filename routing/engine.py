@@ -6,14 +6,18 @@ that were seen. Nothing is kept between passes: the mirror is read anew, so a fa
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
+
+from sqlalchemy import bindparam, delete
+from sqlmodel import col
 
 from crm_core.clock import Clock
 from crm_core.db import Database, Tx
 from crm_core.errors import Conflict
+from crm_core.statements import fixed
 from routing import agents, core, entries, mirror, offering, overflow, queues, timers
 from routing.core import Kept, Offered, Snapshot, Timer
 from routing.offering import Ringing
@@ -80,32 +84,34 @@ async def offer_all(db: Database, decided: list[Offered], holder: str, now: date
     several = any(decision.also for decision in decided)
     stale: set[str] = set()
     ends: list[datetime] = []
-    for batch in _batches(decided, several=several):
+    for turn in _turns(decided, several=several):
         # The versions behind an agent's offer that was left out no longer fit either.
-        asked = [decision for decision in batch if decision.agent_id not in stale]
-        made, left_out = await _offer_some(db, asked, holder, now)
-        ends += [offer.deadline_at for offer in made]
-        stale.update(decision.agent_id for decision in left_out)
-        if several and left_out:
+        asked = [decision for decision in turn if decision.agent_id not in stale]
+        batches = [asked[start : start + OFFERS_AT_ONCE] for start in range(0, len(asked), OFFERS_AT_ONCE)]
+        for made, left_out in await asyncio.gather(*(_offer_some(db, batch, holder, now) for batch in batches)):
+            ends += [offer.deadline_at for offer in made]
+            stale.update(decision.agent_id for decision in left_out)
+        if several and stale:
             break
     return bool(stale), min(ends, default=None)
 
 
-def _batches(decided: list[Offered], *, several: bool) -> Iterator[list[Offered]]:
-    """Offers that share a unit of work: each agent's first, then each one's second, and so on.
+def _turns(decided: list[Offered], *, several: bool) -> list[list[Offered]]:
+    """What may be offered side by side: each agent's first offer, then each one's second, and so on.
 
     Where one rings several, what they count depends on one another: then one by one in order.
     """
+    if several:
+        return [[decision] for decision in decided]
     turns: list[list[Offered]] = []
     had: Counter[str] = Counter()
     for decision in decided:
-        turn = len(turns) if several else had[decision.agent_id]
+        turn = had[decision.agent_id]
         had[decision.agent_id] += 1
         if turn == len(turns):
             turns.append([])
         turns[turn].append(decision)
-    for each in turns:
-        yield from (each[start : start + OFFERS_AT_ONCE] for start in range(0, len(each), OFFERS_AT_ONCE))
+    return turns
 
 
 async def _offer_some(
@@ -160,7 +166,11 @@ async def _keep_traces(db: Database, kept: list[Kept], stored: dict[str, dict[st
     for start in range(0, len(fresh), TRACES_AT_ONCE):
 
         async def unit(tx: Tx, rows: list[EntryTrace] = fresh[start : start + TRACES_AT_ONCE]) -> None:
+            await tx.run(_FORGET, ids=[row.entry_id for row in rows])
             for row in rows:
-                await tx.put(row, unique=["entry_id"], update=["trace", "at"])
+                tx.later(row, unique=["entry_id"])  # a second leader's, which says the same, may stay
 
         await db.write(unit)
+
+
+_FORGET = fixed(delete(EntryTrace).where(col(EntryTrace.entry_id).in_(bindparam("ids", expanding=True))))

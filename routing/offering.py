@@ -204,6 +204,7 @@ _AROUND = fixed(
     select(Interaction, _OTHER.scalar_subquery())
     .where(Interaction.entry_id == bindparam("entry_id"))
     .order_by(col(Interaction.id))
+    .limit(1000)
     .with_for_update(of=Interaction)
 )
 _OTHER_ALONE = fixed(_OTHER)
