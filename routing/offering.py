@@ -99,11 +99,12 @@ class Held:
     cooloff_s: int  # how long they are not asked for this work again
 
 
+# Looked up, not joined: work that moves to another queue while we wait for its lock would not be found.
+_COOLOFF = select(Queue.refusal_cooloff_s).where(col(Queue.id) == col(QueueEntry.queue_id)).scalar_subquery()
 _HELD = fixed(
-    select(Offer, QueueEntry, Agent, Queue.refusal_cooloff_s)
+    select(Offer, QueueEntry, Agent, _COOLOFF)
     .join(QueueEntry, col(QueueEntry.id) == col(Offer.entry_id))
     .join(Agent, col(Agent.user_id) == col(Offer.agent_id))
-    .join(Queue, col(Queue.id) == col(QueueEntry.queue_id))
     .where(Offer.id == bindparam("id"))
     .with_for_update(of=[QueueEntry, Agent, Offer])  # in this order
 )

@@ -3,6 +3,7 @@ statements; a refusal costs few."""
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,10 @@ import pytest
 from crm_core import db_postgres, db_sqlite
 from crm_core.db import Tx
 from crm_core.errors import Conflict, NotFound
-from routing import agents, core, desk, engine, entries, mirror, offering
+from routing import agents, core, desk, engine, entries, mirror, offering, supervise
 from routing.core import Offered
 from routing.offering import Ringing
-from routing.queues import EntryState
+from routing.queues import EntryState, Queue
 from tests.routing.floor import Floor, caller
 
 STAFF = ("kim", "lee", "max", "ola")
@@ -155,4 +156,22 @@ async def test_nobody_refuses_what_was_offered_to_another(floor: Floor) -> None:
                 lambda tx, o=offer_id, a=agent_id: desk.refuse(tx, o, agent_id=a, now=floor.now)  # type: ignore[misc]
             )
     assert [each.id for each in await floor.live_offers()] == [live.id]
+    await floor.check()
+
+
+async def test_a_refusal_that_waits_for_a_move_hears_that_the_offer_is_gone(floor: Floor) -> None:
+    await floor.open("kim")
+    await floor.do(lambda tx: tx.add(Queue(id="other", name="Other")))
+    await floor.call()
+    await floor.tick()
+    [live] = await floor.live_offers()
+    moving = floor.do(
+        lambda tx: supervise.move_to_queue(tx, live.entry_id, queue_id="other", actor="kim", now=floor.now)
+    )
+    refusing = floor.do(lambda tx: desk.refuse(tx, live.id, agent_id="kim", now=floor.now))
+    moved, refused = await asyncio.gather(moving, refusing, return_exceptions=True)
+    assert not isinstance(moved, Exception), moved
+    assert refused is None or isinstance(refused, Conflict), refused
+    assert (await floor.entry()).queue_id == "other"
+    assert await floor.live_offers() == []
     await floor.check()
