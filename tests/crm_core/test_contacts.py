@@ -31,6 +31,11 @@ async def test_one_number_may_belong_to_several_people(db: Database, clock: Fixe
     async with db.reading() as tx:
         owners = [contact.name for contact, _ in await contacts.list_owners(tx, NUMBER)]
         assert owners == ["Ana Example", "Bo Example"]
+        values = [NUMBER.value, "+442079460999"]
+        many = await contacts.list_owners_of(tx, NUMBER.kind, values)
+        assert {value: [contact.name for contact, _ in found] for value, found in many.items()} == {
+            NUMBER.value: owners
+        }
         assert len(await contacts.list_points(tx, ana.id)) == 1
     await db.write(lambda tx: contacts.unlink_point(tx, ana.id, NUMBER, now=clock.now()))
     async with db.reading() as tx:

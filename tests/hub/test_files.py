@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -52,3 +53,30 @@ async def test_what_comes_in_pieces_is_kept_whole_or_not_at_all(tmp_path: Path, 
     with pytest.raises(FilesUnavailable):
         await files.receive(pieces(fails=True), folder="recordings", now=clock.now())
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+
+
+async def test_what_comes_together_is_flushed_file_by_file_and_its_folders_too(
+    tmp_path: Path, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[str] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        flushed.append(os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(str(tmp_path)))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    files = Files(f"file://{tmp_path}/files")
+    contents = [("html" if number % 3 else "mail", b"%d" % number) for number in range(40)]
+    keys = await files.put_all(contents, now=clock.now())
+    assert [await files.get(key) for key in keys] == [content for _, content in contents]
+    assert sorted(name for name in flushed if name.endswith(".part")) == sorted(
+        f"/files/{key[:16]}.{key[16:]}.part" for key in keys
+    )
+    last = max(number for number, name in enumerate(flushed) if name.endswith(".part"))
+    assert set(flushed[last + 1 :]) == {"/files/mail/2026/11/18", "/files/html/2026/11/18"}, (
+        "the names, after the bytes"
+    )
+    assert {"/files", "/files/mail/2026/11"} <= set(flushed), "and the names of the folders made for them"
+    with pytest.raises(ValueError, match="not a folder"):
+        await files.put_all([("mail", b"x"), ("../etc", b"x")], now=clock.now())

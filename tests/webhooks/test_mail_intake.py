@@ -104,3 +104,55 @@ async def test_a_known_message_id_hides_nobody_elses_mail(
     await fetch(db, clock, account, arrived(1, event_key="mail:box:INBOX:1:4", raw=b"other", text="Other words"), 4)
     senders = [(one.from_address, one.body) for one in sorted(await rows(db, Interaction), key=lambda one: one.id)]
     assert senders == [("eve@example.com", "Hi"), ("ana@example.com", "Hi"), ("ana@example.com", "Other words")]
+
+
+async def test_mails_of_one_unit_know_each_other(db: Database, clock: FixedClock, account: ChannelAccount) -> None:
+    """What is known is looked up before the first of them; an answer to one that came with it joins it all the same."""
+    letters = [
+        arrived(1),
+        arrived(2, in_reply_to="<m1@example.com>", text="One thing more"),
+        arrived(3, in_reply_to="<m1@example.com>", from_address="eve@example.com"),
+        arrived(1, event_key="mail:box:INBOX:1:4", raw=b"by a list"),
+        arrived(1, event_key="mail:box:INBOX:1:5", raw=b"other", text="Other words"),
+        arrived(6, references=("<m0@example.com>", "<m2@example.com>"), text="And again"),
+    ]
+    kept = await mail.keep_all(Store(), letters, now=clock.now())
+    found = [
+        mail.Fetched(one, stored, {"last_uid": n}) for n, (one, stored) in enumerate(zip(letters, kept, strict=True), 1)
+    ]
+    assert [one.outcome for one in await mail.take_all(db, clock, account, found)] == ["stored"] * 6
+    threads: dict[str, list[str]] = {}
+    for one in sorted(await rows(db, Interaction), key=lambda one: one.id):
+        threads.setdefault(one.conversation_id, []).append(f"{one.from_address}: {one.body}")
+    assert sorted(threads.values()) == [
+        ["ana@example.com: Hi", "ana@example.com: One thing more", "ana@example.com: And again"],
+        ["ana@example.com: Other words"],
+        ["eve@example.com: Hi"],
+    ]
+
+
+async def test_one_of_ten_that_fails_is_named_and_nine_arrive_once(
+    db: Database, clock: FixedClock, account: ChannelAccount, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = router.mail_arrived
+
+    async def broken(tx: Any, event: MailArrived, **more: Any) -> None:
+        await real(tx, event, **more)
+        if event.subject == "breaks":
+            raise RuntimeError("a bug")
+
+    monkeypatch.setattr(router, "mail_arrived", broken)
+    letters = [
+        arrived(n, subject="breaks" if n == 4 else "Hello", in_reply_to="<m4@example.com>") for n in range(1, 11)
+    ]
+    kept = await mail.keep_all(Store(), letters, now=clock.now())
+    found = [
+        mail.Fetched(one, stored, {"last_uid": n}) for n, (one, stored) in enumerate(zip(letters, kept, strict=True), 1)
+    ]
+    answers = [one.outcome for one in await mail.take_all(db, clock, account, found)]
+    assert answers == ["failed" if n == 4 else "stored" for n in range(1, 11)]
+    assert sorted(one.external_id for one in await rows(db, Interaction)) == sorted(
+        f"<m{n}@example.com>" for n in range(1, 11) if n != 4
+    )
+    async with db.reading() as tx:
+        assert (await accounts.get(tx, account.id)).cursor == {"last_uid": 10}
