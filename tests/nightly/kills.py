@@ -13,26 +13,38 @@ import json
 import os
 import random
 import signal
+import sqlite3
 import sys
 import tempfile
 import traceback
 from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import closing, redirect_stdout
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import redis
 from sqlmodel import col, select
 
 from campaigns import checks as campaign_checks
 from campaigns import deliveries
 from campaigns.campaigns import CampaignState
-from crm_core import accounts
+from crm_core import accounts, events
+from crm_core.clock import FixedClock
 from crm_core.db import Database, open_database
 from crm_core.failpoints import PLACES, disarm
 from crm_core.interactions import Interaction
 from crm_core.outbox import OutboxState, OutboxTask
 from crm_core.touches import Direction
+from hub.backup import run_backup
+from hub.migrate import known_revisions
+from hub.publisher import STREAM
+from hub.restore import run_restore
+from hub.settings import Settings, read_settings
+from hub.valkey import ensure_valkey
 from routing.checks import check_invariants
+from tests.apps import test_environment
 from tests.campaigns import cast
 from tests.databases import ddl
 from tests.nightly.life import PEOPLE, begin, live
@@ -43,8 +55,20 @@ NOON = datetime(2026, 11, 18, 16, 0, tzinfo=UTC)
 PASSAGES = {
     "db.before_commit": 30, "db.after_commit": 30, "relay.before_call": 3, "relay.after_call": 3,
     "sender.before_claim": 1, "sender.after_claim": 1, "sender.before_call": 4, "sender.after_call": 4,
-    "sender.before_record": 1, "files.before_write": 3, "files.after_write": 3,
+    "sender.before_record": 1, "files.before_write": 3, "files.after_write": 3, "mailbox.fetched": 2, "mailbox.stored": 2,
+    "reconcile.before_lists": 2, "reconcile.after_lists": 2, "publisher.before_copy": 3, "publisher.after_copy": 3,
+    "jobs.before_offer": 2, "jobs.after_offer": 2, "jobs.claimed": 2, "jobs.before_end": 2,
 }  # fmt: skip
+# These lie on the roads of `hub backup` and `hub restore`, which run beside the company's life (SQLite; on both engines in
+# tests/hub/test_backup.py).
+KEEPING = {
+    "backup.after_database": 1, "backup.file": 3, "backup.before_finish": 1, "restore.file": 3, "restore.after_files": 1,
+    "restore.before_rename": 1,
+}  # fmt: skip
+REVISION = (
+    "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL)",
+    f"INSERT INTO alembic_version VALUES ('{max(known_revisions())}')",
+)
 LIVES = 40  # then the company is brought to rest, judged, and another begins
 
 
@@ -58,21 +82,21 @@ class Fault(Exception):
     """The rows and the world disagree."""
 
 
-def draw(chance: random.Random) -> str:
+def draw(chance: random.Random, places: Mapping[str, int]) -> str:
     """Where a life ends, and at which passage."""
-    place = chance.choice(list(PASSAGES))
+    place = chance.choice(list(places))
     return (
-        f"{place}:{1 + int(chance.random() ** 2 * PASSAGES[place])}"  # rather early: a life that lives on proves little
+        f"{place}:{1 + int(chance.random() ** 2 * places[place])}"  # rather early: a life that lives on proves little
     )
 
 
-def run_child(*arguments: Any, **named: Any) -> int:
+def run_child(life: Callable[..., Coroutine[Any, Any, None]], *arguments: Any, **named: Any) -> int:
     """The signal that ended a life, 0 when it lived on to its end."""
     sys.stdout.flush()
     pid = os.fork()
     if pid == 0:
         try:
-            asyncio.run(live(*arguments, **named))
+            asyncio.run(life(*arguments, **named))
         except BaseException:
             traceback.print_exc()
             os._exit(1)
@@ -92,8 +116,8 @@ def need(holds: bool, sentence: str) -> None:
 class Judge:
     """Holds the rows against the world."""
 
-    def __init__(self, url: str, folder: Path, campaign: str) -> None:
-        self.url, self.folder, self.campaign = url, folder, campaign
+    def __init__(self, url: str, folder: Path, campaign: str, redis_url: str) -> None:
+        self.url, self.folder, self.campaign, self.redis_url = url, folder, campaign, redis_url
 
     def seen(self) -> list[dict[str, Any]]:
         path = self.folder / "world"
@@ -113,6 +137,7 @@ class Judge:
                 need(not broken, f"campaign: {broken}")
             await self.came(db, seen)
             await self.went(db, seen, last=last)
+            await self.streamed(db, last=last)
             if last:
                 await self.campaigned(db, seen, kills)
         finally:
@@ -135,6 +160,7 @@ class Judge:
                 found = any(key.startswith(f"{line['ack']}:{line['id']}") and line["status"] in key for key in keys)
                 need(found, f"acknowledged and lost: {line}")
                 need(line["ack"] not in ("voice", "sms") or there[line["id"]] == 1, f"no interaction: {line}")
+            need("healed" not in line or there[line["healed"]] == 1, f"in the provider's list and not here: {line}")
         last_uid = int(cursor.get("last_uid", 0))
         need(last_uid >= max((line["mail"] for line in seen if "mail" in line), default=0), "the cursor went back")
         mails = [one for one in receipts if one.kind == "mail"]
@@ -165,6 +191,17 @@ class Judge:
             need(task.state is not OutboxState.PENDING or times == 0, f"{task.kind} is owed and went {times} times")
             need(not last or task.state in (OutboxState.DONE, OutboxState.UNKNOWN), f"{task.kind} is {task.state}")
 
+    async def streamed(self, db: Database, *, last: bool) -> None:
+        """The stream holds what is numbered, without a gap and nothing twice; at rest all of it."""
+        with redis.Redis.from_url(self.redis_url) as client:
+            entries = client.xrange(STREAM)
+        there = [int(number.partition(b"-")[0]) for number, _ in entries]
+        async with db.reading() as tx:
+            newest, owed = await events.last_number(tx), await events.any_unnumbered(tx)
+        need(there == list(range(there[0], there[-1] + 1)) if there else True, "the stream has a gap")
+        need(not there or there[-1] <= newest, "the stream holds what is not numbered")
+        need(not last or (bool(there) and there[-1] == newest and not owed), "the stream ends before the rows do")
+
     async def campaigned(self, db: Database, seen: list[dict[str, Any]], kills: int) -> None:
         """Audience = sum of states; nobody twice; the doubtful are named."""
         need((await cast.get(db, self.campaign)).state == CampaignState.FINISHED, "the campaign did not finish")
@@ -182,44 +219,110 @@ class Judge:
         need(len(named) <= kills * 4, f"{len(named)} doubts after {kills} kills")
 
 
-def company(url: str, folder: Path, chance: random.Random, count: int, died: Counter[str]) -> int:
+def company(url: str, folder: Path, redis_url: str, chance: random.Random, count: int, died: Counter[str]) -> int:
     """A company's lives until `count` of them ended by a kill; how many."""
+    with redis.Redis.from_url(redis_url) as client:
+        client.flushdb()
     seed = chance.randrange(10**9)
     campaign = asyncio.run(begin(url, NOON))
-    judge, kills, now = Judge(url, folder, campaign), 0, NOON
+    judge, kills, now = Judge(url, folder, campaign, redis_url), 0, NOON
+    places = PASSAGES | (KEEPING if url.startswith("sqlite") else {})
+    asked = {"redis_url": redis_url, "seed": seed, "campaign": campaign}
     for number in range(1, count * 3):
-        armed = draw(chance)
-        ended = run_child(url, folder, seed=seed, number=number, now=now, campaign=campaign, armed=armed)
-        now += timedelta(seconds=200)
+        armed = draw(chance, places)
+        place = armed.partition(":")[0]
+        if place in KEEPING:
+            ended = kept(url, folder / f"kept-{number}", folder, armed, now)
+        else:
+            ended = run_child(live, url, folder, **asked, number=number, now=now, armed=armed)
+            now += timedelta(seconds=200)
         if ended:
             need(ended == signal.SIGKILL, f"a life ended by signal {ended}")
             kills += 1
-            died[armed.partition(":")[0]] += 1
+            died[place] += 1
         asyncio.run(judge.look(now))
         if kills >= count:
             break
-    run_child(url, folder, seed=seed, number=0, now=now, campaign=campaign, armed="")
+    run_child(live, url, folder, **asked, number=0, now=now, armed="")
     asyncio.run(judge.look(now + timedelta(hours=1), last=True, kills=kills))
     return kills
 
 
-def warm_up(top: Path) -> None:
-    """One life in this process: what it loads and compiles, every child then has."""
+def kept(url: str, place: Path, folder: Path, armed: str, now: datetime) -> int:
+    """A backup, or its restore, is killed: neither leaves a half, and both do their work when asked again."""
+    place.mkdir()
+    archive, database = place / "b.zip", place / "hub.db"
+    if not armed.startswith("restore."):
+        ended = run_child(back_up, url, folder, place, now, armed)
+        need(archive.exists() is not bool(ended), "a killed backup stands under its name")
+        if ended:
+            need(
+                not run_child(back_up, url, folder, place, now, "") and archive.exists(), "no backup after a killed one"
+            )
+        return ended
+    need(not run_child(back_up, url, folder, place, now, ""), "a backup was killed by nobody")
+    ended = run_child(put_back, place, now, armed)
+    need(database.exists() is not bool(ended), "a killed restore left a database")
+    if ended:
+        need(not run_child(put_back, place, now, ""), "a restore was killed by nobody")
+    with closing(sqlite3.connect(database)) as there, closing(sqlite3.connect(folder / "hub.db")) as here:
+        for table in ("webhook_receipts", "interactions", "contacts"):
+            rows = f"SELECT count(*) FROM {table}"
+            need(there.execute(rows).fetchone() == here.execute(rows).fetchone(), f"{table}: rows are missing")
+    need(_names(place / "files") >= _names(folder / "files"), "files are missing")
+    return ended
+
+
+def _names(files: Path) -> set[str]:
+    return {path.name for path in files.rglob("*") if path.is_file() and not path.name.startswith(".")}
+
+
+def _settings(url: str, files: Path, armed: str) -> Settings:
+    environ = test_environment(files.parent / "data", url, "redis://127.0.0.1:9/0")
+    return read_settings({**environ, "HUB_FILES_URL": f"file://{files}", "HUB_FAILPOINTS": armed})
+
+
+async def back_up(url: str, folder: Path, place: Path, now: datetime, armed: str) -> None:
+    """`hub backup` beside the company."""
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        told = await run_backup(
+            _settings(url, folder / "files", armed), place / "b.zip", clock=FixedClock(now), environ={}
+        )
+    need(told == 0, "a backup failed")
+
+
+async def put_back(place: Path, now: datetime, armed: str) -> None:
+    """`hub restore` into an empty place."""
+    settings = _settings(f"sqlite:///{place}/hub.db", place / "files", armed)
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        need(await run_restore(settings, place / "b.zip", clock=FixedClock(now)) == 0, "a restore failed")
+
+
+def warm_up(top: Path, redis_url: str) -> None:
+    """One life in this process: what it loads and compiles, every child then has. It must come by every place of the list."""
     folder = Path(tempfile.mkdtemp(prefix="warm-", dir=top))
     url = Sqlite().fresh(folder)
     campaign = asyncio.run(begin(url, NOON))
-    asyncio.run(live(url, folder, seed=0, number=1, now=NOON, campaign=campaign, armed="db.before_commit:1000000"))
-    disarm()
+    never = 1_000_000
+    every = ",".join(f"{place}:{never}" for place in PLACES)
+    asyncio.run(
+        live(
+            url, folder, redis_url=redis_url, seed=0, number=1, now=NOON, campaign=campaign, armed=every, each_once=True,
+        )
+    )  # fmt: skip
+    (folder / "kept").mkdir()
+    asyncio.run(back_up(url, folder, folder / "kept", NOON, ""))
+    asyncio.run(put_back(folder / "kept", NOON, ""))
+    missed = sorted(disarm())
+    need(not missed, f"no life comes by {', '.join(missed)}")
 
 
 class Sqlite:
     """A file per company."""
 
     def fresh(self, folder: Path) -> str:
-        import sqlite3
-
         with sqlite3.connect(folder / "hub.db") as connection:
-            for statement in ddl("sqlite://"):
+            for statement in (*ddl("sqlite://"), *REVISION):
                 connection.execute(statement)
         connection.close()
         return f"sqlite:///{folder}/hub.db"
@@ -269,12 +372,13 @@ def main(arguments: list[str]) -> int:
     asked = parser.parse_args(arguments)
     seed = asked.seed if asked.seed is not None else random.randrange(10**6)
     say(f"seed {seed}")
-    need(set(PASSAGES) <= set(PLACES), "a place that is not there")
+    need(set(PASSAGES) | set(KEEPING) == set(PLACES), "the places drawn are not the places there are")
     chance, died, done, companies = random.Random(seed), Counter[str](), 0, 0
     # In memory where there is such a place: a killed process loses nothing that it gave to the system, only a power cut does.
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="hub-kills-", dir=memory) as top:
-        warm_up(Path(top))
+        valkey = ensure_valkey(Path(top))
+        warm_up(Path(top), valkey.url)
         engines: list[Sqlite | Postgres] = []
         if asked.engine in ("sqlite", "both"):
             engines.append(Sqlite())
@@ -288,7 +392,7 @@ def main(arguments: list[str]) -> int:
             folder = Path(tempfile.mkdtemp(prefix="c-", dir=top))
             most = min(LIVES, asked.count - done, max(1, -(-asked.count // len(engines))))
             try:
-                done += company(engine.fresh(folder), folder, chance, most, died)
+                done += company(engine.fresh(folder), folder, valkey.url, chance, most, died)
             except Fault as fault:
                 say(f"FAULT with --seed {seed} --engine {asked.engine} --count {asked.count},")
                 say(f"company {companies} ({type(engine).__name__}), after {done} kills elsewhere: {fault}")

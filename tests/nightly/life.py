@@ -10,19 +10,25 @@ import json
 import logging
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import redis
+import redis.asyncio as aioredis
 import structlog
+from rq import Queue
+from rq.serializers import JSONSerializer
 
 from campaigns import runner
 from campaigns.campaigns import Campaign, CampaignState
 from campaigns.sender import Sending
-from channels.contract import MailArrived, OutboundText, SendReceipt
+from channels.contract import MailArrived, OutboundText, SeenCall, SeenRoom, SendReceipt
+from channels.email import Portion
 from channels.fake import FakeChannel
 from channels.sms import SmsChannel
 from channels.twilio_api import TwilioSettings
@@ -32,19 +38,23 @@ from crm_core.clock import FixedClock
 from crm_core.db import Database, open_database
 from crm_core.errors import HubError
 from crm_core.outbox import OutboxState
+from hub import jobs, mailboxes
 from hub.executors import executors
 from hub.files import Files
 from hub.media import Media
 from hub.metrics import Metrics
+from hub.publisher import Publisher
+from hub.reconciler import Reconciler
 from hub.redis_ports import RedisWakeups
 from hub.relay import LANES, Relay
 from hub.sealing import Sealer
 from routing import desk, engine, replies
+from routing.legs import RANK
 from routing.queues import EntryState
 from tests.campaigns import cast
-from tests.routing.floor import NUMBER, Floor, caller
+from tests.routing.floor import MAILBOX, NUMBER, Floor, caller
 from tests.webhooks.signing import ACCOUNT, ORIGIN, TOKEN, call_fields, signed
-from webhooks import intake, mail, messaging, voice
+from webhooks import intake, messaging, voice
 from webhooks.intake import Deps, Kind
 from webhooks.routes import KINDS
 
@@ -83,30 +93,77 @@ class Line(FakeChannel):
         return []
 
 
-class NoRedis:
-    """Nobody is there: hints are lost, facts are not."""
+class Telephone(Line):
+    """The provider of calls, with the lists that it keeps of them."""
 
-    async def publish(self, *_: Any) -> int:
-        raise OSError
+    def __init__(self, world: World) -> None:
+        super().__init__("voice", world)
+        self.calls_there: dict[str, SeenCall] = {}
 
-    def pubsub(self, **_: Any) -> Any:
-        raise OSError
+    async def list_calls(self, *, since: datetime) -> list[SeenCall]:
+        return [seen for seen in self.calls_there.values() if seen.created_at >= since]
+
+    async def find_call(self, call_id: str) -> SeenCall | None:
+        return self.calls_there.get(call_id)  # of an earlier life: the provider knows it no longer
+
+    async def list_running_rooms(self) -> list[SeenRoom]:
+        return []
+
+    async def find_room(self, room_id: str) -> SeenRoom | None:
+        return None
+
+    async def list_recordings(self, *, since: datetime) -> list[Any]:
+        return []
+
+
+class Mailbox(Line):
+    """Mails without end behind the cursor, two in each portion; it hears that one was taken when the next is asked for."""
+
+    async def portions(
+        self, cursor: Mapping[str, Any], *, fetched: Callable[[Portion], None] | None = None
+    ) -> AsyncIterator[Portion]:
+        first = int(cursor.get("last_uid", 0)) + 1
+        some: Portion = [(self.letter(uid), {"uidvalidity": 1, "last_uid": uid}) for uid in (first, first + 1)]
+        if fetched is not None:
+            fetched(some)
+        yield some
+        for _, taken in some:
+            self.world.tell(mail=taken["last_uid"])
+
+    def letter(self, uid: int) -> MailArrived:
+        return MailArrived(
+            event_key=f"mail:box:INBOX:1:{uid}", message_id=f"<m{uid}@example.com>", from_address=f"p{uid}@example.com",
+            from_name="Ana", to=(MAILBOX,), cc=(), reply_to="", subject="Hello", sent_at=None, in_reply_to="",
+            references=(), text="Hi", html="<p>Hi</p>", files=(), automatic="", headers={}, raw=b"raw %d" % uid,
+        )  # fmt: skip
 
 
 class Lines:
     """A ChannelSet of those."""
 
     def __init__(self, world: World) -> None:
-        self._by_kind = {kind: Line(kind, world) for kind in ("voice", "sms", "email")}
+        self._voice, self._sms, self._mail = Telephone(world), Line("sms", world), Mailbox("email", world)
 
-    def voice(self) -> Line:
-        return self._by_kind["voice"]
+    def voice(self) -> Telephone:
+        return self._voice
 
     def sms(self) -> Line:
-        return self._by_kind["sms"]
+        return self._sms
 
-    def mail(self, account: accounts.ChannelAccount) -> Line:
-        return self._by_kind["email"]
+    def mail(self, account: accounts.ChannelAccount) -> Mailbox:
+        return self._mail
+
+
+class Figures(Metrics):
+    """Tells the world of a mail that was not taken as it should."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+
+    def webhook(self, channel: str, outcome: str) -> None:
+        if channel == "email" and outcome != "stored":
+            self._world.tell(wrong=f"mail was {outcome}")
 
 
 @dataclass
@@ -120,6 +177,7 @@ class Life:
     world: World
     folder: Path
     campaign: str
+    redis_url: str
     came: int = 0
     known: list[tuple[Kind, str, dict[str, str]]] = field(default_factory=list)
 
@@ -129,12 +187,28 @@ class Life:
         channels = {"voice": VoiceChannel(settings), "sms": SmsChannel(settings)}
         self.deps = Deps(db=self.db, clock=self.clock, channels=channels, public_url=ORIGIN)
         lines: Any = Lines(self.world)
-        nobody: Any = NoRedis()
+        # The other clients of one Redis: what is asked asynchronously, and RQ's own.
+        self.stream = aioredis.Redis.from_url(self.redis_url)
+        self.queues = redis.Redis.from_url(self.redis_url)
+        self.wakeups = RedisWakeups(self.stream)
         self.files = Files(f"file://{self.folder}/files")
         media = Media(lines, self.files, Sealer("k" * 40), self.clock, public_url=ORIGIN)
         table = executors(lines, self.clock, media, self.files)
-        self.relay = Relay(self.db, self.clock, RedisWakeups(nobody), Metrics(), table)
-        self.line = lines.sms()
+        self.relay = Relay(self.db, self.clock, self.wakeups, Metrics(), table)
+        self.line, self.phone = lines.sms(), lines.voice()
+        self.runtime: Any = SimpleNamespace(
+            db=self.db, clock=self.clock, files=self.files, channels=lines, metrics=Figures(self.world),
+            settings=SimpleNamespace(secret_key=SECRET),
+        )  # fmt: skip
+        self.reconciler = Reconciler(self.runtime)
+        self.publisher = Publisher(self.db, self.stream, self.wakeups)
+
+    async def close(self) -> None:
+        """Every connection."""
+        await self.wakeups.close()
+        await self.stream.aclose()
+        self.queues.close()
+        await self.db.close()
 
     def fresh(self) -> int:
         self.came += 1
@@ -160,7 +234,36 @@ class Life:
                 {**fields, "CallStatus": "completed", "SequenceNumber": "3", "CallbackSource": "call-progress-events"},
             ),
         ]  # fmt: skip
+        self.listed(fields["CallSid"], fields["From"], "in-progress")
         await self.deliver(*self.known[-2])
+
+    def listed(self, call_id: str, caller_raw: str, status: str) -> None:
+        """It stands in the provider's list, and began long enough ago to be missed."""
+        now = self.clock.now()
+        self.phone.calls_there[call_id] = SeenCall(
+            call_id, caller_raw, NUMBER, status, RANK[status], True, now - timedelta(minutes=2),
+            now if status == "completed" else None,
+        )  # fmt: skip
+
+    async def unheard(self) -> None:
+        """A call came and went, or one that is known went, and the provider could tell nobody."""
+        if self.known and self.chance.random() < 0.5:
+            _, _, fields = self.chance.choice(self.known)
+            if "CallSid" in fields:
+                self.listed(fields["CallSid"], fields["From"], "completed")
+                return
+        number = self.fresh()
+        self.listed(call_fields(number)["CallSid"], caller(number), "completed")
+
+    async def compare(self) -> None:
+        """The look at the provider's lists that each minute brings; what they hold is then here."""
+        await self.unheard()
+        await self.reconciler.look()
+        for call_id in self.phone.calls_there:
+            self.world.tell(healed=call_id)
+
+    async def publish(self) -> None:
+        await self.publisher.publish()
 
     async def text(self) -> None:
         number = self.fresh()
@@ -177,18 +280,10 @@ class Life:
             await self.deliver(*self.chance.choice(self.known))
 
     async def mailed(self) -> None:
-        """The next mail of the mailbox, from where the cursor stands."""
+        """The next mails of the mailbox, from where the cursor stands."""
         async with self.db.reading() as tx:
             account = await accounts.get(tx, "acc-email")
-        uid = int(account.cursor.get("last_uid", 0)) + 1
-        one = MailArrived(
-            event_key=f"mail:box:INBOX:1:{uid}", message_id=f"<m{uid}@example.com>", from_address=f"p{uid}@example.com",
-            from_name="Ana", to=(account.address,), cc=(), reply_to="", subject="Hello", sent_at=None, in_reply_to="",
-            references=(), text="Hi", html="<p>Hi</p>", files=(), automatic="", headers={}, raw=b"raw %d" % uid,
-        )  # fmt: skip
-        kept = await mail.keep(self.files, one, now=self.clock.now())
-        answer = await mail.take(self.db, self.clock, account, one, kept, {"uidvalidity": 1, "last_uid": uid})
-        self.world.tell(mail=uid) if answer.outcome == "stored" else self.world.tell(wrong=f"mail was {answer.outcome}")
+        await mailboxes._read(self.runtime, account)
 
     async def tick(self) -> None:
         await engine.tick(self.db, clock=self.clock, holder=f"life-{self.number}")
@@ -224,6 +319,19 @@ class Life:
             await self.relay.run_once(lane)
 
     async def campaigning(self) -> None:
+        """The poller offers what is due; a worker takes one job, does its slice, and says so."""
+        await jobs.enqueue_due(self.db, self.queues, clock=self.clock)
+        bulk = Queue("bulk", connection=self.queues, serializer=JSONSerializer)
+        taken = Queue.dequeue_any([bulk], None, connection=self.queues, serializer=JSONSerializer)
+        if taken is None:
+            return
+        job, _ = taken
+        await jobs.work_slice(self.runtime, job.args[0], self._campaign_slice, jobs.Slice(lambda: False))
+        job.delete()
+        self.queues.delete(jobs.mark_of("run_campaign", job.args[0]))
+
+    async def _campaign_slice(self, _: Any, campaign_id: str, __: jobs.Slice) -> None:
+        """One step of what the hub's own slice repeats until its time is up; four messages at once, so that doubts stay few."""
         async with self.db.reading() as tx:
             account = await accounts.get(tx, "acc-sms")
         sending = Sending(
@@ -234,20 +342,23 @@ class Life:
         async def prepare(_: Campaign) -> Sending:
             return sending
 
-        await runner.sweep(self.db, clock=self.clock)
-        await runner.step(self.db, self.campaign, prepare=prepare, clock=self.clock)
+        await runner.step(self.db, campaign_id, prepare=prepare, clock=self.clock)
 
     async def sweep(self) -> None:
         await intake.sweep(self.deps, KINDS)
 
     # --- the whole of it
 
-    async def go_on(self) -> None:
-        """Acts in the order of chance."""
+    async def go_on(self, *, each_once: bool = False) -> None:
+        """Acts in the order of chance; or each in turn."""
         acts: list[Callable[[], Awaitable[None]]] = [
             self.call, self.text, self.text, self.again, self.mailed, self.tick, self.tick, self.agent, self.agent,
-            self.execute, self.execute, self.campaigning, self.campaigning,
+            self.execute, self.execute, self.campaigning, self.campaigning, self.compare, self.publish,
         ]  # fmt: skip
+        if each_once:
+            for act in (*acts, self.mailed, self.publish):
+                await act()
+            return
         for _ in range(ACTS):
             await self.chance.choice(acts)()
             self.clock.tick(self.chance.choice([0, 1, 3]))
@@ -256,26 +367,33 @@ class Life:
         """Nobody comes any more: until nothing is owed."""
         for _ in range(40):
             self.clock.tick(61)
-            for act in (self.sweep, self.execute, self.tick, self.agent, self.campaigning):
+            for act in (self.sweep, self.execute, self.tick, self.agent, self.campaigning, self.publish):
                 await act()
             owed = [t for t in await self.floor.outbox() if t.state in (OutboxState.PENDING, OutboxState.CLAIMED)]
             if not owed and (await cast.get(self.db, self.campaign)).state == CampaignState.FINISHED:
                 return
 
 
-async def live(url: str, folder: Path, *, seed: int, number: int, now: datetime, campaign: str, armed: str) -> None:
+async def live(
+    url: str, folder: Path, *, redis_url: str, seed: int, number: int, now: datetime, campaign: str, armed: str,
+    each_once: bool = False,
+) -> None:  # fmt: skip
     """One life; with nothing armed it is the last, and brings everything to rest."""
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    failpoints.arm(armed)
     db = await open_database(url, pool_size=3)
     chance = random.Random(f"{seed}:{number}")
-    life = Life(db, FixedClock(now), chance, number, World(folder / "world", number), folder, campaign)
+    world = World(folder / "world", number)
+    life = Life(db, FixedClock(now), chance, number, world, folder, campaign, redis_url)
+    # Minutes lie between two lives: nothing was offered lately.
+    for mark in life.queues.scan_iter(jobs.mark_of("*", "*")):
+        life.queues.delete(mark)
+    failpoints.arm(armed)
     if armed:
-        await life.go_on()
+        await life.go_on(each_once=each_once)
     else:
         await life.come_to_rest()
-    await db.close()
+    await life.close()
 
 
 async def begin(url: str, now: datetime) -> str:
