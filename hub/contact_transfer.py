@@ -14,6 +14,7 @@ from crm_core import audit, contact_files, contact_imports, csv_files
 from crm_core.clock import Clock
 from crm_core.contact_files import Wanted
 from crm_core.contact_imports import ContactImport, Preview, Verdict
+from crm_core.contacts import Contact
 from crm_core.csv_files import ImportState, Row
 from crm_core.db import Database
 from crm_core.errors import Conflict, Invalid
@@ -51,7 +52,7 @@ async def export(db: Database, wanted: Wanted, *, actor: str, now: datetime) -> 
     return count, _written(db, wanted, fields)
 
 
-async def _pages(db: Database, wanted: Wanted) -> AsyncIterator[list[contact_files.Contact]]:
+async def _pages(db: Database, wanted: Wanted) -> AsyncIterator[list[Contact]]:
     after = ""
     while True:
         async with db.reading(slow=True) as tx:

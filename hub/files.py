@@ -241,8 +241,8 @@ def _write_some(paths: Sequence[Path], contents: Sequence[bytes]) -> None:
             handle.write(content)
             handle.flush()
             handles.append(handle)
-        for handle in handles:
-            os.fsync(handle.fileno())
+        for written in handles:
+            os.fsync(written.fileno())
 
 
 async def _piece(handle: IO[bytes]) -> bytes:
