@@ -19,7 +19,8 @@ from tests.journeys.hub_process import HubProcess
 AXE = Path(__file__).parents[2] / "node_modules" / "axe-core" / "axe.min.js"
 PAGES = {
     "ada": [
-        "/desk/work", "/desk/contacts", "/desk/contacts/new", "/desk/callbacks", "/desk/leads", "/desk/lists", "/desk/lists/new",
+        "/desk/work", "/desk/contacts", "/desk/contacts/new", "/desk/contacts/import",
+        "/desk/callbacks", "/desk/leads", "/desk/lists", "/desk/lists/new",
         "/desk/campaigns", "/desk/campaigns/new", "/desk/wallboard", "/desk/search?q=ana", "/desk/profile", "/desk/patterns",
         "/desk/admin", "/desk/admin/queues", "/desk/admin/users", "/desk/admin/users/new", "/desk/admin/accounts",
         "/desk/admin/accounts/number", "/desk/admin/accounts/mailbox", "/desk/admin/provider", "/desk/admin/forms/new",
