@@ -109,6 +109,13 @@ WORD = re.compile(r"\w+")
 LOCKS = re.compile(r"\bFOR (NO KEY UPDATE|UPDATE|KEY SHARE|SHARE)\b|\bpg_|\bnextval\b")
 
 
+def _depth(table: Any, above: frozenset[str] = frozenset()) -> int:
+    """How many tables stand above this one, each referring to the next; as far as they are known to this process."""
+    names = {key.target_fullname.partition(".")[0] for key in table.foreign_keys} - above - {table.name}
+    parents = [metadata.tables[name] for name in names if name in metadata.tables]
+    return max((_depth(parent, above | {table.name}) + 1 for parent in parents), default=0)
+
+
 @lru_cache(2000)
 def only_reads(sql: str) -> bool:
     """True for a SELECT that neither locks nor counts anything up.
@@ -238,7 +245,7 @@ class Compiler:
                 compiled.string,
                 order,
                 types,
-                rank=(place, len(self._inserts)),
+                rank=(_depth(described), len(self._inserts)),
                 unique=unique,
                 update=update,
                 add=add,

@@ -34,6 +34,10 @@ class Store:
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
 
+    async def put(self, content: bytes, *, folder: str, now: Any) -> str:
+        (key,) = await self.put_all([(folder, content)], now=now)
+        return key
+
     async def put_all(self, contents: Sequence[tuple[str, bytes]], *, now: Any) -> list[str]:
         fresh = {f"{folder}/{number}": content for number, (folder, content) in enumerate(contents, len(self.kept))}
         self.kept |= fresh
