@@ -234,7 +234,6 @@ class Compiler:
         key = (table, *unique, "", *update, "", *add) if unique else table
         known = self._inserts.get(key)
         if known is None:
-            place = metadata.sorted_tables.index(table.__table__)  # type: ignore[attr-defined]
             described: Any = table.__table__  # type: ignore[attr-defined]
             compiled: Any = insert(described).compile(dialect=self.dialect)
             processors = compiled._bind_processors
