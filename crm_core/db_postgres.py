@@ -18,7 +18,7 @@ from crm_core.ports import Wakeups
 from crm_core.postgres_pool import UNABLE, Connections
 from crm_core.statements import InsertPlan, only_reads, postgres_compiler
 from crm_core.tx import DatabaseUnavailable, DuplicateRow, Part, Rerun, Tx, Unit
-from crm_core.write_groups import Appends, Groups, Refused, combined
+from crm_core.write_groups import AT_ONCE, Appends, Groups, Refused, combined
 
 R = TypeVar("R")
 
@@ -53,29 +53,40 @@ LOST = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
 PLACE = re.compile(r"\$(\d+)")
 
 
+# Values that a whole column may have, as most do that were not given: written into the SQL, they cost nothing to send and read.
+PLAIN = {
+    (type(None), None): "NULL", (str, ""): "''", (str, "{}"): "'{}'", (str, "[]"): "'[]'", (int, 0): "0",
+    (bool, False): "false", (bool, True): "true",
+}  # fmt: skip
+# A part's SQL, or its plan with what each column is: a value for one row, an array for any number, or written into the SQL.
+Shape = tuple[InsertPlan | str, tuple[str | None, ...] | None]
+
+
 class _Merged:
     """Several inserts and updates as one statement, and so one round trip; made once for each combination of parts."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[tuple[InsertPlan | str, bool], ...], str] = {}
+        self._known: dict[tuple[Shape, ...], str] = {}
 
     def merge(self, parts: Sequence[Part], *, any_number: bool = False) -> tuple[str, list[Any]]:
         """SQL and its arguments. Their order of execution is PostgreSQL's own; references are checked at the end.
 
         `any_number`: the same SQL however many rows there are of each table.
         """
-        shape: list[tuple[InsertPlan | str, bool]] = []
+        shape: list[Shape] = []
         arguments: list[Any] = []
         for what, given in parts:
             if isinstance(what, str):
-                shape.append((what, False))
+                shape.append((what, None))
                 arguments.extend(given)
             elif len(given) == 1 and not any_number:
-                shape.append((what, False))
+                shape.append((what, None))
                 arguments.extend(given[0])
             else:
-                shape.append((what, True))
-                arguments.extend(zip(*given, strict=True))
+                columns = list(zip(*given, strict=True))
+                written = tuple(_written(column) for column in columns)
+                shape.append((what, written))
+                arguments.extend(column for column, text in zip(columns, written, strict=True) if text is None)
         key = tuple(shape)
         sql = self._known.get(key)
         if sql is None:
@@ -84,23 +95,36 @@ class _Merged:
             sql = self._known[key] = self._write(key)
         return sql, arguments
 
-    def _write(self, shape: tuple[tuple[InsertPlan | str, bool], ...]) -> str:
-        written: list[str] = []
+    def _write(self, shape: tuple[Shape, ...]) -> str:
+        parts: list[str] = []
         used = 0
-        for what, many in shape:
-            sql = what if isinstance(what, str) else _insert_many(what) if many else what.sql
-            written.append(PLACE.sub(lambda found, used=used: f"${int(found[1]) + used}", sql))  # type: ignore[misc]
+        for what, written in shape:
+            sql = what if isinstance(what, str) else what.sql if written is None else _insert_many(what, written)
+            parts.append(PLACE.sub(lambda found, used=used: f"${int(found[1]) + used}", sql))  # type: ignore[misc]
             used += max((int(number) for number in PLACE.findall(sql)), default=0)
-        *first, last = written
+        *first, last = parts
         named = ", ".join(f"part_{number} AS ({sql})" for number, sql in enumerate(first))
         return f"WITH {named} {last}" if named else last
 
 
-def _insert_many(plan: InsertPlan) -> str:
+def _written(column: Sequence[Any]) -> str | None:
+    """The SQL of the one plain value that all of a column have; None where they are to be sent."""
+    first = column[0]
+    text = PLAIN.get((type(first), first))
+    return text if text is not None and column.count(first) == len(column) else None
+
+
+def _insert_many(plan: InsertPlan, written: Sequence[str | None]) -> str:
     """INSERT of any number of rows: one array per column, so that the statement is the same for all numbers."""
-    columns = ", ".join(f'"{name}"' for name, _ in plan.arguments)
-    arrays = ", ".join(f"${number}::{kind}[]" for number, kind in enumerate(plan.types, 1))
-    return f'INSERT INTO "{plan.table}" ({columns}) SELECT * FROM unnest({arrays}) {plan.tail}'.strip()  # noqa: S608 - our own names
+    columns = [f'"{name}"' for name, _ in plan.arguments]
+    sent = [(column, kind) for column, kind, text in zip(columns, plan.types, written, strict=True) if text is None]
+    arrays = ", ".join(f"${number}::{kind}[]" for number, (_, kind) in enumerate(sent, 1))
+    chosen = ", ".join(
+        column if text is None else f"{text}::{kind}"
+        for column, kind, text in zip(columns, plan.types, written, strict=True)
+    )
+    rows = f"unnest({arrays}) AS given ({', '.join(column for column, _ in sent)})"
+    return f'INSERT INTO "{plan.table}" ({", ".join(columns)}) SELECT {chosen} FROM {rows} {plan.tail}'.strip()  # noqa: S608 - our own names
 
 
 class _Connection:
@@ -236,9 +260,12 @@ class PostgresDatabase:
 
     dialect = "postgresql"
 
-    def __init__(self, writing: Connections, reading: Connections, *, bulk: bool = False) -> None:
+    def __init__(
+        self, writing: Connections, appending: Connections, reading: Connections, *, bulk: bool = False
+    ) -> None:
         self.wakeups: Wakeups | None = None
         self._writing = writing
+        self._appending = appending
         self._reading = reading
         self._bulk = bulk
         self._looked_at = 0.0
@@ -255,11 +282,13 @@ class PostgresDatabase:
             writing = await Connections.open(url, max_size=pool_size, session=session if bulk else session | BY_KEY)
             async with writing.taken():
                 pass  # it answers
+            # Groups have their own: few, so that each knows their statements, and never waited for behind a long unit.
+            appending = await Connections.open(url, max_size=AT_ONCE, session=session | BY_KEY)
             # Pages and reports choose their plans by what is asked.
             reading = await Connections.open(url, max_size=max(1, pool_size // 2), session=session)
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             raise DatabaseUnavailable(f"PostgreSQL does not answer: {str(error) or type(error).__name__}.") from error
-        return cls(writing, reading, bulk=bulk)
+        return cls(writing, appending, reading, bulk=bulk)
 
     async def write(self, unit: Unit[R], *, appends: bool = False) -> R:
         """See `Database.write`."""
@@ -306,14 +335,14 @@ class PostgresDatabase:
         if len(appends) == len(parts):
             await self._groups.join(cast(Appends, appends))
         else:
-            await self._alone(*self._merged.merge(parts))
+            await self._alone(self._writing, *self._merged.merge(parts))
 
     async def _append(self, units: Sequence[Appends]) -> None:
-        await self._alone(*self._merged.merge(combined(units), any_number=True))
+        await self._alone(self._appending, *self._merged.merge(combined(units), any_number=True))
 
-    async def _alone(self, sql: str, arguments: Sequence[Any]) -> None:
+    async def _alone(self, connections: Connections, sql: str, arguments: Sequence[Any]) -> None:
         """One statement that is its own BEGIN and COMMIT; Refused by a constraint."""
-        async with self._writing.taken() as connection:
+        async with connections.taken() as connection:
             failpoint("db.before_commit")
             try:
                 await connection.execute(sql, *arguments)
@@ -354,5 +383,5 @@ class PostgresDatabase:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(postgres_pool.CLOSE_S):
                 await self._groups.close()
-        await self._writing.close()
-        await self._reading.close()
+        for connections in (self._writing, self._appending, self._reading):
+            await connections.close()

@@ -12,11 +12,9 @@ from datetime import datetime
 from functools import lru_cache
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_FORTY_BITS = (1 << 40) - 1
 _last = [0]
 _PAIRS = [a + b for a in _ALPHABET for b in _ALPHABET]
-
-
-_SHIFTS = tuple(range(70, -10, -10))
 
 
 class _Chance:
@@ -48,11 +46,14 @@ def _beginning(millisecond: int) -> str:
 def new_id(now: datetime) -> str:
     """A fresh 26-character id; later ones sort after earlier ones."""
     millisecond = int(now.timestamp() * 1000)
-    number = (millisecond << 80) | (_chance.draw(10) >> 1)
-    if _last[0] >> 80 == millisecond:
-        number = _last[0] + 1 + _chance.draw(5)
+    same = _last[0] >> 80 == millisecond
+    number = _last[0] + 1 + _chance.draw(5) if same else (millisecond << 80) | (_chance.draw(10) >> 1)
     _last[0] = number
-    return _beginning(number >> 80) + "".join([_PAIRS[number >> shift & 1023] for shift in _SHIFTS])
+    pairs, high, low = _PAIRS, number >> 40 & _FORTY_BITS, number & _FORTY_BITS
+    return (
+        f"{_beginning(number >> 80)}{pairs[high >> 30]}{pairs[high >> 20 & 1023]}{pairs[high >> 10 & 1023]}{pairs[high & 1023]}"
+        f"{pairs[low >> 30]}{pairs[low >> 20 & 1023]}{pairs[low >> 10 & 1023]}{pairs[low & 1023]}"
+    )
 
 
 def first_id(moment: datetime) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import PydanticUndefined, from_json, to_json
 from sqlalchemy import CheckConstraint, DateTime, Dialect, LargeBinary, MetaData, Text, literal_column
-from sqlalchemy.orm import configure_mappers
+from sqlalchemy.orm import InstrumentedAttribute, configure_mappers
 from sqlalchemy.sql.operators import in_op, not_in_op
 from sqlalchemy.types import TypeDecorator, TypeEngine, UserDefinedType
 from sqlmodel import Field, SQLModel
@@ -69,8 +69,30 @@ if TYPE_CHECKING:
 
 else:
 
+    class _Column:
+        """A column of a table class: SQLAlchemy's attribute for the class, nothing for its rows, which hold plain values.
+
+        Theirs would be asked for every value of a row, to load or to track it; a row here is a fact, and reads as a dictionary.
+        """
+
+        __slots__ = ("_attribute",)
+
+        def __init__(self, attribute: Any) -> None:
+            self._attribute = attribute
+
+        def __get__(self, row: Any, owner: type) -> Any:
+            if row is None:
+                return self._attribute
+            raise AttributeError(f"this {owner.__name__} was not read with {self._attribute.key}")
+
     class _TableMeta(type(SQLModel)):
         """Makes rows past pydantic's and SQLAlchemy's constructors, which validate nothing here and cost 0.2 ms a row."""
+
+        def __init__(cls, *given: Any, **more: Any) -> None:
+            super().__init__(*given, **more)
+            for name, attribute in list(cls.__dict__.items()):
+                if isinstance(attribute, InstrumentedAttribute):
+                    type.__setattr__(cls, name, _Column(attribute))
 
         def __call__(cls, **values: Any) -> Any:
             plan = cls.__dict__.get("__plan__")

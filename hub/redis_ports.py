@@ -27,7 +27,7 @@ TIMEOUT_S = 0.5
 REST_S = 1.0  # how long a broken Redis is left alone
 CHANNEL = "hub:wake"
 SEEN_TTL_S = 3600
-PUBLISH_STEP_S = 0.005  # a lone hint goes out at once; in a storm of commits, two hundred a second
+PUBLISH_STEP_S = 0.02  # a lone hint goes out at once; in a storm of commits, fifty a second
 
 # One bucket: tokens and the instant they were counted, by Redis's own clock, so that the clocks of machines do not matter.
 # A bucket that is not there starts empty: losing Redis must not let a burst through. Returns granted and ms until one more.
