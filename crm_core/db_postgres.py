@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import re
 import time
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar, cast
@@ -14,8 +13,10 @@ import asyncpg
 
 from crm_core import postgres_pool
 from crm_core.failpoints import failpoint
+from crm_core.look_ups import LookUps
 from crm_core.ports import Wakeups
 from crm_core.postgres_pool import UNABLE, Connections
+from crm_core.postgres_sql import Merged
 from crm_core.statements import InsertPlan, only_reads, postgres_compiler
 from crm_core.tx import DatabaseUnavailable, DuplicateRow, Part, Rerun, Tx, Unit
 from crm_core.write_groups import AT_ONCE, Appends, Groups, Refused, combined
@@ -50,96 +51,29 @@ AT_WORK = """SELECT
 FROM pg_stat_activity WHERE datname = current_database()"""
 
 LOST = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
-PLACE = re.compile(r"\$(\d+)")
-
-
-# Values that a whole column may have, as most do that were not given: written into the SQL, they cost nothing to send and read.
-PLAIN = {
-    (type(None), None): "NULL", (str, ""): "''", (str, "{}"): "'{}'", (str, "[]"): "'[]'", (int, 0): "0",
-    (bool, False): "false", (bool, True): "true",
-}  # fmt: skip
-# A part's SQL, or its plan with what each column is: a value for one row, an array for any number, or written into the SQL.
-Shape = tuple[InsertPlan | str, tuple[str | None, ...] | None]
-
-
-class _Merged:
-    """Several inserts and updates as one statement, and so one round trip; made once for each combination of parts."""
-
-    def __init__(self) -> None:
-        self._known: dict[tuple[Shape, ...], str] = {}
-
-    def merge(self, parts: Sequence[Part], *, any_number: bool = False) -> tuple[str, list[Any]]:
-        """SQL and its arguments. Their order of execution is PostgreSQL's own; references are checked at the end.
-
-        `any_number`: the same SQL however many rows there are of each table.
-        """
-        shape: list[Shape] = []
-        arguments: list[Any] = []
-        for what, given in parts:
-            if isinstance(what, str):
-                shape.append((what, None))
-                arguments.extend(given)
-            elif len(given) == 1 and not any_number:
-                shape.append((what, None))
-                arguments.extend(given[0])
-            else:
-                columns = list(zip(*given, strict=True))
-                written = tuple(_written(column) for column in columns)
-                shape.append((what, written))
-                arguments.extend(column for column, text in zip(columns, written, strict=True) if text is None)
-        key = tuple(shape)
-        sql = self._known.get(key)
-        if sql is None:
-            if len(self._known) > 1000:
-                self._known.clear()
-            sql = self._known[key] = self._write(key)
-        return sql, arguments
-
-    def _write(self, shape: tuple[Shape, ...]) -> str:
-        parts: list[str] = []
-        used = 0
-        for what, written in shape:
-            sql = what if isinstance(what, str) else what.sql if written is None else _insert_many(what, written)
-            parts.append(PLACE.sub(lambda found, used=used: f"${int(found[1]) + used}", sql))  # type: ignore[misc]
-            used += max((int(number) for number in PLACE.findall(sql)), default=0)
-        *first, last = parts
-        named = ", ".join(f"part_{number} AS ({sql})" for number, sql in enumerate(first))
-        return f"WITH {named} {last}" if named else last
-
-
-def _written(column: Sequence[Any]) -> str | None:
-    """The SQL of the one plain value that all of a column have; None where they are to be sent."""
-    first = column[0]
-    text = PLAIN.get((type(first), first))
-    return text if text is not None and column.count(first) == len(column) else None
-
-
-def _insert_many(plan: InsertPlan, written: Sequence[str | None]) -> str:
-    """INSERT of any number of rows: one array per column, so that the statement is the same for all numbers."""
-    columns = [f'"{name}"' for name, _ in plan.arguments]
-    sent = [(column, kind) for column, kind, text in zip(columns, plan.types, written, strict=True) if text is None]
-    arrays = ", ".join(f"${number}::{kind}[]" for number, (_, kind) in enumerate(sent, 1))
-    chosen = ", ".join(
-        column if text is None else f"{text}::{kind}"
-        for column, kind, text in zip(columns, plan.types, written, strict=True)
-    )
-    rows = f"unnest({arrays}) AS given ({', '.join(column for column, _ in sent)})"
-    return f'INSERT INTO "{plan.table}" ({", ".join(columns)}) SELECT {chosen} FROM {rows} {plan.tail}'.strip()  # noqa: S608 - our own names
 
 
 class _Connection:
-    """One asyncpg connection in a transaction, as a `Driver`.
+    """A connection in a transaction, as a `Driver`.
 
     What only prepares (BEGIN, SAVEPOINT) is sent together, right before the first statement that needs it. While it stands
     `alone`, plain reads need none of it, and a unit that puts off all it writes leaves it in `left`, to be one statement: its
     own BEGIN and COMMIT.
     """
 
-    __slots__ = ("_begun", "_broken", "_due", "_merged", "_passed", "_savepoints", "_singly", "connection", "left")
+    __slots__ = (
+        "_begun", "_broken", "_connection", "_connections", "_due", "_look_ups", "_merged", "_passed", "_savepoints",
+        "_singly", "left",
+    )  # fmt: skip
 
-    def __init__(self, connection: Any, merged: _Merged, *, begin: str = "BEGIN", singly: bool = False) -> None:
-        self.connection = connection
+    def __init__(
+        self, connections: Connections, merged: Merged, look_ups: LookUps | None = None, *, begin: str = "BEGIN",
+        singly: bool = False,
+    ) -> None:  # fmt: skip
+        self._connections = connections
+        self._connection: Any = None  # taken when it is first needed
         self._merged = merged
+        self._look_ups = look_ups
         self._singly = singly
         self._begun = False
         self._due = [begin]
@@ -156,38 +90,47 @@ class _Connection:
     def begun(self) -> bool:
         return self._begun
 
-    async def _send_due(self) -> None:
+    async def _ready(self) -> Any:
+        """The connection, with all sent that was due."""
+        if self._connection is None:
+            self._connection = await self._connections.take()
         if self._due:
             due, self._due, self._begun = self._due, [], True
             try:
-                await self.connection.execute("; ".join(due))
+                await self._connection.execute("; ".join(due))
             except BaseException:
                 self._broken = True
                 raise
+        return self._connection
 
     async def fetch(self, sql: str, arguments: Sequence[Any]) -> Sequence[Sequence[Any]]:
-        if self._due and not (self.alone and only_reads(sql)):
-            await self._send_due()
+        rows: Sequence[Sequence[Any]]
         try:
-            rows: Sequence[Sequence[Any]] = await self.connection.fetch(sql, *arguments)
+            if not (self.alone and only_reads(sql)):
+                rows = await (await self._ready()).fetch(sql, *arguments)
+            elif self._look_ups is not None and self._look_ups.knows(sql):
+                rows = await self._look_ups.fetch(sql, arguments)
+            else:
+                if self._connection is None:
+                    self._connection = await self._connections.take()
+                rows = await self._connection.fetch(sql, *arguments)
         except UNABLE as error:
             # Said here already: a unit that stands alone could take it for a fault of its own, and still write that down.
             raise _unavailable(error) from error
         return rows
 
     async def execute(self, sql: str, arguments: Sequence[Any]) -> int:
-        if self._due:
-            await self._send_due()
+        connection = await self._ready()
         try:
-            status: str = await self.connection.execute(sql, *arguments)
+            status: str = await connection.execute(sql, *arguments)
         except asyncpg.UniqueViolationError as error:
             raise DuplicateRow(str(error)) from error
         return int(status.rsplit(" ", 1)[1])
 
     async def execute_many(self, sql: str, arguments: Sequence[Sequence[Any]]) -> None:
-        await self._send_due()
+        connection = await self._ready()
         try:
-            await self.connection.executemany(sql, arguments)
+            await connection.executemany(sql, arguments)
         except asyncpg.UniqueViolationError as error:
             raise DuplicateRow(str(error)) from error
 
@@ -217,8 +160,7 @@ class _Connection:
             if start in self._due:
                 self._due.remove(start)
             elif not self._broken:
-                await self._send_due()
-                await self.connection.execute(f"ROLLBACK TO SAVEPOINT {name}")
+                await (await self._ready()).execute(f"ROLLBACK TO SAVEPOINT {name}")
                 self._passed = name
             raise
         if start in self._due:
@@ -228,22 +170,28 @@ class _Connection:
 
     async def commit(self) -> None:
         """Make it last; DatabaseUnavailable when PostgreSQL had given it up."""
-        if not self._begun:
-            return
-        status = await self.connection.execute("COMMIT")
+        failpoint("db.before_commit")
+        status = await self._connection.execute("COMMIT")
+        self._begun = False
         if status != "COMMIT":
             raise DatabaseUnavailable("PostgreSQL undid the transaction instead of committing it.")
 
-    async def roll_back(self) -> None:
-        """Undo all of it. A connection on which that fails is not used again."""
-        if not self._begun:
+    async def __aenter__(self) -> _Connection:
+        return self
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Undo what was not committed and give the connection back. One on which that fails is not used again."""
+        if self._connection is None:
             return
         try:
-            async with asyncio.timeout(postgres_pool.UNDO_S):
-                await self.connection.execute("ROLLBACK")
+            if self._begun:
+                async with asyncio.timeout(postgres_pool.UNDO_S):
+                    await self._connection.execute("ROLLBACK")
         except BaseException:
-            self.connection.terminate()
+            self._connection.terminate()
             raise
+        finally:
+            await self._connections.give(self._connection, error)
 
 
 async def pause(seconds: float) -> None:
@@ -261,18 +209,19 @@ class PostgresDatabase:
     dialect = "postgresql"
 
     def __init__(
-        self, writing: Connections, appending: Connections, reading: Connections, *, bulk: bool = False
+        self, writing: Connections, together: Connections, reading: Connections, *, bulk: bool = False
     ) -> None:
         self.wakeups: Wakeups | None = None
         self._writing = writing
-        self._appending = appending
+        self._together = together
         self._reading = reading
         self._bulk = bulk
         self._looked_at = 0.0
         self._rests = 0  # times as long as a transaction took; 0 while nobody else is at work
         self._compiler = postgres_compiler()
-        self._merged = _Merged()
+        self._merged = Merged()
         self._groups = Groups(self._append)
+        self._look_ups = LookUps(together, self._compiler.together)
 
     @classmethod
     async def open(cls, url: str, *, bulk: bool = False, pool_size: int = 10) -> PostgresDatabase:
@@ -282,13 +231,13 @@ class PostgresDatabase:
             writing = await Connections.open(url, max_size=pool_size, session=session if bulk else session | BY_KEY)
             async with writing.taken():
                 pass  # it answers
-            # Groups have their own: few, so that each knows their statements, and never waited for behind a long unit.
-            appending = await Connections.open(url, max_size=AT_ONCE, session=session | BY_KEY)
+            # What is done for several at once has few of its own: each knows its statements, and no long unit is in the way.
+            together = await Connections.open(url, max_size=AT_ONCE + 2, session=session | BY_KEY)
             # Pages and reports choose their plans by what is asked.
             reading = await Connections.open(url, max_size=max(1, pool_size // 2), session=session)
         except (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
             raise DatabaseUnavailable(f"PostgreSQL does not answer: {str(error) or type(error).__name__}.") from error
-        return cls(writing, appending, reading, bulk=bulk)
+        return cls(writing, together, reading, bulk=bulk)
 
     async def write(self, unit: Unit[R], *, appends: bool = False) -> R:
         """See `Database.write`."""
@@ -308,18 +257,12 @@ class PostgresDatabase:
 
     async def _once(self, unit: Unit[R], *, singly: bool) -> R:
         began = time.monotonic()
-        async with self._writing.taken() as connection:
-            driver = _Connection(connection, self._merged, singly=singly)
+        async with _Connection(self._writing, self._merged, self._look_ups, singly=singly) as driver:
             tx = Tx(driver, self._compiler)
-            try:
-                value = await unit(tx)
-                await tx.settle()
-                if driver.begun:
-                    failpoint("db.before_commit")
-                    await driver.commit()
-            except BaseException:
-                await driver.roll_back()
-                raise
+            value = await unit(tx)
+            await tx.settle()
+            if driver.begun:
+                await driver.commit()
         if driver.left:
             await self._write_left(driver.left)
         failpoint("db.after_commit")
@@ -338,7 +281,7 @@ class PostgresDatabase:
             await self._alone(self._writing, *self._merged.merge(parts))
 
     async def _append(self, units: Sequence[Appends]) -> None:
-        await self._alone(self._appending, *self._merged.merge(combined(units), any_number=True))
+        await self._alone(self._together, *self._merged.merge(combined(units), any_number=True))
 
     async def _alone(self, connections: Connections, sql: str, arguments: Sequence[Any]) -> None:
         """One statement that is its own BEGIN and COMMIT; Refused by a constraint."""
@@ -368,13 +311,9 @@ class PostgresDatabase:
     async def reading(self, *, slow: bool = False, snapshot: bool = True) -> AsyncIterator[Tx]:
         """See `Database.reading`: one snapshot (REPEATABLE READ, read only)."""
         try:
-            async with self._reading.taken() as connection:
-                begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
-                driver = _Connection(connection, self._merged, begin=begin, singly=not snapshot)
-                try:
-                    yield Tx(driver, self._compiler)
-                finally:
-                    await driver.roll_back()
+            begin = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+            async with _Connection(self._reading, self._merged, begin=begin, singly=not snapshot) as driver:
+                yield Tx(driver, self._compiler)
         except UNABLE as error:
             raise _unavailable(error) from error
 
@@ -383,5 +322,5 @@ class PostgresDatabase:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(postgres_pool.CLOSE_S):
                 await self._groups.close()
-        for connections in (self._writing, self._appending, self._reading):
+        for connections in (self._writing, self._together, self._reading):
             await connections.close()

@@ -35,6 +35,14 @@ async def _keep_session(_: Any) -> None:
     """Nothing in a session is ever changed, so there is nothing to reset: a round trip less."""
 
 
+def _is_gone(connection: Any) -> bool:
+    """True when the server or the line has ended it; the pool has taken it back by itself then."""
+    try:
+        return bool(connection.is_closed())
+    except asyncpg.InterfaceError:
+        return True
+
+
 class Connections:
     """asyncpg's pool, whose connections are not given back after each use.
 
@@ -57,26 +65,34 @@ class Connections:
         )  # fmt: skip
         return cls(pool)
 
+    async def take(self) -> Any:
+        """A connection; TimeoutError when none is free in time."""
+        while self._at_hand:
+            connection = self._at_hand.popleft()
+            if not _is_gone(connection):
+                return connection
+            await self._give_back(connection)
+        return await self._ask()
+
+    async def give(self, connection: Any, error: BaseException | None = None) -> None:
+        """Take it back; `error`: what its use ended with. One that broke is thrown away."""
+        if error is None and not self._asking:
+            self._at_hand.append(connection)
+            return
+        if isinstance(error, BROKEN) and not _is_gone(connection):
+            connection.terminate()
+        await self._give_back(connection)
+
     @contextlib.asynccontextmanager
     async def taken(self) -> AsyncIterator[Any]:
-        """A connection; TimeoutError when none is free in time. One that broke is thrown away."""
-        connection = self._at_hand.popleft() if self._at_hand else None
-        if connection is not None and connection.is_closed():
-            await self._give_back(connection)
-            connection = None
-        if connection is None:
-            connection = await self._ask()
+        """A connection for as long as the block lasts; see `take`."""
+        connection = await self.take()
         try:
             yield connection
         except BaseException as error:
-            if isinstance(error, BROKEN):
-                connection.terminate()
-            await self._give_back(connection)
+            await self.give(connection, error)
             raise
-        if self._asking:
-            await self._give_back(connection)
-        else:
-            self._at_hand.append(connection)
+        await self.give(connection)
 
     async def _ask(self) -> Any:
         self._asking += 1
@@ -91,7 +107,8 @@ class Connections:
         try:
             await self._pool.release(connection, timeout=UNDO_S)
         except BROKEN:
-            connection.terminate()
+            if not _is_gone(connection):
+                connection.terminate()
 
     async def close(self) -> None:
         """Close them all. A server that says nothing more is not waited for."""

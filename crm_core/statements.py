@@ -32,15 +32,20 @@ Row = list[Any]  # the arguments of one row, in the order of its plan
 class Fixed(Generic[R]):
     """A statement that never changes: the same object is compiled once per dialect."""
 
-    __slots__ = ("statement",)
+    __slots__ = ("statement", "together")
 
-    def __init__(self, statement: Any) -> None:
+    def __init__(self, statement: Any, *, together: bool) -> None:
         self.statement = statement
+        self.together = together
 
 
-def fixed(statement: Any) -> Fixed[Any]:
-    """Mark a module-level statement (with `bindparam`s) as compiled once."""
-    return Fixed(statement)
+def fixed(statement: Any, *, together: bool = False) -> Fixed[Any]:
+    """Mark a module-level statement (with `bindparam`s) as compiled once.
+
+    `together`: a look-up that many make at the same moment; PostgreSQL is asked once for all of them (look_ups.py). Its LIMIT
+    is written, not bound.
+    """
+    return Fixed(statement, together=together)
 
 
 class Plan:
@@ -134,6 +139,9 @@ class Compiler:
         self._cache: LRUCache[Any, Any] = LRUCache(1000)
         self._inserts: dict[Any, InsertPlan] = {}
         self._tables: LRUCache[str, frozenset[str]] = LRUCache(2000)
+        self.together: dict[
+            str, tuple[str, ...]
+        ] = {}  # look-ups to be asked for many at once, and their arguments' types
         self._referred: frozenset[str] = frozenset()
         self._referred_of = 0
         self._makers: dict[Any, RowMaker | None] = {}
@@ -169,7 +177,7 @@ class Compiler:
             for name, value in where.items():
                 condition = columns[name].is_(None) if value is None else columns[name] == bindparam(f"w_{name}")
                 statement = statement.where(condition)
-            _, _, plan = self._compile_fixed(Fixed(statement))
+            _, _, plan = self._compile_fixed(Fixed(statement, together=False))
             if plan is None:
                 raise TypeError("a change takes plain values only")
             self._changes[key] = plan
@@ -211,6 +219,9 @@ class Compiler:
             plan = Plan(compiled.string, order, self._row_maker(compiled))
             if defaults:
                 plan = _PlanWithDefaults(plan, defaults)
+            if statement.together:
+                kinds = [compiled.binds[name].type for name, _ in order]
+                self.together[plan.sql] = tuple(self.dialect.type_compiler_instance.process(kind) for kind in kinds)
         known = (statement, compiled, plan)
         self._fixed[id(statement)] = known
         return known
