@@ -91,7 +91,9 @@ async def drive_at(
     ready = deque(request(*each) for each in posts[: rate * seconds])
     number, bad, times = len(ready), 0, list[float]()
     finished = asyncio.Event()
-    free: list[Line] = []
+    free: deque[Line] = (
+        deque()
+    )  # the one that rested longest goes next: all connections, and so all processes, get their share
     due: deque[float] = deque()
 
     def answered(line: Line, status: int) -> None:
@@ -118,7 +120,7 @@ async def drive_at(
         await asyncio.sleep(at - loop.time())  # this is the pace itself
         due.append(at)
         if free:
-            send(free.pop())
+            send(free.popleft())
     await finished.wait()
     took = loop.time() - began
     for line in free:

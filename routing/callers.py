@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from sqlalchemy import and_, bindparam
+from sqlalchemy import and_, bindparam, literal_column
 from sqlmodel import col, select
 
 from channels.contract import CallArrived
@@ -58,7 +58,8 @@ _LOOK_UP = fixed(
     .outerjoin(BlockedCaller, col(BlockedCaller.value) == bindparam("value"))
     .where(col(ChannelAccount.channel) == VOICE, col(ChannelAccount.address) == bindparam("address"))
     .order_by(col(ContactLink.id))
-    .limit(20)
+    .limit(literal_column("20")),
+    together=True,
 )
 
 

@@ -49,7 +49,8 @@ DATA: tuple[tuple[Any, str], ...] = (
     (Form, "consent_text"), (Form, "thanks"),
     (Disposition, "key"), (Callback, "note"), (Campaign, "name"), (CallList, "name"),
     (ListEntry, "name"), (ListEntry, "value"), (Flow, "name"), (FlowVersion, "steps"),
-    (ContactImport, "file_name"), (ContactImport, "headers"), (Hours, "name"), (Hours, "zone"), (Sound, "name"), (SavedView, "name"), (Attachment, "name"),
+    (ContactImport, "file_name"), (ContactImport, "headers"),
+    (Hours, "name"), (Hours, "zone"), (Sound, "name"), (SavedView, "name"), (Attachment, "name"),
 )  # fmt: skip
 
 
