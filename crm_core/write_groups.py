@@ -93,6 +93,7 @@ class Groups:
         members = [one for one in self._waiting[:UNITS] if not one.done.cancelled()]
         del self._waiting[:UNITS]
         if not members:
+            self._prepare()  # all of these have gone; perhaps not those behind them
             return
         loop = asyncio.get_running_loop()
         self._started = loop.time()

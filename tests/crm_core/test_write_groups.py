@@ -221,6 +221,20 @@ async def test_who_has_gone_is_left_out_and_the_others_are_told() -> None:
     assert not any(["gone"] in group for group in slow.groups)
 
 
+async def test_a_crowd_that_has_gone_leaves_nobody_behind_it_waiting() -> None:
+    slow = Slow()
+    slow.let_go.set()
+    groups = Groups(slow.write)
+    crowd = [asyncio.create_task(groups.join([f"{number}"])) for number in range(UNITS)]  # type: ignore[list-item]
+    await asyncio.sleep(0)
+    last = asyncio.create_task(groups.join(["last"]))  # type: ignore[list-item]
+    for one in crowd:
+        one.cancel()
+    async with asyncio.timeout(60):
+        await last
+    assert slow.groups == [[["last"]]]
+
+
 async def test_closing_tells_those_whose_write_is_cut_off() -> None:
     slow = Slow()
     groups = Groups(slow.write)
