@@ -21,9 +21,9 @@ UNITS = 32
 # A group that waits for somebody's lock does not hold up the next ones for longer than this.
 PATIENCE_S = 0.02
 AT_ONCE = 4
-# A statement for all costs about 1 ms and 0.2 ms for each (PostgreSQL). So a group begins this long after the last one's
-# beginning at the soonest: whoever comes alone waits for nobody.
-PACE_S = 0.01
+# A statement for all costs PostgreSQL about 1 ms, and 0.2 ms for each. So a group begins this long after the last one's
+# beginning at the soonest, unless it is full: whoever comes alone waits for nobody, and a crowd leaves the machine to others.
+PACE_S = 0.02
 
 
 class Refused(Rerun):
