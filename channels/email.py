@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -134,11 +134,17 @@ class EmailChannel:
                     yield one
 
     async def portions(
-        self, cursor: Mapping[str, Any], *, stay: bool = True, fetched: Callable[[Portion], None] | None = None
+        self,
+        cursor: Mapping[str, Any],
+        *,
+        stay: bool = True,
+        fetched: Callable[[Portion], None] | None = None,
+        begun: Callable[[Mapping[str, Any]], Awaitable[None]] | None = None,
     ) -> AsyncGenerator[Portion, None]:
         """`poll` in lists of at most 50 mails and 4 MiB (or one larger mail). Asking for the next list says that this one is
         committed; it is fetched and parsed meanwhile, so that two are in memory at most. `fetched` is told of each as soon as
-        it is here, in the same order, for what can begin before its turn."""
+        it is here, in the same order, for what can begin before its turn. `begun` is told the cursor before the first mail of a
+        mailbox never read before: kept, it makes what comes while the line is down no old mail."""
         if self.settings.imap is None:
             raise Misconfigured("No mailbox for reading is set.", code="no_imap")
         mailbox = Mailbox(self.settings.imap, tls=self._tls)
@@ -146,6 +152,8 @@ class EmailChannel:
         try:
             await mailbox.open()
             last = await self._start(mailbox, cursor)
+            if begun is not None and "uidvalidity" not in cursor:
+                await begun(_place(mailbox, last))
             while True:
                 uids = await mailbox.uids_after(last)
                 unconfirmed: Portion = []

@@ -149,9 +149,13 @@ class Mailbox:
             raise Misconfigured("The mail server refuses the mailbox's user name or password.", code="login")
 
     async def last_before(self, day: date) -> int:
-        """The highest UID below every mail that came in on `day` or later, as the server dates them; 0 when there is none."""
+        """The highest UID below every mail that came in on `day` or later, as the server dates them; 0 when there is none.
+
+        All are asked for first: a mail that comes between the two answers is then among the recent ones, or above them all.
+        """
+        there = await self._search("ALL")
         recent = await self._search(f"SINCE {day.day}-{MONTHS[day.month - 1]}-{day.year}")
-        return min(recent) - 1 if recent else max(await self._search("ALL"), default=0)
+        return min(recent) - 1 if recent else max(there, default=0)
 
     async def uids_after(self, last_uid: int) -> list[int]:
         """UIDs above `last_uid`, rising."""

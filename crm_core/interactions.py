@@ -268,6 +268,8 @@ def _step(
     if (to == InteractionState.ENDED) != bool(outcome):
         raise IllegalTransition("An ended interaction needs an outcome, and only an ended one.")
     ended = {"ended_at": now} if to == InteractionState.ENDED else {}
+    if "notes" in changes:
+        changes = {**changes, "notes": with_note(interaction, changes["notes"])}
     return {**ended, **changes, "state": to, "outcome": str(outcome)}
 
 
@@ -304,6 +306,14 @@ async def revive(
     interaction.__dict__.update(values)
     await _tell_step(tx, interaction, before, now=now)
     return interaction
+
+
+def with_note(interaction: Interaction, note: str) -> str:
+    """The notes of all who had the conversation so far, and this one below them. Said a second time it is there already."""
+    note = note.strip()
+    if not note or f"\n{interaction.notes}\n".endswith(f"\n{note}\n"):
+        return interaction.notes
+    return f"{interaction.notes}\n{note}".lstrip("\n")
 
 
 async def change(tx: Tx, interaction: Interaction, *, now: datetime, **changes: Any) -> None:

@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlmodel import select
 
@@ -74,8 +75,11 @@ async def _read(runtime: Runtime, account: ChannelAccount) -> None:
         starts = range(0, len(portion), mail.AT_ONCE)
         keeping.append([asyncio.create_task(_kept(runtime, portion[start : start + mail.AT_ONCE])) for start in starts])
 
+    async def begun(cursor: Mapping[str, Any]) -> None:
+        await mail.begin(runtime.db, account, cursor)
+
     try:
-        async with contextlib.aclosing(channel.portions(account.cursor, fetched=keep)) as portions:
+        async with contextlib.aclosing(channel.portions(account.cursor, fetched=keep, begun=begun)) as portions:
             async for _ in portions:
                 failpoint("mailbox.fetched")
                 for kept in keeping[0]:

@@ -253,8 +253,7 @@ async def wrapped_up(tx: Tx, entry: QueueEntry, *, disposition: str, notes: str,
         tx, interaction_id=interaction.id, kind="part_disposed", event_key=f"hub:{entry.id}:part_disposed:{entry.version}",
         happened_at=now, now=now, user_id=entry.agent_id or "", raw={"disposition": disposition, "notes": notes},
     )  # fmt: skip
-    if notes.strip():
-        said = "\n".join(filter(None, (interaction.notes, notes.strip())))
+    if (said := interactions.with_note(interaction, notes)) != interaction.notes:
         await interactions.change(tx, interaction, now=now, notes=said)
 
 

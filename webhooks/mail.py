@@ -135,6 +135,16 @@ async def take_all(
     return answers
 
 
+async def begin(db: Database, account: ChannelAccount, cursor: Mapping[str, Any]) -> None:
+    """Keep where the reading of a mailbox begins; a place that is there already stays."""
+
+    async def unit(tx: Tx) -> None:
+        if not (await accounts.get(tx, account.id)).cursor:
+            await tx.run(_CURSOR, account_id=account.id, place=dict(cursor))
+
+    await db.write(unit)
+
+
 async def take(
     db: Database, clock: Clock, account: ChannelAccount, mail: MailArrived | MailUnreadable, kept: Kept,
     cursor: Mapping[str, Any], *, secret: str = "",

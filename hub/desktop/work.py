@@ -52,6 +52,7 @@ class WrapUp:
     number: str
     error: str
     disposition: str
+    said: str  # by those who had it before, and by the user before
     notes: str
     next_step: str
     due: str
@@ -208,17 +209,17 @@ async def wrapup_of(
     entry = await held_entry(tx, conversation.id, user_id)
     if entry is None:
         entry = await late_entry(tx, conversation.id, user_id, now=now)
-    notes, chosen = typed.get("notes", ""), typed.get("disposition", "")
+    said, chosen = "", typed.get("disposition", "")
     choices = await dispositions(tx, "queue") if entry else []
     if entry is not None:
         first = await interactions.get(tx, entry.interaction_id)
-        notes = notes or first.notes
+        said = first.notes
         if not chosen and answered_by.by_machine(first):
             chosen = next((choice.key for choice in choices if answered_by.likely(choice.flags)), "")
     number = conversation.peer if conversation.peer.startswith("+") else ""
     return WrapUp(
-        entry=entry, choices=choices, number=number, error=error, disposition=chosen, notes=notes,
-        next_step=typed.get("next_step", ""),
+        entry=entry, choices=choices, number=number, error=error, disposition=chosen, said=said,
+        notes=typed.get("notes", ""), next_step=typed.get("next_step", ""),
         due=typed.get("due", ""), conversation_id=conversation.id,
         open=opened or bool(error) or bool(entry and entry.state in (EntryState.WRAPUP, EntryState.DONE)),
     )  # fmt: skip

@@ -66,6 +66,30 @@ async def test_of_a_new_mailbox_only_the_last_days_are_work():
         assert len(await drained(channel(server))) == 5
 
 
+@pytest.mark.parametrize("old", [set(), {1, 2}])
+async def test_a_mail_that_comes_during_the_first_look_is_not_taken_for_an_old_one(old):
+    async with wire.imap_wire(*(letter(f"n{uid}") for uid in old)) as server:
+        server.old, server.between = old, [letter("new")]
+        assert [mail.subject for mail, _ in await drained(channel(server, backlog_days=7))] == ["new"]
+
+
+async def test_of_a_new_mailbox_the_place_is_told_before_the_first_mail_comes():
+    places = []
+
+    async def begun(place):
+        places.append(dict(place))
+
+    async with wire.imap_wire(letter("a"), letter("b")) as server:
+        server.old = {1, 2}
+        for cursor, told in (({}, [{"uidvalidity": 7, "last_uid": 2}]), ({"uidvalidity": 7, "last_uid": 1}, [])):
+            mailbox = channel(server, backlog_days=0)
+            async with contextlib.aclosing(mailbox.portions(cursor, stay=False, begun=begun)) as portions:
+                assert len([portion async for portion in portions]) == 1 - len(told)
+            await mailbox.close()
+            assert places == told
+            places.clear()
+
+
 @pytest.mark.parametrize(("given", "days"), [({}, 7), ({"backlog_days": 0}, 0), ({"backlog_days": "all"}, None)])
 def test_how_far_back_a_new_mailbox_is_read(given, days):
     config = AccountConfig("email", "a@example.test", given, {"imap_url": "imaps://a:b@mail.example.com"})

@@ -20,6 +20,7 @@ from crm_core.interactions import Interaction
 from hub import mailboxes
 from hub.runtime import Runtime
 from hub.tasks import end_tasks
+from tests.channels import wire
 from webhooks import mail
 from webhooks.receipts import WebhookReceipt
 
@@ -36,9 +37,9 @@ async def served(box: Box) -> AsyncIterator[int]:
         server.close()
 
 
-async def add_box(runtime: Runtime, port: int) -> None:
+async def add_box(runtime: Runtime, port: int, backlog_days: int | str = "all") -> None:
     row = ChannelAccount(
-        id="box", channel="email", name="Support", address="support@example.test", settings={"backlog_days": "all"},
+        id="box", channel="email", name="Support", address="support@example.test", settings={"backlog_days": backlog_days},
         sealed=runtime.channels.seal({"imap_url": f"imap://a:b@127.0.0.1:{port}"}), created_at=runtime.clock.now(),
     )  # fmt: skip
     await runtime.db.write(lambda tx: tx.add(row))
@@ -108,3 +109,16 @@ async def test_a_long_backlog_is_read_in_portions_through_a_death_and_a_new_numb
         await read_until(runtime, {"uidvalidity": 2, "last_uid": MAILS + 5})
     assert await count(runtime, Interaction) == MAILS + 5
     assert await count(runtime, WebhookReceipt) == MAILS + 5
+
+
+async def test_what_comes_to_a_quiet_new_mailbox_while_the_hub_is_down_is_no_old_mail(runtime: Runtime) -> None:
+    """The place is kept at the first look: how the server dates what comes later does not matter."""
+    async with wire.imap_wire(wire.letter("years ago")) as server:
+        server.old = {1, 2}
+        await add_box(runtime, server.port, backlog_days=0)
+        await read_until(runtime, {"uidvalidity": 7, "last_uid": 1})
+        assert await count(runtime, WebhookReceipt) == 0
+        server.deliver(wire.letter("meanwhile"))
+        await read_until(runtime, {"uidvalidity": 7, "last_uid": 2})
+    async with runtime.db.reading() as tx:
+        assert [one.subject for one in await tx.all(select(Interaction))] == ["meanwhile"]

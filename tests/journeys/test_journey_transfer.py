@@ -41,7 +41,10 @@ async def test_amy_gives_the_call_to_ben(cast: Cast) -> None:
     # Amy wraps up her part meanwhile.
     await amy.wrap_up("re", "Asked about colours")
     await ben.press("e")
+    await expect(ben.page.locator("#wrapup")).to_contain_text("Asked about colours")
     await ben.wrap_up("re", "Told her about blue")
+    await expect(ben.timeline).to_contain_text("Told her about blue")
+    await ben.page.reload()
     await expect(ben.timeline).to_contain_text("Asked about colours")
     await expect(ben.timeline).to_contain_text("Told her about blue")
     for desk in (amy, ben):

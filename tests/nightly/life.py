@@ -120,7 +120,7 @@ class Mailbox(Line):
     """Mails without end behind the cursor, two in each portion; it hears that one was taken when the next is asked for."""
 
     async def portions(
-        self, cursor: Mapping[str, Any], *, fetched: Callable[[Portion], None] | None = None
+        self, cursor: Mapping[str, Any], *, fetched: Callable[[Portion], None] | None = None, begun: object = None
     ) -> AsyncIterator[Portion]:
         first = int(cursor.get("last_uid", 0)) + 1
         some: Portion = [(self.letter(uid), {"uidvalidity": 1, "last_uid": uid}) for uid in (first, first + 1)]

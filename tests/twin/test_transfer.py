@@ -76,6 +76,13 @@ async def test_to_a_queue_the_order_key_is_kept_and_the_agent_wraps_up(stage: St
         )
     )
     assert [(part.kind, part.user_id) for part in parts] == [("transferred", "kim"), ("part_disposed", "kim")]
+    for _ in range(2):  # Lee clicks twice; neither Kim's words nor Lee's are lost or doubled
+        await stage.do(
+            lambda tx: desk.finish(
+                tx, call.id, agent_id="lee", disposition="done", notes="told about blue", now=stage.now
+            )
+        )
+    assert (await stage.fresh(interaction.id)).notes == "asked about blue\ntold about blue"
     await stage.check()
 
 
