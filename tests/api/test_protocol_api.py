@@ -197,7 +197,7 @@ async def happen(house: House, count: int) -> list[int]:
 
 async def next_of(events: AsyncIterator[tuple[str, dict[str, Any]]], kind: str) -> tuple[str, dict[str, Any]]:
     """The next event of this type."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         async for number, event in events:
             if event["type"] == kind:
                 return number, event
@@ -247,7 +247,7 @@ async def test_nobody_hears_what_they_may_not_see(house: House) -> None:
         await house.text("For amy only")
         await house.route()
         await happen(house, 1)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             heard = []
             async for _, event in events:
                 heard.append(event["type"])
@@ -265,7 +265,7 @@ async def test_a_revoked_token_hears_nothing_more(house: House, monkeypatch: pyt
         "/tokens", {"name": "t", "user_id": house.sam.user.id, "scopes": ["events:read"]}, expect=201
     )
     machine = Client(house.url, house.http, made["secret"], house.sam.user, house.runtime)
-    async with listening(machine) as events, asyncio.timeout(20):
+    async with listening(machine) as events, asyncio.timeout(60):
         await next_of(events, "hello")
         await house.ada.ask("DELETE", f"/tokens/{made['id']}")
         async for _ in events:

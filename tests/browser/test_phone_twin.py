@@ -75,7 +75,7 @@ async def twin(rig: Rig, page_factory: PageFactory, tmp_path: Path) -> AsyncIter
         data_dir=str(tmp_path / "outside"),
         numbers=(NumberConfig(HUB_NUMBER, voice_url=f"{url}/customer"),),
         speech_scale=0.0,
-        time_scale=0.02,
+        time_scale=0.3,
         line_grace_s=2.0,
     )
     async with running_sandbox(config) as sandbox:

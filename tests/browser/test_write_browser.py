@@ -63,7 +63,7 @@ def they_write(hub: HubProcess) -> str:
     body = json.dumps({"from": number, "to": ours, "body": "Are you there?"}).encode()
     with urlopen(Request(hub.outside + "/outside/messages", body, {"Content-Type": "application/json"})) as answer:
         assert answer.status == 201
-    assert eventually(lambda: hub.rows("SELECT id FROM interactions WHERE body = 'Are you there?'"), within_s=15)
+    assert eventually(lambda: hub.rows("SELECT id FROM interactions WHERE body = 'Are you there?'"), within_s=60)
     return contact
 
 

@@ -300,7 +300,7 @@ async def test_another_process_takes_the_provider_account_over(
         assert not other.channels.provider_from_row
         token = "first-token-000000000000000000000"
         assert (await post(ada, "/desk/admin/provider", account_sid=OTHER_SID, auth_token=token))[0] == 303
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not other.channels.provider_from_row:
                 await asyncio.sleep(0.05)
         assert other.channels.twilio is not None

@@ -72,7 +72,7 @@ class Source:
         """The next event: its id and data."""
         number, data = "", ""
         while True:
-            line = (await asyncio.wait_for(self._content.readline(), 10)).decode().rstrip("\n")
+            line = (await asyncio.wait_for(self._content.readline(), 60)).decode().rstrip("\n")
             if line.startswith("id: "):
                 number = line[4:]
             elif line.startswith("data: "):

@@ -47,7 +47,7 @@ def test_it_ends_as_its_body_does_and_never_in_the_parents_code(tmp_path: Path, 
         f"""
         try:
             child = forks.fork({body}, environ={{}})
-            print("ended with", child.wait(timeout=30), child.poll())
+            print("ended with", child.wait(timeout=60), child.poll())
         finally:
             print("cleaned up by", "parent" if os.getpid() == int(Path("/proc/self").readlink().name) else "?")
         """,
@@ -78,7 +78,7 @@ def test_it_has_its_own_session_title_environment_and_open_files(tmp_path: Path)
         before = os.nice(0)
         signal.signal(signal.SIGTERM, lambda *_: None)
         child = forks.fork(body, environ={"ONLY": "this"}, keep=[read_end], nice=3, title="python -m hub tested")
-        print("code", child.wait(timeout=30))
+        print("code", child.wait(timeout=60))
         """,
         tmp_path,
     )
@@ -145,7 +145,7 @@ def test_a_signal_sent_at_once_is_not_lost(tmp_path: Path) -> None:
         for _ in range(20):
             child = forks.fork(lambda: time.sleep(60) or 0, environ={})
             child.send_signal(signal.SIGTERM)
-            assert child.wait(timeout=30) == -15
+            assert child.wait(timeout=60) == -15
             child.send_signal(signal.SIGTERM)  # nothing: it has ended
         try:
             child = forks.fork(lambda: time.sleep(60) or 0, environ={})
@@ -178,6 +178,6 @@ def test_a_title_longer_than_the_command_line_is_cut(tmp_path: Path) -> None:
             shown = Path("/proc/self/cmdline").read_bytes()
             print(set(shown.rstrip(b"\\0")) == {ord("x")}, len(shown) > 20, os.environ)
             return 0
-        forks.fork(body, environ={"KEPT": "yes"}).wait(timeout=30)
+        forks.fork(body, environ={"KEPT": "yes"}).wait(timeout=60)
     """
     assert parent(script, tmp_path) == "True True environ({'KEPT': 'yes'})\n"

@@ -110,7 +110,7 @@ async def test_events_wait_in_their_rows_while_redis_is_away(db: Database, clock
 
 
 async def until(done: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not done():
             await asyncio.sleep(0.005)
 

@@ -37,7 +37,7 @@ async def test_background_takes_its_leases_works_and_gives_them_up(
         stop = await start_background(runtime)
         await runtime.db.write(lambda tx: events.emit(tx, "test.thing", "a", now=now))
         await runtime.db.write(lambda tx: audit.record(tx, actor="system", action="test.done", subject="x:1", now=now))
-        async with asyncio.timeout(40):
+        async with asyncio.timeout(60):
             while True:
                 async with runtime.db.reading() as tx:
                     sealed = await tx.one(select(AuditEntry.number))

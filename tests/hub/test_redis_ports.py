@@ -77,7 +77,7 @@ async def test_attempts_are_shared_and_end_with_their_window(client: aioredis.Re
     for asker in (one, two, one):
         assert await asker.allow("ip", limit=3, window_s=1, now=clock.now()) == 0
     assert await two.allow("ip", limit=3, window_s=1, now=clock.now()) == 1
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while await one.allow("ip", limit=3, window_s=1, now=clock.now()):
             await asyncio.sleep(0.05)
 
@@ -87,7 +87,7 @@ async def test_a_wake_up_is_heard_here_at_once_and_elsewhere_soon(client: aiored
     here, there = RedisWakeups(client), RedisWakeups(other_client)
     try:
         with here.waiting("router") as near, there.waiting("router", "outbox") as far, here.waiting("bulk") as deaf:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 while (await client.pubsub_numsub("hub:wake"))[0][1] < 2:
                     await asyncio.sleep(0.01)
             await here.wake({"router"})
@@ -138,5 +138,5 @@ async def test_a_cancellation_that_the_client_swallows_does_not_hold_up_the_end(
     wakeups = RedisWakeups(client)
     with wakeups.waiting("topic"):
         await connected.wait()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await wakeups.close()

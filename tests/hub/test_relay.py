@@ -217,7 +217,7 @@ async def test_a_lane_runs_its_hands_full_and_is_woken(db: Database, clock: Fixe
         provider.gate[name] = asyncio.Event()
     lane = asyncio.create_task(relay.run_lane("reply"))
     await ask(db, clock, "move", "a", "b", "c")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(provider.calls) < 2:
             await asyncio.sleep(0.005)
         provider.gate["a"].set()

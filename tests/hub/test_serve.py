@@ -60,10 +60,10 @@ class Hub:
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(timeout=40)
+        return self.process.wait(timeout=60)
 
 
-def eventually(what: Callable[[], object], *, within_s: float = 20.0) -> bool:
+def eventually(what: Callable[[], object], *, within_s: float = 60.0) -> bool:
     deadline = time.monotonic() + within_s
     while time.monotonic() < deadline:
         if what():
@@ -85,7 +85,7 @@ def cpu_s(pid: int) -> float:
 
 def status(url: str, path: str) -> int:
     """The HTTP status of a page; 0 when nobody answers."""
-    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=5)
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
     with contextlib.closing(connection), contextlib.suppress(OSError):
         connection.request("GET", path)
         return connection.getresponse().status
@@ -125,7 +125,7 @@ def test_it_starts_from_nothing_mends_itself_and_stops_clean(start: Callable[[],
         assert not stat.S_IMODE(path.lstat().st_mode) & 0o077 or path.is_socket(), path
 
     second = start()
-    assert second.process.wait(timeout=30) == 1
+    assert second.process.wait(timeout=60) == 1
     assert f"A hub already runs on {tmp_path}/var (process {hub.process.pid}, {url})" in second.text()
 
     os.kill(before["web"], signal.SIGKILL)

@@ -65,7 +65,7 @@ class HubProcess:
     def stop(self) -> None:
         if self.running and self.process is not None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.wait(timeout=40)
+            self.process.wait(timeout=60)
 
     def children(self) -> dict[str, int]:
         """Process ids by name: web, poll, interactive, bulk, sandbox, valkey."""
@@ -101,7 +101,7 @@ class HubProcess:
 
     def answers(self, path: str) -> int:
         """The HTTP status of a page; 0 when nobody answers."""
-        link = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=5)
+        link = http.client.HTTPConnection(urlsplit(self.url).netloc, timeout=60)
         try:
             link.request("GET", path)
             return link.getresponse().status

@@ -67,7 +67,7 @@ class ScriptHub:
     def at(self, path: str) -> list[Seen]:
         return [seen for seen in self.seen if seen.path == path]
 
-    async def gets(self, path: str, count: int = 1, *, within_s: float = 5.0, **params: str) -> Seen:
+    async def gets(self, path: str, count: int = 1, *, within_s: float = 60.0, **params: str) -> Seen:
         """Wait for the count-th request to a path whose parameters hold these values."""
         deadline = asyncio.get_running_loop().time() + within_s
         while True:
@@ -117,7 +117,7 @@ def config(tmp_path: Path, hub: ScriptHub) -> SandboxConfig:
         mailbox=MailboxConfig("support@example.test", "support@example.test", "secret"),
         people=(Person("Ana Example", ANA, "ana@example.com"), Person("Ben Example", BEN, "ben@example.com")),
         speech_scale=0.0,
-        time_scale=0.02,
+        time_scale=0.3,
         line_grace_s=0.2,
     )
 

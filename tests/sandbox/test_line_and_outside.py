@@ -36,7 +36,7 @@ def token_for(config, identity="agent1", app="", *, secret=None, exp=600, **chan
 
 async def gets(socket, kind: str) -> dict[str, Any]:
     while True:
-        message = json.loads((await asyncio.wait_for(socket.receive(), 5)).data)
+        message = json.loads((await asyncio.wait_for(socket.receive(), 60)).data)
         if message["type"] == kind:
             return message
 
@@ -113,7 +113,7 @@ async def test_signals_are_relayed_between_line_and_page(hub, sandbox):
         signal_in = await gets(agent, "signal")
         assert (signal_in["from"], signal_in["data"]) == (sid, {"sdp": {"type": "offer"}})
         await agent.send_str(json.dumps({"type": "signal", "call": call, "data": {"want": True}}))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             async for raw in news.content:
                 if raw.startswith(b"data: ") and (event := json.loads(raw[6:]))["kind"] == "signal":
                     break
@@ -232,7 +232,7 @@ async def test_process_writes_its_ports_serves_and_ends_on_sigterm(tmp_path):
         sys.executable, "-m", "hub.sandbox", "--config", str(file), stderr=asyncio.subprocess.PIPE
     )
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while not ports.exists():
                 assert process.returncode is None
                 await asyncio.sleep(0.02)
@@ -244,7 +244,7 @@ async def test_process_writes_its_ports_serves_and_ends_on_sigterm(tmp_path):
         ):
             assert (await response.json())["status"] == "ok"
         process.send_signal(signal.SIGTERM)
-        _, complaints = await asyncio.wait_for(process.communicate(), 10)
+        _, complaints = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == 0
         assert complaints == b""
     finally:
@@ -259,6 +259,6 @@ async def test_process_with_a_bad_configuration_says_one_sentence(tmp_path):
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "hub.sandbox", "--config", str(file), stderr=asyncio.subprocess.PIPE
     )
-    _, complaints = await asyncio.wait_for(process.communicate(), 30)
+    _, complaints = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 2
     assert complaints.decode() == "sandbox: unknown sandbox setting: colour\n"

@@ -32,7 +32,7 @@ async def smtp(sandbox, *, password: str | None = None) -> aiosmtplib.SMTP:
 
 async def imap(sandbox, folder: str = "INBOX") -> aioimaplib.IMAP4:
     parts = urlsplit(sandbox.imap_url)
-    client = aioimaplib.IMAP4(host=parts.hostname, port=parts.port, timeout=5)
+    client = aioimaplib.IMAP4(host=parts.hostname, port=parts.port, timeout=60)
     await client.wait_hello_from_server()
     answer = await client.login(unquote(parts.username), unquote(parts.password))
     assert answer.result == "OK", answer
@@ -92,7 +92,7 @@ async def test_undeliverable_mail_comes_back_as_a_notification(sandbox):
 
 async def test_person_writes_and_the_hub_reads_by_idle(sandbox):
     reader = await imap(sandbox)
-    idle = await reader.idle_start(timeout=10)
+    idle = await reader.idle_start(timeout=60)
     await sandbox.request(
         "POST",
         "/outside/mails",
@@ -104,10 +104,10 @@ async def test_person_writes_and_the_hub_reads_by_idle(sandbox):
             "attachments": [{"name": "a.txt", "type": "text/plain", "base64": "aGVsbG8="}],
         },
     )
-    pushed = await asyncio.wait_for(reader.wait_server_push(), 5)
+    pushed = await asyncio.wait_for(reader.wait_server_push(), 60)
     assert any(b"EXISTS" in line for line in pushed)
     reader.idle_done()
-    await asyncio.wait_for(idle, 5)
+    await asyncio.wait_for(idle, 60)
     found = await reader.uid_search("UNSEEN")
     uid = found.lines[0].decode().split()[-1]
     fetched = await reader.uid("fetch", uid, "(BODY.PEEK[])")

@@ -77,7 +77,7 @@ async def test_every_call_ends_once_and_leaves_nothing_behind(hub, sandbox, rest
     while exchange.legs.live:
         leg = next(iter(exchange.legs.live.values()))
         await rest("POST", f"/Calls/{leg.call.sid}.json", Status="completed")
-        await asyncio.wait_for(leg.ended.wait(), 5)
+        await asyncio.wait_for(leg.ended.wait(), 60)
     for sid in calls:
         assert sandbox.world.calls[sid].over
         await hub.gets("/status", CallSid=sid)

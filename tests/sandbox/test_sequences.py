@@ -94,7 +94,7 @@ class Agent:
 
     async def gets(self, kind: str) -> dict[str, Any]:
         while True:
-            message = json.loads((await asyncio.wait_for(self.socket.receive(), 5)).data)
+            message = json.loads((await asyncio.wait_for(self.socket.receive(), 60)).data)
             if message["type"] == kind:
                 return message
 
@@ -143,7 +143,7 @@ class Replay:
     async def until(self, what: str, sid: str) -> None:
         """Wait for something that no callback tells."""
         exchange = self.sandbox.exchange
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not (
                 exchange.rooms.by_sid[sid].seats if what == "until-seated" else exchange.legs.live[sid].company()
             ):

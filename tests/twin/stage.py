@@ -85,7 +85,7 @@ class AgentLine:
         await self.socket.close()
 
 
-async def until(what: Callable[[], Awaitable[Any]], *, within_s: float = 10.0, told: str = "") -> Any:
+async def until(what: Callable[[], Awaitable[Any]], *, within_s: float = 60.0, told: str = "") -> Any:
     """The first true answer; fails with the last one when there is none in time."""
     deadline = time.monotonic() + within_s
     while True:
@@ -184,7 +184,7 @@ class Stage:
             while await self.background.relay.run_once(lane):
                 pass
 
-    async def until(self, what: Callable[[], Awaitable[Any]], *, within_s: float = 10.0, told: str = "") -> Any:
+    async def until(self, what: Callable[[], Awaitable[Any]], *, within_s: float = 60.0, told: str = "") -> Any:
         """`until`, with the hub going on meanwhile."""
 
         async def look() -> Any:

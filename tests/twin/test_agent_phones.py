@@ -104,7 +104,7 @@ async def test_who_does_not_press_1_never_gets_the_customer(stage: Stage, number
         found = await stage.all_of(select(Offer).where(col(Offer.id) == offer.id))
         return bool(found[0].state == "failed")
 
-    await stage.until(failed, within_s=30)
+    await stage.until(failed, within_s=60)
     waiting = await stage.interaction(sid)
     assert waiting is not None
     assert waiting.state == "waiting"

@@ -118,13 +118,13 @@ async def test_late_callbacks_after_the_healing_change_nothing_more(stage: Stage
     line = stage.lines[0]
     sid = await stage.call()
     interaction = await stage.talk(line, sid)
-    await stage.fault("late", next=1000, delay_s=2.0)
-    await stage.outside("POST", f"/outside/calls/{sid}/hangup")
     stage.clock.tick(61)
     await stage.beat()
+    await stage.fault("late", next=1000, delay_s=0.5)
+    await stage.outside("POST", f"/outside/calls/{sid}/hangup")
     await Reconciler(stage.runtime).look()
     assert (await stage.fresh(interaction.id)).state == "wrapup"
-    await stage.until(lambda: _told(stage, sid), within_s=20)
+    await stage.until(lambda: _told(stage, sid), within_s=60)
     (after,) = await stage.all_of(select(CallRecord).where(CallRecord.interaction_id == interaction.id))
     assert (after.end_reason, after.hung_up_by) == ("completed", "customer")
     assert (await stage.fresh(interaction.id)).state == "wrapup"
