@@ -91,9 +91,8 @@ async def drive_at(
     ready = deque(request(*each) for each in posts[: rate * seconds])
     number, bad, times = len(ready), 0, list[float]()
     finished = asyncio.Event()
-    free: deque[Line] = (
-        deque()
-    )  # the one that rested longest goes next: all connections, and so all processes, get their share
+    # The one that rested longest goes next: all connections, and so all processes, get their share.
+    free: deque[Line] = deque()
     due: deque[float] = deque()
 
     def answered(line: Line, status: int) -> None:

@@ -1,26 +1,22 @@
-"""One step of whatever a campaign, an import or a list being built needs next. Jobs and the sweep call it again and again;
+"""One step of whatever a campaign or a list being built needs next. Jobs and the sweep call it again and again;
 every step may run twice or be killed.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from functools import partial
-from itertools import islice
 
 from campaigns import audience, call_lists, campaigns, imports, lists, reconcile, sender
 from campaigns.campaigns import Campaign, CampaignState
 from campaigns.sender import Sending
 from channels.errors import Misconfigured
-from crm_core import csv_files
 from crm_core.clock import Clock
-from crm_core.csv_files import ImportState, Row
 from crm_core.db import Database, Tx
-from crm_core.errors import Conflict, Invalid
+from crm_core.errors import Conflict
 
-ROWS = 50  # of a file in one transaction: matching and search words cost most
 LOOK_AGAIN = timedelta(seconds=5)
 Prepare = Callable[[Campaign], Awaitable[Sending]]
 
@@ -93,36 +89,6 @@ async def _bring_to_rest(db: Database, campaign: Campaign, prepare: Prepare, clo
         return again
 
     return await db.write(unit)
-
-
-async def read_file(
-    db: Database, import_id: str, chunks: Callable[[], Iterable[bytes]], *, clock: Clock, until: datetime
-) -> bool:
-    """Read on in a file of recipients until it ends or `until`; True when it is done (or cannot be read)."""
-    async with db.reading() as tx:
-        found = await imports.get(tx, import_id)
-    if found.state != ImportState.READING:
-        return True
-    try:
-        rows: Iterator[Row] = csv_files.read(chunks(), encoding=found.encoding, delimiter=found.delimiter)
-        waiting = (row for row in rows if row.number > found.cursor)
-        while True:
-            some = list(islice(waiting, ROWS))
-            taken = await db.write(
-                lambda tx, some=some: imports.take_rows(  # type: ignore[misc]
-                    tx, import_id, some, now=clock.now(), last=len(some) < ROWS
-                )
-            )
-            if taken.state != ImportState.READING:
-                return True
-            if clock.now() >= until:
-                return False
-    except Conflict:
-        return False  # another worker reads it
-    except (Invalid, UnicodeDecodeError) as error:
-        why = error.message if isinstance(error, Invalid) else "The file has bytes that are no text."
-        await db.write(lambda tx: imports.fail(tx, import_id, error=why, now=clock.now()))
-        return True
 
 
 async def build_list(db: Database, list_id: str, *, clock: Clock, until: datetime) -> bool:

@@ -78,7 +78,7 @@ class InsertPlan(Plan):
 
     def __init__(
         self, table: Any, sql: str, arguments: Sequence[tuple[str, Processor | None]], types: list[str], *,
-        rank: tuple[int, int],         unique: Sequence[str] = (), update: Sequence[str] = (), add: Sequence[str] = (),
+        rank: tuple[int, int], unique: Sequence[str], update: Sequence[str], add: Sequence[str],
     ) -> None:  # fmt: skip
         self.table = str(table.name)
         self.tail = _on_conflict(self.table, unique, update, add) if unique else ""
@@ -139,9 +139,8 @@ class Compiler:
         self._cache: LRUCache[Any, Any] = LRUCache(1000)
         self._inserts: dict[Any, InsertPlan] = {}
         self._tables: LRUCache[str, frozenset[str]] = LRUCache(2000)
-        self.together: dict[
-            str, tuple[str, ...]
-        ] = {}  # look-ups to be asked for many at once, and their arguments' types
+        # Look-ups to be asked for many at once: SQL and the types of its arguments.
+        self.together: dict[str, tuple[str, ...]] = {}
         self._referred: frozenset[str] = frozenset()
         self._referred_of = 0
         self._makers: dict[Any, RowMaker | None] = {}
@@ -242,7 +241,7 @@ class Compiler:
         self, table: type[Table], unique: Sequence[str] = (), update: Sequence[str] = (), add: Sequence[str] = ()
     ) -> InsertPlan:
         """INSERT of one whole row of `table`; on the same `unique` columns nothing, or `update` set and `add` added up."""
-        key = (table, *unique, "", *update, "", *add) if unique else table
+        key = (table, tuple(unique), tuple(update), tuple(add))
         known = self._inserts.get(key)
         if known is None:
             described: Any = table.__table__  # type: ignore[attr-defined]
@@ -251,15 +250,9 @@ class Compiler:
             order = [(name, processors.get(name)) for name in _positions(compiled)]
             types = [self.dialect.type_compiler_instance.process(described.c[name].type) for name, _ in order]
             known = self._inserts[key] = InsertPlan(
-                described,
-                compiled.string,
-                order,
-                types,
-                rank=(_depth(described), len(self._inserts)),
-                unique=unique,
-                update=update,
-                add=add,
-            )
+                described, compiled.string, order, types, rank=(_depth(described), len(self._inserts)),
+                unique=unique, update=update, add=add,
+            )  # fmt: skip
         return known
 
     def _row_maker(self, compiled: Any) -> RowMaker | None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
-from crm_core import contact_imports, users
+from crm_core import contact_imports, csv_reading, users
 from crm_core.clock import Clock, SystemClock
 from crm_core.contact_files import Wanted
 from crm_core.contact_imports import ContactImport
@@ -72,9 +72,9 @@ async def bring_in(db: Database, files: Files, given: Namespace, clock: Clock) -
     ended = False
     while not ended:
         until = clock.now() + timedelta(seconds=5)
-        ended = await contact_transfer.read_on(db, found.id, lambda: [content], clock=clock, until=until)
+        ended = await csv_reading.read_on(db, contact_imports, found.id, lambda: [content], clock=clock, until=until)
         if not ended:
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.2)  # perhaps a worker of the running hub reads it now; it must not be pressed
     async with db.reading() as tx:
         done = await contact_imports.get(tx, found.id)
     await _tell(db, done, given.refused)

@@ -1,30 +1,28 @@
 """Contacts out into a file and in from one, for screens, API and command line alike.
 
-Decides how much is held at once: a page of contacts, a portion of lines. What a line means is crm_core/contact_imports.py.
+Decides how much is held at once: a page of contacts, the head of a file. What a line means is crm_core/contact_imports.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from datetime import datetime
 from itertools import islice
 
 from crm_core import audit, contact_files, contact_imports, csv_files
-from crm_core.clock import Clock
 from crm_core.contact_files import Wanted
 from crm_core.contact_imports import ContactImport, Preview, Verdict
 from crm_core.contacts import Contact
-from crm_core.csv_files import ImportState, Row
+from crm_core.csv_files import Row
 from crm_core.db import Database
-from crm_core.errors import Conflict, Invalid
+from crm_core.errors import Invalid
 from crm_core.users import Role
 from hub.files import Files
 
 EXPORTERS = frozenset({Role.SUPERVISOR, Role.ADMIN})  # the whole customer base in one file
 IMPORTERS = frozenset({Role.MARKETER, Role.SUPERVISOR, Role.ADMIN})
 LARGEST = 32 * 1024 * 1024
-ROWS = 50  # in one transaction: matching and search words cost most
 SHOWN = 50  # lines of a preview
 
 # --- out -------------------------------------------------------------------------------------------------------------
@@ -119,33 +117,3 @@ async def preview(db: Database, files: Files, found: ContactImport) -> list[tupl
     ahead = Preview()
     async with db.reading(slow=True) as tx:
         return [(row, await ahead.judge(tx, found, row)) for row in first]
-
-
-async def read_on(
-    db: Database, import_id: str, chunks: Callable[[], Iterable[bytes]], *, clock: Clock, until: datetime
-) -> bool:
-    """Take lines over in portions until the file ends or `until`; True when it is done (or cannot be read)."""
-    async with db.reading() as tx:
-        found = await contact_imports.get(tx, import_id)
-    if found.state != ImportState.READING:
-        return True
-    try:
-        rows = csv_files.read(chunks(), encoding=found.encoding, delimiter=found.delimiter)
-        waiting = (row for row in rows if row.number > found.cursor)
-        while True:
-            some = list(islice(waiting, ROWS))
-            taken = await db.write(
-                lambda tx, some=some: contact_imports.take_rows(  # type: ignore[misc]
-                    tx, import_id, some, now=clock.now(), last=len(some) < ROWS
-                )
-            )
-            if taken.state != ImportState.READING:
-                return True
-            if clock.now() >= until:
-                return False
-    except Conflict:
-        return False  # another worker reads it
-    except (Invalid, UnicodeDecodeError) as error:
-        why = error.message if isinstance(error, Invalid) else "The file has bytes that are no text."
-        await db.write(lambda tx: contact_imports.fail(tx, import_id, error=why, now=clock.now()))
-        return True

@@ -29,13 +29,13 @@ from campaigns.campaigns import Campaign
 from campaigns.sender import Sending
 from channels.contract import Sends
 from channels.errors import Misconfigured
-from crm_core import accounts, contact_imports
+from crm_core import accounts, contact_imports, csv_reading
 from crm_core.accounts import ChannelAccount
 from crm_core.clock import Clock
 from crm_core.db import Database, DatabaseUnavailable
 from crm_core.failpoints import failpoint
 from crm_core.texts import Text
-from hub import contact_transfer, models
+from hub import models
 from hub.channel_set import ChannelSet
 from hub.log import get_logger
 from hub.redis_ports import waited
@@ -132,18 +132,18 @@ async def import_slice(runtime: Runtime, import_id: str, bounds: Slice) -> None:
     """A file of recipients."""
     async with runtime.db.reading() as tx:
         found = await imports.get(tx, import_id)
-    await _file_slice(runtime, import_id, found.file_key, bounds, runner.read_file)
+    await _file_slice(runtime, import_id, found.file_key, bounds, imports)
 
 
 async def contacts_slice(runtime: Runtime, import_id: str, bounds: Slice) -> None:
     """A file of contacts."""
     async with runtime.db.reading() as tx:
         found = await contact_imports.get(tx, import_id)
-    await _file_slice(runtime, import_id, found.file_key, bounds, contact_transfer.read_on)
+    await _file_slice(runtime, import_id, found.file_key, bounds, contact_imports)
 
 
 async def _file_slice(
-    runtime: Runtime, import_id: str, file_key: str, bounds: Slice, read_on: Callable[..., Awaitable[bool]]
+    runtime: Runtime, import_id: str, file_key: str, bounds: Slice, kind: csv_reading.Imports
 ) -> None:
     """The file comes out of the store into a temporary one, because rows are found by reading from the front."""
     with tempfile.TemporaryFile() as file:
@@ -151,7 +151,9 @@ async def _file_slice(
             await asyncio.to_thread(file.write, chunk)
         while not bounds.over():
             until = runtime.clock.now() + timedelta(seconds=GIVE_WAY_S)
-            if await read_on(runtime.db, import_id, lambda: _chunks(file), clock=runtime.clock, until=until):
+            if await csv_reading.read_on(
+                runtime.db, kind, import_id, lambda: _chunks(file), clock=runtime.clock, until=until
+            ):
                 return
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from campaigns import audience, call_lists, campaigns, imports, runner
 from campaigns.campaigns import CampaignState
 from campaigns.imports import RecipientImport
-from crm_core import consent, contacts, csv_files
+from crm_core import consent, contacts, csv_files, csv_reading
 from crm_core.addresses import Address, PointKind
 from crm_core.clock import FixedClock
 from crm_core.consent import Purpose
@@ -80,7 +80,7 @@ async def read(
     row = await db.write(unit)
     until = clock.now() + timedelta(hours=1)
     pieces = [content[start : start + 7] for start in range(0, len(content), 7)]
-    assert await runner.read_file(db, row.id, lambda: pieces, clock=clock, until=until)
+    assert await csv_reading.read_on(db, imports, row.id, lambda: pieces, clock=clock, until=until)
     return await cast.imported(db, row.id)
 
 
@@ -200,7 +200,7 @@ async def test_a_killed_reader_goes_on_behind_its_last_commit(db: Database, cloc
 
     row = await db.write(unit)
     rounds = 0
-    while not await runner.read_file(db, row.id, lambda: [content], clock=clock, until=clock.now()):
+    while not await csv_reading.read_on(db, imports, row.id, lambda: [content], clock=clock, until=clock.now()):
         rounds += 1
         assert rounds < 10
     done = await cast.imported(db, row.id)

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from sqlalchemy import update
 from sqlmodel import col, func, select
 
-from crm_core import consent, contact_files, contact_imports, contacts, csv_files, users
+from crm_core import consent, contact_files, contact_imports, contacts, csv_files, csv_reading, users
 from crm_core.addresses import Address, email, phone
 from crm_core.audit import AuditEntry
 from crm_core.clock import FixedClock
@@ -52,7 +52,9 @@ class House:
         found = await self.upload(raw, **more)
         await self.db.write(lambda tx: contact_imports.begin(tx, found.id, actor="ana", now=self.clock.now()))
         until = self.clock.now() - timedelta(seconds=1)  # one portion at a time
-        while not await contact_transfer.read_on(self.db, found.id, lambda: [raw], clock=self.clock, until=until):
+        while not await csv_reading.read_on(
+            self.db, contact_imports, found.id, lambda: [raw], clock=self.clock, until=until
+        ):
             pass
         async with self.db.reading() as tx:
             return await contact_imports.get(tx, found.id)
