@@ -30,6 +30,8 @@ class CallRoom(Table, table=True):
     __table_args__ = (
         Index("ix_call_rooms_alone", "alone_since",
               sqlite_where=sql_text("alone_since IS NOT NULL"), postgresql_where=sql_text("alone_since IS NOT NULL")),
+        Index("ix_call_rooms_open", "created_at",
+              sqlite_where=sql_text("ended_at IS NULL"), postgresql_where=sql_text("ended_at IS NULL")),
     )  # fmt: skip
 
     id: str = key()  # the provider's id
