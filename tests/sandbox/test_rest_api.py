@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import aiohttp
 import pytest
 
@@ -136,8 +137,7 @@ async def test_accepted_message_of_a_service_gets_its_sender_and_segments_later(
     service = sandbox.config.messaging_service_sid
     made = await rest("POST", "/Messages.json", expect=201, To=ANA, MessagingServiceSid=service, Body="é" * 161)
     assert (made["status"], made["num_segments"]) == ("accepted", "0")
-    for _ in range(200):
-        shown = await rest("GET", f"/Messages/{made['sid']}.json")
-        if shown["status"] == "delivered":
-            break
-    assert (shown["status"], shown["num_segments"]) == ("delivered", "2")
+    async with asyncio.timeout(60):
+        while (shown := await rest("GET", f"/Messages/{made['sid']}.json"))["status"] != "delivered":
+            assert shown["status"] in ("accepted", "queued", "sending", "sent")
+    assert shown["num_segments"] == "2"
