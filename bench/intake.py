@@ -148,8 +148,8 @@ def database(engine: str, folder: Path) -> Iterator[str]:
 async def recycle_log(url: str) -> None:
     """Give a new server what one that has run for an hour has: files of its log to write over.
 
-    A file of 16 MB that has to be made first holds up every commit for a tenth of a second, so it would measure the first minute of
-    a server's life (docs/operators.md, `min_wal_size`).
+    A file of 16 MB that has to be made first holds up every commit for a tenth of a second, so it would measure the first minute
+    of a server's life (docs/operators.md, `min_wal_size`).
     """
     link = await asyncpg.connect(url)
     await link.execute(f"ALTER SYSTEM SET min_wal_size = '{16 * LOG_FILES} MB'")
