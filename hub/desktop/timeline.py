@@ -41,6 +41,16 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
+class HandOver:
+    """A call given away: by whom, to whom, what they noted for them, and what they chose in their own wrap-up."""
+
+    who: str
+    whom: str
+    note: str
+    disposition: str
+
+
+@dataclass(frozen=True, slots=True)
 class TimelineItem:
     """One entry: `kind` is text, mail, call, form, note or system."""
 
@@ -70,7 +80,7 @@ class TimelineItem:
     quality: Quality | None = None  # how a call sounded at the agent's end
     answered_by: str = ""  # a call of ours: machine, fax; empty for people and when nobody listened
     voicemail: bool = False  # a message that was left
-    given: Sequence[tuple[str, str, str]] = ()  # hand-overs of a call: who, to whom, what they noted
+    given: Sequence[HandOver] = ()
 
 
 KINDS = {"voice": "call", "email": "mail", "webform": "form"}
@@ -140,10 +150,7 @@ async def read(tx: Tx, conversation: Conversation, *, start: str = "", more: boo
             quality=sound_quality.of(touch),
             answered_by=answered_by.of(touch) if answered_by.by_machine(touch) else "",
             voicemail="voicemail_of" in touch.data,
-            given=[
-                (people.get(one["by"], ""), people.get(one["to"]) or lines.get(one["to"], one["to"]), one["note"])
-                for one in handed[item.id]
-            ],
+            given=[_hand_over(one, people, lines, labels) for one in handed[item.id]],
         )
         if item.kind == "call"
         else item
@@ -205,6 +212,15 @@ def _offer(offer: Offer, people: Mapping[str, str]) -> TimelineItem:
         kind="system", id=offer.id, when=when, who=people.get(offer.agent_id, ""), state=state, body=offer.reason,
         why=offer.trace,
     )  # fmt: skip
+
+
+def _hand_over(
+    told: Mapping[str, str], people: Mapping[str, str], lines: Mapping[str, str], labels: Mapping[str, str]
+) -> HandOver:
+    to, chosen = told["to"], told.get("disposition", "")
+    return HandOver(
+        people.get(told["by"], ""), people.get(to) or lines.get(to, to), told["note"], labels.get(chosen, chosen)
+    )
 
 
 def _touch(

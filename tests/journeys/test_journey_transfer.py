@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from playwright.async_api import expect
 
@@ -47,6 +49,9 @@ async def test_amy_gives_the_call_to_ben(cast: Cast) -> None:
     await ben.page.reload()
     await expect(ben.timeline).to_contain_text("Asked about colours")
     await expect(ben.timeline).to_contain_text("Told her about blue")
+    # What Amy chose for her part stands where she gave it away.
+    await expect(ben.timeline).to_contain_text(re.compile(r"wants to know about the blue one\s+Resolved"))
+    await picture(ben.page, "transfer-done")
     for desk in (amy, ben):
         await until(desk.has_nothing)
         await desk.activity("Offline")

@@ -64,7 +64,9 @@ async def test_to_a_queue_the_order_key_is_kept_and_the_agent_wraps_up(stage: St
             tx, wrapup.id, agent_id="kim", disposition="done", notes="asked about blue", now=stage.now
         )
     )
-    assert (await stage.fresh(interaction.id)).notes == "asked about blue"
+    given = await stage.fresh(interaction.id)
+    assert given.notes == "asked about blue"
+    assert [(part["by"], part["disposition"]) for part in given.data["transfers"]] == [("kim", "done")]
     assert await state_of_agent(stage, "kim") == "available"
     await stage.outside("POST", f"/outside/calls/{sid}/hangup")
     await stage.state_of(sid, "wrapup")
