@@ -1,16 +1,19 @@
-"""An uploaded table read into the database in portions, each with its cursor: recipients of a campaign, contacts.
+"""An uploaded table on its way into the database (recipients of a campaign, contacts): read in portions, its file let go in time.
 
-Decides how much one transaction takes. What a line means is said by the imports that are given.
+Decides how much one transaction takes and how long a file is kept. What a line means is said by the imports that are given.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Protocol
 
-from crm_core import csv_files
+from sqlalchemy import and_, or_
+from sqlmodel import select
+
+from crm_core import csv_files, outbox
 from crm_core.clock import Clock
 from crm_core.csv_files import ImportState, Row
 from crm_core.db import Database
@@ -18,6 +21,12 @@ from crm_core.errors import Conflict, Invalid
 from crm_core.tx import Tx
 
 ROWS = 50  # in one transaction: matching and search words cost most
+# A file holds people's data: it is kept for looking something up in it, not for good.
+KEPT = timedelta(days=30)
+UNUSED = timedelta(days=7)
+FILES_AT_ONCE = 50
+REMOVE = "file.remove"
+FORGOTTEN = "Nobody began to read it within a week, and the file was deleted. Upload it again."
 
 
 class Import(Protocol):
@@ -72,3 +81,23 @@ async def read_on(
         why = error.message if isinstance(error, Invalid) else "The file has bytes that are no text."
         await db.write(lambda tx: imports.fail(tx, import_id, error=why, now=clock.now()))
         return True
+
+
+async def let_files_go(tx: Tx, table: type[Any], *, now: datetime) -> int:
+    """Have the files of old imports taken out of the store, what they led to stays; how many, at most `FILES_AT_ONCE`.
+
+    A file that nobody began to read for a week ends as failed: who comes back to it is told to upload it again.
+    """
+    ended = and_(table.state.in_((ImportState.READ, ImportState.FAILED)), table.ended_at < now - KEPT)
+    unused = and_(table.state == ImportState.UPLOADED, table.created_at < now - UNUSED)
+    old = select(table).where(table.file_key != "", or_(ended, unused)).order_by(table.id).limit(FILES_AT_ONCE)
+    rows = await tx.all(old)
+    for row in rows:
+        changes: dict[str, Any] = {"file_key": "", "version": row.version + 1}
+        if row.state == ImportState.UPLOADED:
+            changes |= {"state": ImportState.FAILED, "error": FORGOTTEN, "ended_at": now}
+        if await tx.change(table, changes, id=row.id, version=row.version) == 1:
+            await outbox.ask(
+                tx, REMOVE, row.id, lane="notice", now=now, dedupe=f"{REMOVE}:{row.file_key}", file_key=row.file_key
+            )
+    return len(rows)

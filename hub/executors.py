@@ -11,7 +11,7 @@ from sqlmodel import col, select
 
 from channels.contract import MailFile, OutboundCall, OutboundMail, OutboundText, SendReceipt
 from channels.errors import ChannelError, ContentRejected, Misconfigured, RecipientOptedOut, Unavailable
-from crm_core import accounts, consent, contacts, conversations, interactions, mail_tokens, outbox
+from crm_core import accounts, consent, contacts, conversations, csv_reading, interactions, mail_tokens, outbox
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address, find_email, find_phone
 from crm_core.clock import Clock
@@ -56,6 +56,7 @@ def executors(channels: ChannelSet, clock: Clock, media: Media, files: Files) ->
         EXAMINE: Executor("sms", made.examine, repeatable=True, prepare=made.text_again, record=made.examined),
         "mail.send": Executor("email", made.send_mail, repeatable=False, prepare=made.mail, record=made.sent),
         COPY: Executor("email", made.copy_mail, repeatable=True, prepare=made.sent_mail),
+        csv_reading.REMOVE: Executor("files", made.remove_file, repeatable=True),
         **user_mail.executors(channels, clock),
     }
 
@@ -218,6 +219,10 @@ class _Executors:
         except FilesUnavailable as error:
             raise Unavailable(error.message, code="files") from None
         return MailFile(row.name, row.content_type, content, row.content_id)
+
+    async def remove_file(self, task: OutboxTask, _: Any) -> None:
+        """An import's file whose time is over; gone already is well."""
+        await self._files.delete(task.payload["file_key"])
 
     async def sent(self, tx: Tx, task: OutboxTask, prepared: Prepared | None, done: Done) -> None:
         """What became of the attempt, on the interaction's delivery."""

@@ -16,7 +16,9 @@ from datetime import timedelta
 from functools import partial
 
 from campaigns import checks as campaign_checks
-from crm_core import audit, leases, outbox, outgoing, users
+from campaigns.imports import RecipientImport
+from crm_core import audit, csv_reading, leases, outbox, outgoing, users
+from crm_core.contact_imports import ContactImport
 from crm_core.db import DatabaseUnavailable, Tx
 from hub import jobs, mailbox_watch, mailboxes
 from hub.executors import executors
@@ -253,6 +255,9 @@ class Background:
         await self.runtime.db.write(lambda tx: outgoing.forget(tx, now=now))
         while await self.runtime.db.write(lambda tx: recordings.expire(tx, now=now)):
             pass
+        for table in (RecipientImport, ContactImport):
+            while await self.runtime.db.write(lambda tx, table=table: csv_reading.let_files_go(tx, table, now=now)):  # type: ignore[misc]
+                pass
 
     async def _mailboxes(self) -> None:
         """One lease and task per mailbox: those switched on meanwhile are added, those switched off end."""

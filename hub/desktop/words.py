@@ -60,6 +60,7 @@ STORED = (
     N_("This address was stopped; an import cannot undo that."),
     N_("They withdrew after that date; the consent is not recorded."),
     N_("The worker ended between handing over and the answer."), N_("The file has bytes that are no text."),
+    N_("Nobody began to read it within a week, and the file was deleted. Upload it again."),
     N_("The form was not taken"), N_("The call was not placed."),
     N_("The provider shows no such message after ten minutes: it was not sent."), N_("settled meanwhile"),
     N_("its process ended in the middle of the call"), N_("The body took too long to arrive."), N_("At most 64 KiB."),
