@@ -139,7 +139,6 @@ def database(engine: str, folder: Path) -> Iterator[str]:
     try:
         url = str(server.get_uri())
         asyncio.run(prepare(url))
-        asyncio.run(recycle_log(url))
         yield url
     finally:
         server.cleanup()
@@ -169,6 +168,8 @@ def run_engine(
         result: dict[str, Any] = {"engine": engine, "processes": processes}
         rate = rate or TARGET[engine]
         posts = signed_posts(0, seconds * 6000)
+        if engine == "postgresql":
+            asyncio.run(recycle_log(url))
         if only in ("", "load"):
             with program("floor") as floor:
                 port = port_of(floor)

@@ -268,9 +268,7 @@ def _step(
     if (to == InteractionState.ENDED) != bool(outcome):
         raise IllegalTransition("An ended interaction needs an outcome, and only an ended one.")
     ended = {"ended_at": now} if to == InteractionState.ENDED else {}
-    if "notes" in changes:
-        changes = {**changes, "notes": with_note(interaction, changes["notes"])}
-    return {**ended, **changes, "state": to, "outcome": str(outcome)}
+    return {**ended, **_with_note(interaction, changes), "state": to, "outcome": str(outcome)}
 
 
 def _tallied(interaction: Interaction) -> tuple[str | None, str]:
@@ -308,16 +306,19 @@ async def revive(
     return interaction
 
 
-def with_note(interaction: Interaction, note: str) -> str:
-    """The notes of all who had the conversation so far, and this one below them. Said a second time it is there already."""
-    note = note.strip()
-    if not note or f"\n{interaction.notes}\n".endswith(f"\n{note}\n"):
-        return interaction.notes
-    return f"{interaction.notes}\n{note}".lstrip("\n")
+def _with_note(interaction: Interaction, changes: dict[str, Any]) -> dict[str, Any]:
+    """`changes` with its note below those of all who had the conversation so far. Said a second time it is there already."""
+    if "notes" not in changes:
+        return changes
+    note, said = changes["notes"].strip(), interaction.notes
+    if note and not f"\n{said}\n".endswith(f"\n{note}\n"):
+        said = f"{said}\n{note}".lstrip("\n")
+    return {**changes, "notes": said}
 
 
 async def change(tx: Tx, interaction: Interaction, *, now: datetime, **changes: Any) -> None:
-    """Change facts that are not the state (contact, notes, disposition), guarded by version."""
+    """Change facts that are not the state (contact, disposition), guarded by version; `notes` are added to those there."""
+    changes = _with_note(interaction, changes)
     if "queue_id" in changes and changes["queue_id"] != interaction.queue_id:
         tallied = tally_word(interaction.state, interaction.outcome)
         await _count(tx, interaction, interaction.queue_id, tallied, -1)

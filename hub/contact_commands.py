@@ -74,7 +74,9 @@ async def bring_in(db: Database, files: Files, given: Namespace, clock: Clock) -
         until = clock.now() + timedelta(seconds=5)
         ended = await csv_reading.read_on(db, contact_imports, found.id, lambda: [content], clock=clock, until=until)
         if not ended:
-            await asyncio.sleep(0.2)  # perhaps a worker of the running hub reads it now; it must not be pressed
+            await asyncio.sleep(
+                0.2
+            )  # a worker of the running hub may read it now: look on five times a second, not in a spin
     async with db.reading() as tx:
         done = await contact_imports.get(tx, found.id)
     await _tell(db, done, given.refused)

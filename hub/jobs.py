@@ -130,22 +130,18 @@ async def campaign_slice(runtime: Runtime, campaign_id: str, bounds: Slice) -> N
 
 async def import_slice(runtime: Runtime, import_id: str, bounds: Slice) -> None:
     """A file of recipients."""
-    async with runtime.db.reading() as tx:
-        found = await imports.get(tx, import_id)
-    await _file_slice(runtime, import_id, found.file_key, bounds, imports)
+    await _file_slice(runtime, imports, import_id, bounds)
 
 
 async def contacts_slice(runtime: Runtime, import_id: str, bounds: Slice) -> None:
     """A file of contacts."""
-    async with runtime.db.reading() as tx:
-        found = await contact_imports.get(tx, import_id)
-    await _file_slice(runtime, import_id, found.file_key, bounds, contact_imports)
+    await _file_slice(runtime, contact_imports, import_id, bounds)
 
 
-async def _file_slice(
-    runtime: Runtime, import_id: str, file_key: str, bounds: Slice, kind: csv_reading.Imports
-) -> None:
+async def _file_slice(runtime: Runtime, kind: csv_reading.Imports, import_id: str, bounds: Slice) -> None:
     """The file comes out of the store into a temporary one, because rows are found by reading from the front."""
+    async with runtime.db.reading() as tx:
+        file_key = (await kind.get(tx, import_id)).file_key
     with tempfile.TemporaryFile() as file:
         async for chunk in runtime.files.stream(file_key):
             await asyncio.to_thread(file.write, chunk)

@@ -256,7 +256,7 @@ class Background:
         while await self.runtime.db.write(lambda tx: recordings.expire(tx, now=now)):
             pass
         for table in (RecipientImport, ContactImport):
-            while await self.runtime.db.write(lambda tx, table=table: csv_reading.let_files_go(tx, table, now=now)):  # type: ignore[misc]
+            while await self.runtime.db.write(partial(csv_reading.let_files_go, table=table, now=now)):
                 pass
 
     async def _mailboxes(self) -> None:

@@ -228,8 +228,7 @@ async def _end_work(tx: Tx, entry: QueueEntry, disposition: str, notes: str, *, 
                 notes=notes,
             )  # fmt: skip
         elif disposition or notes:
-            said = interactions.with_note(interaction, notes)
-            await interactions.change(tx, interaction, now=now, disposition=disposition, notes=said)
+            await interactions.change(tx, interaction, now=now, disposition=disposition, notes=notes)
     if entry.kind == "voice" and entry.state == EntryState.CONNECTED:
         raise Conflict("The call goes on; hang up first.")
     await entries.close(tx, entry, outcome=Outcome.HANDLED, now=now, disposition=disposition, notes=notes)
@@ -244,8 +243,7 @@ async def _note_after(tx: Tx, entry: QueueEntry, disposition: str, notes: str, *
     """The wrap-up ran out while the agent still wrote: what they chose replaces the default."""
     for interaction in await interactions.list_entry(tx, entry.id):
         if interaction.state == InteractionState.ENDED and interaction.disposition in ("", DEFAULT_DISPOSITION):
-            said = interactions.with_note(interaction, notes)
-            await interactions.change(tx, interaction, now=now, disposition=disposition, notes=said)
+            await interactions.change(tx, interaction, now=now, disposition=disposition, notes=notes)
             if "room" in interaction.data:
                 await calls.record_event(
                     tx, interaction_id=interaction.id, kind="disposed", event_key=f"hub:{interaction.id}:disposed:late",

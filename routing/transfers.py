@@ -253,11 +253,10 @@ async def wrapped_up(tx: Tx, entry: QueueEntry, *, disposition: str, notes: str,
         tx, interaction_id=interaction.id, kind="part_disposed", event_key=f"hub:{entry.id}:part_disposed:{entry.version}",
         happened_at=now, now=now, user_id=entry.agent_id or "", raw={"disposition": disposition, "notes": notes},
     )  # fmt: skip
-    said = interactions.with_note(interaction, notes)
     parts = [dict(part) for part in interaction.data.get("transfers", [])]
     mine = next((part for part in reversed(parts) if part["by"] == entry.agent_id), {})
     mine["disposition"] = disposition
-    await interactions.change(tx, interaction, now=now, notes=said, data={**interaction.data, "transfers": parts})
+    await interactions.change(tx, interaction, now=now, notes=notes, data={**interaction.data, "transfers": parts})
 
 
 def last_of(interaction: Interaction) -> dict[str, Any] | None:

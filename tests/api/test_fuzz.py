@@ -107,4 +107,4 @@ async def test_no_generated_request_breaks_the_api(either_house: House, tmp_path
     assert process.returncode == 0, said[-12_000:]
     ran = re.search(r"(\d+) generated", said)
     assert ran is not None, said[-4000:]
-    assert int(ran.group(1)) > 0, said[-4000:]  # how many fit into the time is the machine's affair
+    assert int(ran.group(1)) > 20, said[-4000:]  # how many fit into the time is the machine's affair

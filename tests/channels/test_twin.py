@@ -68,7 +68,7 @@ class LittleHub:
         return web.Response(text=render(found, base=self.origin), content_type=CONTENT_TYPE)
 
     async def until(self, good: Callable[[Any], bool]) -> Any:
-        """The first thing received that is so; fails after 10 s."""
+        """The first thing received that is so; fails after a minute."""
         async with asyncio.timeout(60):
             while True:
                 for one in self.got:

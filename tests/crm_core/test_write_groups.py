@@ -217,6 +217,7 @@ async def test_who_has_gone_is_left_out_and_the_others_are_told() -> None:
     await stays
     with pytest.raises(Refused):
         await bad
+    assert [["gone"]] not in slow.groups
     assert not any(["gone"] in group for group in slow.groups)
 
 
@@ -224,10 +225,12 @@ async def test_a_crowd_that_has_gone_leaves_nobody_behind_it_waiting() -> None:
     slow = Slow()
     slow.let_go.set()
     groups = Groups(slow.write)
-    crowd = [asyncio.create_task(groups.join([f"{number}"])) for number in range(UNITS)]  # type: ignore[list-item]
-    await asyncio.sleep(0)
-    last = asyncio.create_task(groups.join(["last"]))  # type: ignore[list-item]
-    for one in crowd:
+    crowd: list[Any] = [[f"{number}"] for number in range(UNITS)]  # names stand for what units append
+    behind: Any = ["last"]
+    asking = [asyncio.create_task(groups.join(one)) for one in crowd]
+    await asyncio.sleep(0)  # they stand in the queue, and the start is on its way
+    last = asyncio.create_task(groups.join(behind))
+    for one in asking:
         one.cancel()
     async with asyncio.timeout(60):
         await last

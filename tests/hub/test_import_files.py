@@ -10,6 +10,7 @@ import pytest
 from campaigns import imports
 from crm_core import contact_imports
 from crm_core.addresses import PointKind
+from crm_core.clock import FixedClock
 from crm_core.contact_files import look
 from crm_core.csv_files import ImportState
 from crm_core.csv_reading import FORGOTTEN, KEPT, UNUSED, read_on
@@ -63,15 +64,17 @@ async def clean(runtime: Runtime) -> int:
 
 
 @pytest.mark.parametrize("kind", [contact_imports, imports], ids=["contacts", "recipients"])
-async def test_a_file_that_was_read_goes_after_its_term_and_its_import_stays(runtime: Runtime, kind: Any) -> None:
+async def test_a_file_that_was_read_goes_after_its_term_and_its_import_stays(
+    runtime: Runtime, clock: FixedClock, kind: Any
+) -> None:
     import_id = await upload(runtime, kind)
     await carry_out(runtime, kind, import_id)
     before = await row(runtime, kind, import_id)
     assert before.state == ImportState.READ
-    runtime.clock.tick(KEPT.total_seconds() - 1)  # type: ignore[attr-defined]
+    clock.tick(KEPT.total_seconds() - 1)
     assert await clean(runtime) == 0
     assert await runtime.files.get(before.file_key) == CONTENT
-    runtime.clock.tick(2)  # type: ignore[attr-defined]
+    clock.tick(2)
     assert await clean(runtime) == 1
     with pytest.raises(FileMissing):
         await runtime.files.get(before.file_key)
@@ -81,10 +84,10 @@ async def test_a_file_that_was_read_goes_after_its_term_and_its_import_stays(run
 
 
 @pytest.mark.parametrize("kind", [contact_imports, imports], ids=["contacts", "recipients"])
-async def test_a_file_that_nobody_began_ends_with_what_to_do(runtime: Runtime, kind: Any) -> None:
+async def test_a_file_that_nobody_began_ends_with_what_to_do(runtime: Runtime, clock: FixedClock, kind: Any) -> None:
     import_id = await upload(runtime, kind)
     key = (await row(runtime, kind, import_id)).file_key
-    runtime.clock.tick(UNUSED.total_seconds() + 1)  # type: ignore[attr-defined]
+    clock.tick(UNUSED.total_seconds() + 1)
     assert await clean(runtime) == 1
     with pytest.raises(FileMissing):
         await runtime.files.get(key)

@@ -117,7 +117,7 @@ def config(tmp_path: Path, hub: ScriptHub) -> SandboxConfig:
         mailbox=MailboxConfig("support@example.test", "support@example.test", "secret"),
         people=(Person("Ana Example", ANA, "ana@example.com"), Person("Ben Example", BEN, "ben@example.com")),
         speech_scale=0.0,
-        time_scale=0.3,
+        time_scale=0.3,  # a ring of 60 s is 18: a machine that stands still for some seconds must not end it
         line_grace_s=0.2,
     )
 

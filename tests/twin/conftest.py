@@ -39,7 +39,7 @@ async def stage(sqlite_url: str, valkey_url: str, tmp_path: Path) -> AsyncIterat
         ),
         people=(Person("Ana Example", ANA, "ana@example.com"), Person("Ben Example", BEN, "ben@example.com")),
         speech_scale=0.0,
-        time_scale=0.3,
+        time_scale=0.3,  # as in tests/sandbox: no ring ends because the machine stood still
         line_grace_s=0.1,
     )
     async with running_sandbox(config) as sandbox, aiohttp.ClientSession() as http:
