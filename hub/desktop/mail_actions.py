@@ -15,7 +15,7 @@ from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid, NotFound, Refused
 from crm_core.interactions import Attachment, Interaction
 from hub import rights
-from hub.desktop import work
+from hub.desktop import sent_once, work
 from hub.desktop.mail_parts import DraftFiles
 from hub.desktop.templating import part, reader_of, respond, told
 from hub.desktop.work import ID, WORKERS
@@ -59,10 +59,12 @@ async def _keep(request: web.Request, tx: Tx, typed: Typed) -> None:
     )  # fmt: skip
 
 
-async def _composer(request: web.Request, *, error: str = "", event: str = "", status: int = 200) -> web.Response:
+async def _composer(
+    request: web.Request, *, error: str = "", event: str = "", status: int = 200, sender: str = ""
+) -> web.Response:
     async with runtime_of(request).db.reading() as tx:
         conversation = await _conversation(request, tx)
-        composer = await work.composer_of(tx, conversation, user_of(request).id, error=error)
+        composer = await work.composer_of(tx, conversation, user_of(request).id, error=error, sender=sender)
     headers = {"HX-Trigger": event} if event else None
     return part(request, "work/composer.html", composer, status=status, headers=headers)
 
@@ -92,7 +94,7 @@ async def answer_all(request: web.Request) -> web.StreamResponse:
         )  # fmt: skip
 
     await runtime_of(request).db.write(unit)
-    return await _composer(request)
+    return await _composer(request, sender=typed.sender)
 
 
 async def send(request: web.Request) -> web.StreamResponse:
@@ -101,28 +103,29 @@ async def send(request: web.Request) -> web.StreamResponse:
     user, now, db, reader = user_of(request), now_of(request), runtime_of(request).db, reader_of(request)
     wanted = request.match_info["conversation"]
 
-    async def unit(tx: Tx) -> None:
+    async def unit(tx: Tx) -> str:
         await _conversation(request, tx)
         files = await drafts.list_files(tx, user_id=user.id, conversation_id=wanted)
-        await replies.reply(
+        sent = await replies.reply(
             tx, wanted, agent_id=user.id, body=typed.body.strip(), subject=typed.subject.strip(), now=now,
             cc=mails.copies_in(typed.cc), bcc=mails.copies_in(typed.bcc), sender=typed.sender,
             files=[StoredFile(one.name, one.content_type, one.size, one.file_key) for one in files],
         )  # fmt: skip
         await drafts.drop(tx, user_id=user.id, conversation_id=wanted)
+        return sent.id
 
     try:
-        await db.write(unit)
+        await db.write(lambda tx: sent_once.carry_out(request, tx, unit))
     except Refused as error:
         refused = error
         await db.write(lambda tx: _keep(request, tx, typed))
         await db.write(lambda tx: gate.record_refusal(tx, refused, now=now))
         who = str(error.data.get("value", ""))
         said = refusal(reader, error)
-        return await _composer(request, error=f"{who}: {said}" if who else said, status=422)
+        return await _composer(request, error=f"{who}: {said}" if who else said, status=422, sender=typed.sender)
     except (Invalid, Conflict) as error:
         await db.write(lambda tx: _keep(request, tx, typed))
-        return await _composer(request, error=told(request, error), status=422)
+        return await _composer(request, error=told(request, error), status=422, sender=typed.sender)
     return await _composer(request, event="said")
 
 
@@ -229,12 +232,13 @@ async def forward(request: web.Request) -> web.StreamResponse:
     user, now, reader = user_of(request), now_of(request), reader_of(request)
     db = runtime_of(request).db
 
-    async def unit(tx: Tx) -> None:
+    async def unit(tx: Tx) -> str:
         original = await _original(request, tx, mail_id)
-        await replies.forward(tx, original.id, agent_id=user.id, to=addresses.email(to), body=body, now=now)
+        sent = await replies.forward(tx, original.id, agent_id=user.id, to=addresses.email(to), body=body, now=now)
+        return sent.id
 
     try:
-        await db.write(unit)
+        await db.write(lambda tx: sent_once.carry_out(request, tx, unit))
     except Refused as error:
         refused = error
         await db.write(lambda tx: gate.record_refusal(tx, refused, now=now))

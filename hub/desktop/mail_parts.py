@@ -37,14 +37,17 @@ class DraftFiles:
     error: str
 
 
-async def read(tx: Tx, conversation: Conversation, user_id: str, draft: Draft | None) -> tuple[MailParts, str]:
+async def read(
+    tx: Tx, conversation: Conversation, user_id: str, draft: Draft | None, *, sender: str = ""
+) -> tuple[MailParts, str]:
     """The parts, and their latest mail as it would be quoted."""
     account = await accounts.get(tx, conversation.account_id)
     latest = await replies.latest_written(tx, conversation.id)
     to = await replies.answer_to(tx, conversation)
     copied = f"{draft.cc or ''},{draft.bcc or ''}".lower() if draft else ""
+    senders = accounts.mail_addresses(account)
     parts = MailParts(
-        to=to, senders=accounts.mail_addresses(account), sender=replies.reply_as(account, latest),
+        to=to, senders=senders, sender=sender if sender in senders else replies.reply_as(account, latest),
         cc=(draft.cc or "") if draft else "", bcc=(draft.bcc or "") if draft else "",
         others=[one for one in replies.others_in(account, latest, to) if one not in copied],
         signature=await signatures.under(tx, user_id=user_id, account_id=account.id),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from sqlmodel import col, select
@@ -17,6 +17,7 @@ from crm_core.interactions import Note
 from crm_core.leads import Lead
 from hub.desktop.timeline import users_of
 from hub.desktop.worklist import open_callbacks
+from routing import replies
 from routing.callbacks import Callback
 
 
@@ -74,6 +75,7 @@ class PersonPane:
     conversation_id: str
     peer: str
     error: str = ""
+    typed: Mapping[str, str] = field(default_factory=dict)  # a new contact; to begin with, the name their mail gives
 
 
 async def point_lines(tx: Tx, rows: Sequence[tuple[ContactPoint, ContactLink]]) -> list[PointLine]:
@@ -158,8 +160,10 @@ async def pane_of_conversation(tx: Tx, conversation: Conversation) -> PersonPane
     if contact is not None:
         return replace(await pane_of_contact(tx, contact), **told)  # type: ignore[arg-type]
     numbers = [conversation.peer] if conversation.peer.startswith("+") else []
+    written = await replies.latest_written(tx, conversation.id)
+    named = str(written.data.get("from_name") or "") if written is not None else ""
     return PersonPane(
         contact=None, organisation="", owner="", points=[],
         callbacks=await open_callbacks(tx, contact_id="", numbers=numbers), leads=[], history=[], notes=[],
-        candidates=await candidates_of(tx, match.get("candidates", [])), **told,  # type: ignore[arg-type]
+        candidates=await candidates_of(tx, match.get("candidates", [])), typed={"name": named}, **told,  # type: ignore[arg-type]
     )  # fmt: skip

@@ -19,6 +19,7 @@ from markupsafe import Markup
 
 from crm_core.addresses import shown
 from crm_core.errors import HubError
+from hub.desktop import sent_once
 from hub.desktop.assets import asset, icon
 from hub.i18n import Reader, clock, negotiate, translations
 from hub.keys import USER
@@ -66,7 +67,7 @@ def environment(locale: str) -> Environment:
     env.policies["ext.i18n.trimmed"] = True
     env.install_gettext_translations(translations(locale), newstyle=True)  # type: ignore[attr-defined]
     env.filters.update(_filters())
-    env.globals.update(asset=asset, icon=icon, reader=_READER.get)
+    env.globals.update(asset=asset, icon=icon, reader=_READER.get, once_key=sent_once.key_of)
     return env
 
 

@@ -262,7 +262,8 @@ def _mail(item: TimelineItem, touch: Interaction) -> TimelineItem:
     elif 0 < new < len(body):
         body, quoted = body[:new].strip(), body[new:].strip("\n")
     to = [touch.to_address] if item.mine else [str(one) for one in data.get("to", ())] or [touch.to_address]
-    named = {"from": [touch.from_address], "to": to}
+    name = str(data.get("from_name") or "")
+    named = {"from": [f"{name} <{touch.from_address}>" if name else touch.from_address], "to": to}
     named |= {name: [str(one) for one in data.get(name, ())] for name in ("cc", "bcc")}
     return replace(
         item, body=body, quoted=quoted, robot=str(data.get("report") or data.get("automatic") or ""),

@@ -225,15 +225,17 @@ async def wrapup_of(
     )  # fmt: skip
 
 
-async def composer_of(tx: Tx, conversation: Conversation, user_id: str, *, error: str = "") -> Composer:
-    """The reply box with what was typed before."""
+async def composer_of(
+    tx: Tx, conversation: Conversation, user_id: str, *, error: str = "", sender: str = ""
+) -> Composer:
+    """The reply box with what was typed before; `sender`: the mailbox's address that was chosen."""
     draft = await drafts.find(tx, user_id=user_id, conversation_id=conversation.id)
     kind = conversation.channel if conversation.channel in ("sms", "email") else "note"
     quoted = ""
     subject = draft.subject if draft else ""
     mail: MailParts | None = None
     if kind == "email":
-        mail, quoted = await mail_parts.read(tx, conversation, user_id, draft)
+        mail, quoted = await mail_parts.read(tx, conversation, user_id, draft, sender=sender)
         bare = conversation.subject
         subject = subject or (bare if bare.lower().startswith("re:") else f"Re: {bare}" if bare else "")
     return Composer(

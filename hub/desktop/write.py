@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +14,9 @@ from crm_core.consent import Purpose
 from crm_core.contacts import Contact
 from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid, NotFound, Refused
-from crm_core.ids import new_secret
 from crm_core.users import User
 from hub import rights
-from hub.api import replays
-from hub.desktop import pictures
+from hub.desktop import pictures, sent_once
 from hub.desktop.render import render
 from hub.desktop.templating import part, reader_of, told
 from hub.desktop.work import WORKERS
@@ -28,8 +24,6 @@ from hub.desktop.work_actions import counted, refusal
 from hub.i18n import Reader
 from hub.web import Route, now_of, runtime_of, user_of
 from routing import gate, starts
-
-ONCE = re.compile(r"[A-Za-z0-9_-]{16,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +129,12 @@ async def _form(
     if chosen not in [str(purpose) for purpose in allowed] or (moved and chosen == Purpose.SERVICE):
         chosen = str(allowed[0]) if allowed else ""
     body, kind = given.get("body", ""), str(address.kind) if address else ""
-    once = given.get("once", "")
     return WriteForm(
         contact=contact, points=points, to=to, kind=kind, senders=senders, sender=sender,
         sticky=sticky, joins=joins, purposes=purpose_choices(reader, allowed), purpose=chosen,
         subject=given.get("subject", "")[:500], body=body,
         counter=counted(reader, body) if kind == PointKind.PHONE and body else "",
-        once=once if ONCE.fullmatch(once) else new_secret(128), **faults,
+        once=sent_once.key_of(given.get("once", "")), **faults,
     )  # fmt: skip
 
 
@@ -197,15 +190,8 @@ async def send(request: web.Request) -> web.StreamResponse:
         )  # fmt: skip
         return begun.conversation.id
 
-    async def once(tx: Tx) -> str:
-        key = given.get("once", "")
-        if not ONCE.fullmatch(key):
-            return await unit(tx)
-        digest = hashlib.sha256(f"{user.id}\n{request.path}\n{key}".encode()).hexdigest()
-        return await replays.once(tx, digest, lambda: unit(tx), now=now)
-
     try:
-        conversation_id = await db.write(once)
+        conversation_id = await db.write(lambda tx: sent_once.carry_out(request, tx, unit))
     except Refused as error:
         refused = error
         await db.write(lambda tx: gate.record_refusal(tx, refused, now=now))

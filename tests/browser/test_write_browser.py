@@ -109,6 +109,23 @@ async def test_a_text_is_written_by_the_keyboard_and_a_double_click_sends_once(
     assert len(house.rows("SELECT id FROM interactions WHERE body = ?", '"Hello" from us')) == 1
 
 
+async def test_a_double_click_makes_one_contact(page_factory: PageFactory, house: HubProcess) -> None:
+    """For every form alike, also those that carry no key: what is under way already is not asked for again."""
+    page = await page_factory(house.url + "/login")
+    await page.get_by_label("Login").fill("ada")
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.keyboard.press("Enter")
+    await page.wait_for_url("**/desk/**")
+    await page.goto(f"{house.url}/desk/contacts/new")
+    await page.get_by_label("Name", exact=True).fill("Clicked Twice")
+    posts = []
+    page.on("request", lambda request: posts.append(request.url) if request.method == "POST" else None)
+    await page.get_by_role("button", name="Create contact").dblclick()
+    await page.wait_for_url("**/desk/contacts/0*")
+    assert [one for one in posts if "contacts" in one] == [f"{house.url}/desk/contacts/new"]
+    assert len(house.rows("SELECT id FROM contacts WHERE name = ?", "Clicked Twice")) == 1
+
+
 async def faults_of(page: Page) -> list[str]:
     """What axe finds on this page."""
     await page.evaluate(AXE.read_text("utf-8"))

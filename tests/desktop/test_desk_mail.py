@@ -18,7 +18,7 @@ from crm_core.consent import SuppressionReason
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
 from crm_core.ids import new_id
-from crm_core.interactions import Attachment, Interaction
+from crm_core.interactions import Attachment, Interaction, Note
 from crm_core.touches import Direction, Touch
 from crm_core.users import Role, User
 from hub.executors import executors
@@ -67,9 +67,12 @@ class Thread:
 
     async def sent(self) -> Interaction:
         """Our latest mail."""
+        return next(row for row in await self.mails() if row.direction == Direction.OUTBOUND)
+
+    async def mails(self) -> list[Interaction]:
+        """Theirs and ours, newest first."""
         async with self.runtime.db.reading() as tx:
-            rows = await interactions.list_timeline(tx, conversation_id=self.id)
-        return next(row for row in rows if row.direction == Direction.OUTBOUND)
+            return list(await interactions.list_timeline(tx, conversation_id=self.id))
 
     async def draft_files(self) -> list[str]:
         async with self.runtime.db.reading() as tx:
@@ -526,3 +529,44 @@ async def test_pictures_inside_a_mail_are_shown_and_nothing_else_is(thread: Thre
     assert str(page).count("data:") == 1
     assert "script" not in page
     assert "t.example" not in page
+
+
+async def test_a_form_that_comes_twice_is_carried_out_once(thread: Thread, runtime: Runtime) -> None:
+    """By a double click, or again because its answer was lost: each of the composer's forms carries a key."""
+    keys = re.findall(r'name="once" value="([\w-]+)"', await thread.page())
+    assert len(set(keys)) == 2, "the answer and the note"
+    mail = (await thread.mails())[0].id
+    forms = {
+        "/mail": {"body": "Here.", "subject": "S", "cc": "", "bcc": ""},
+        "/note": {"body": "Hm."},
+        "/mail/forward": {"mail": mail, "to": "dan@example.com", "body": "FYI"},
+    }
+    for path, form in forms.items():
+        for words in ("", "", " And this."):  # other words are another message, whatever key an old page carries
+            sent = {**form, "body": form["body"] + words, "once": keys[0]}
+            status, _ = await thread.visitor.ask("POST", f"/desk/work/{thread.id}{path}", data=sent)
+            assert status == 200, path
+    outbound = [one.body for one in await thread.mails() if one.direction == Direction.OUTBOUND]
+    assert sorted(outbound) == ["FYI", "FYI And this.", "Here.", "Here. And this."]
+    async with runtime.db.reading() as tx:
+        assert sorted([note.body for note in await tx.all(select(Note))]) == ["Hm.", "Hm. And this."]
+
+
+async def test_the_chosen_sender_stays_chosen(thread: Thread) -> None:
+    for path, cc in (("", "no address"), ("/all", "")):
+        _, text = await thread.post(path, body="Here.", subject="S", cc=cc, bcc="", sender=BOX)
+        assert f'<option value="{BOX}" selected>' in text, path
+
+
+async def test_a_stranger_is_named_as_they_name_themselves(thread: Thread) -> None:
+    page = await thread.page()
+    assert "Ana &lt;ana@example.com&gt;" in page
+    assert 'name="name" value="Ana"' in page
+    status, text = await thread.visitor.ask(
+        "POST", f"/desk/work/{thread.id}/new-contact",
+        data={"name": "Anna", "organisation": "Firm", "more": "no number"},
+        headers={"Accept": "text/html"},
+    )  # fmt: skip
+    assert status == 422
+    for typed in ("Anna", "Firm", "no number"):
+        assert f'value="{typed}"' in text, "what was typed stays"

@@ -45,6 +45,23 @@ document.addEventListener("htmx:config:request", ({ detail: { ctx } }) => {
   if (ctx.target?.id === "page") ctx.request.headers["HX-Target"] = "main#page";
 });
 
+// What a person does is asked for once, however often they click, and a draft is not kept of what is being sent already.
+const underWay = new WeakSet();
+
+document.addEventListener("htmx:config:request", (event) => {
+  const { request, sourceElement: asked } = event.detail.ctx;
+  if (request.method === "GET") return;
+  if (underWay.has(asked) || underWay.has(asked.closest("form"))) return event.preventDefault();
+  if (!asked.matches("form, button")) return;
+  underWay.add(asked);
+  asked.ariaBusy = "true";
+});
+
+document.addEventListener("htmx:finally:request", ({ detail: { ctx: { sourceElement: asked } } }) => {
+  underWay.delete(asked);
+  asked.ariaBusy = null;
+});
+
 function markPlace() {
   each(".rail a", (link) => {
     const here = location.pathname === link.pathname || location.pathname.startsWith(`${link.pathname}/`);
