@@ -1,4 +1,7 @@
-"""What the columns of a file may do to consent: add a grant that carries its evidence, and never anything else."""
+"""What the columns of a file may do to consent: add a grant that carries its evidence, and never anything else.
+
+When the import is undone, what only its file proves ends again; the evidence stays in the ledger, as everything there.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from crm_core import consent
+from crm_core import consent, events
 from crm_core.addresses import Address
 from crm_core.consent import ConsentAction, ConsentEvent
 from crm_core.db import Tx
+from crm_core.ids import new_id
 from crm_core.texts import Text
 
 YES = frozenset({"yes", "y", "true", "1", "x", "ja", "si", "sí", "是"})
 NO = frozenset({"", "no", "n", "false", "0", "nein", "否"})
+_UNDONE = "undo:"  # source of a withdrawal that nobody asked for: the import was undone
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +59,7 @@ async def take(
     if any(
         entry.action == ConsentAction.WITHDRAWN and entry.channel in ("*", channel) and entry.at >= given
         for entry in ledger
+        if not entry.source.startswith(_UNDONE)
     ):
         return False, Text("They withdrew after that date; the consent is not recorded.")
     evidence = {"given_at": given.isoformat(), "source": source[:500], "text": wording[:2000], "file": file_name}
@@ -62,6 +68,22 @@ async def take(
         contact_id=contact_id,
     )  # fmt: skip
     return True, ""
+
+
+async def take_back(
+    tx: Tx, address: Address, *, channel: str, purpose: str, origin: str, actor: str, now: datetime, contact_id: str
+) -> None:
+    """End a grant of `origin` unless something newer was said; the same file may record it again."""
+    _, ledger = await consent.list_for(tx, address)
+    newest = latest(ledger, channel=channel, purpose=purpose)
+    if any(entry.action == ConsentAction.WITHDRAWN or entry.source != origin for entry in newest):
+        return
+    ended = ConsentEvent(
+        id=new_id(now), kind=address.kind, value=address.value, contact_id=contact_id, channel=channel, purpose=purpose,
+        action=ConsentAction.WITHDRAWN, source=f"{_UNDONE}{origin}", evidence={"undone": origin}, actor=actor, at=now,
+    )  # fmt: skip
+    await tx.add(ended)
+    await events.emit(tx, "consent.withdrawn", address.value, now=now, contact=contact_id)
 
 
 def latest(ledger: Sequence[ConsentEvent], *, channel: str, purpose: str) -> list[ConsentEvent]:

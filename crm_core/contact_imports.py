@@ -1,8 +1,8 @@
 """Contacts out of a file: the file's row, what would become of each line, and every line that was refused, with why.
 
 Decides who a line is: the person with that id, the only person with that proven address, or one with that address and that
-name; anybody else's address is never shared by an import. Fills in what is empty, changes what is there only when asked to,
-and treats consent as `consent_columns` does. Reading bytes is csv_files.py, columns are contact_files.py.
+name; anybody else's address is never shared by an import. Reading bytes is csv_files.py, columns are contact_files.py, what
+becomes of the person is contact_taking.py, and how all of it is taken back contact_undo.py.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 from sqlalchemy import update
 from sqlmodel import Field, col, func, select
 
-from crm_core import audit, consent, consent_columns, contact_files, contact_lines, contacts, events, users
+from crm_core import audit, contact_files, contact_taking, contacts, events, users
 from crm_core.addresses import Address
-from crm_core.contact_files import CONSENTS
 from crm_core.contact_lines import Person, country_of, read_person
+from crm_core.contact_taking import Source
 from crm_core.contacts import Contact
 from crm_core.csv_files import ImportState, Look, Row
 from crm_core.db import Tx
@@ -52,10 +52,13 @@ class ContactImport(Table, table=True):
     refused_count: int = 0
     consent_count: int = 0  # grants recorded
     error: str = text()  # why the whole file failed
-    due_at: datetime | None = at(nullable=True, index=True)
+    due_at: datetime | None = at(nullable=True, index=True)  # a worker goes on with it then: reading, or undoing
     created_by: str = text()
     created_at: datetime = at()
-    ended_at: datetime | None = at(nullable=True)
+    ended_at: datetime | None = at(nullable=True)  # of the reading
+    undo_asked_at: datetime | None = at(nullable=True)
+    undone_by: str | None = text(default=None)
+    undone_at: datetime | None = at(nullable=True)
     version: int = 1
 
 
@@ -229,7 +232,7 @@ def checked_mapping(headers: Sequence[str], given: Mapping[str, str]) -> dict[st
 async def choose(tx: Tx, import_id: str, *, mapping: Mapping[str, str], country: str, overwrite: bool) -> ContactImport:
     """Correct the mapping before anything is taken over. Invalid as `checked_mapping`; Conflict when it has begun."""
     found = await get(tx, import_id)
-    return await _change(
+    return await change(
         tx, found, ImportState.UPLOADED, mapping=checked_mapping(found.headers, mapping), country=country_of(country.strip()),
         overwrite=overwrite,
     )  # fmt: skip
@@ -239,7 +242,7 @@ async def begin(tx: Tx, import_id: str, *, actor: str, now: datetime, due_at: da
     """Have it taken over in the background, from `due_at` on. Invalid as `checked_mapping`; Conflict when it has begun."""
     found = await get(tx, import_id)
     checked_mapping(found.headers, found.mapping)
-    await _change(tx, found, ImportState.UPLOADED, state=ImportState.READING, due_at=due_at or now)
+    await change(tx, found, ImportState.UPLOADED, state=ImportState.READING, due_at=due_at or now)
     await audit.record(
         tx, actor=actor, action="contacts.imported", subject=f"import:{found.id}", now=now, file=found.file_name,
         lines=found.total_count, overwrite=found.overwrite,
@@ -255,14 +258,15 @@ async def take_rows(tx: Tx, import_id: str, rows: Sequence[Row], *, now: datetim
     if found.state != ImportState.READING:
         return found
     fresh = [row for row in rows if row.number > found.cursor]
+    source = Source(found.id, found.file_name, found.created_by, overwrite=found.overwrite)
     counted = dict.fromkeys(Fate, 0)
     granted = 0
     for row in fresh:
         verdict = await judge(tx, found, row)
         counted[verdict.fate] += 1
         reason, column = verdict.reason, verdict.column
-        if verdict.fate != Fate.REFUSED:
-            grants, reason = await _carry_out(tx, found, verdict, now=now)
+        if verdict.fate != Fate.REFUSED and verdict.person is not None:
+            grants, reason = await contact_taking.take(tx, source, verdict.person, verdict.contact, now=now)
             granted += grants
         if reason:
             fault = ContactImportFault(
@@ -279,7 +283,7 @@ async def take_rows(tx: Tx, import_id: str, rows: Sequence[Row], *, now: datetim
     }
     if last:
         values |= {"state": ImportState.READ, "ended_at": now, "due_at": None}
-    await _change(tx, found, ImportState.READING, **values)
+    await change(tx, found, ImportState.READING, **values)
     await events.emit(tx, "import.changed", import_id, now=now, version=found.version, state=found.state)
     return found
 
@@ -287,11 +291,12 @@ async def take_rows(tx: Tx, import_id: str, rows: Sequence[Row], *, now: datetim
 async def fail(tx: Tx, import_id: str, *, error: str, now: datetime) -> None:
     """The rest of the file cannot be read."""
     found = await get(tx, import_id)
-    await _change(tx, found, ImportState.READING, state=ImportState.FAILED, error=error, ended_at=now, due_at=None)
+    await change(tx, found, ImportState.READING, state=ImportState.FAILED, error=error, ended_at=now, due_at=None)
     await events.emit(tx, "import.changed", import_id, now=now, version=found.version, state=found.state)
 
 
-async def _change(tx: Tx, found: ContactImport, expected: ImportState, **values: Any) -> ContactImport:
+async def change(tx: Tx, found: ContactImport, expected: ImportState, **values: Any) -> ContactImport:
+    """New values for an import that is still as it was found; Conflict when somebody was first."""
     values["version"] = found.version + 1
     guard = update(ContactImport).where(
         col(ContactImport.id) == found.id,
@@ -304,11 +309,14 @@ async def _change(tx: Tx, found: ContactImport, expected: ImportState, **values:
 
 
 async def list_due(tx: Tx, *, now: datetime) -> list[str]:
-    """Ids of imports that a worker must go on with now."""
-    statement = select(ContactImport.id).where(
-        ContactImport.state == ImportState.READING, col(ContactImport.due_at) <= now
-    )
-    return await tx.all(statement.limit(100))
+    """Ids of imports that a worker must go on with now, reading or undoing."""
+    return await tx.all(select(ContactImport.id).where(col(ContactImport.due_at) <= now).limit(100))
+
+
+async def list_recent(tx: Tx, *, after: str = "", limit: int = 20) -> list[ContactImport]:
+    """Imports, newest first, from behind the id `after`."""
+    statement = select(ContactImport).order_by(col(ContactImport.id).desc()).limit(min(limit, 200))
+    return await tx.all(statement.where(col(ContactImport.id) < after) if after else statement)
 
 
 async def list_faults(
@@ -327,90 +335,3 @@ async def count_remarks(tx: Tx, import_id: str) -> int:
     """Lines that were taken with a remark."""
     statement = select(func.count()).select_from(ContactImportFault)
     return int(await tx.one(statement.where(ContactImportFault.import_id == import_id, ContactImportFault.taken)) or 0)
-
-
-# --- carrying a line out ---------------------------------------------------------------------------------------------
-
-
-async def _carry_out(tx: Tx, found: ContactImport, verdict: Verdict, *, now: datetime) -> tuple[int, str]:
-    """(grants recorded, remark)."""
-    person, contact = verdict.person, verdict.contact
-    if person is None:
-        raise ValueError("nothing was read of this line")
-    origin = f"import:{found.id}"
-    if contact is None:
-        made = {name: value for name, value in person.values.items() if name != "name"}
-        made |= {"tags": list(person.tags), "fields": person.fields, **await _references(tx, person, now=now)}
-        contact = await contacts.create(
-            tx, name=person.name or person.organisation or person.points[0].value, now=now, source=origin, points=person.points,
-            **made,
-        )  # fmt: skip
-    else:
-        theirs = {(point.kind, point.value) for point, _ in await contacts.list_points(tx, contact.id)}
-        for point in person.points:
-            if (point.kind, point.value) not in theirs:
-                await contacts.link_point(tx, contact.id, point, now=now, source=origin)
-        changes = _changes(contact, person, overwrite=found.overwrite)
-        for name, value in (await _references(tx, person, now=now)).items():
-            if not getattr(contact, name) or (found.overwrite and getattr(contact, name) != value):
-                changes[name] = value
-        if changes:
-            contact = await contacts.edit(tx, contact.id, version=contact.version, now=now, **changes)
-    await _stop(tx, found, person, contact, now=now)
-    return await _consents(tx, found, person, contact, now=now)
-
-
-async def _references(tx: Tx, person: Person, *, now: datetime) -> dict[str, str]:
-    """The rows that the line names: its firm, made if need be, and its owner."""
-    named: dict[str, str] = {}
-    if person.organisation:
-        named["organisation_id"] = (await contacts.get_organisation(tx, person.organisation, now=now)).id
-    owner = await users.find_login(tx, person.owner) if person.owner else None
-    if owner is not None:
-        named["owner_id"] = owner.id
-    return named
-
-
-def _changes(contact: Contact, person: Person, *, overwrite: bool) -> dict[str, Any]:
-    changes = {
-        name: value
-        for name, value in person.values.items()
-        if getattr(contact, name) != value and (overwrite or not getattr(contact, name))
-    }
-    tags = list(dict.fromkeys([*contact.tags, *person.tags]))
-    fields = {**contact.fields, **person.fields} if overwrite else {**person.fields, **contact.fields}
-    return (
-        changes
-        | ({"tags": tags} if tags != contact.tags else {})
-        | ({"fields": fields} if fields != contact.fields else {})
-    )
-
-
-async def _stop(tx: Tx, found: ContactImport, person: Person, contact: Contact, *, now: datetime) -> None:
-    """Whom another system was not to write to, we do not write to. What is stopped here already stays as it is."""
-    for point in person.points if person.stopped else ():
-        active, _ = await consent.list_for(tx, point)
-        for channel in sorted({"*"} & person.stopped or person.stopped & set(contact_lines.CHANNELS[point.kind])):
-            if not any(row.channel in ("*", channel) for row in active):
-                await consent.opt_out(
-                    tx, point, channel=channel, source=f"import:{found.id}", evidence={"file": found.file_name},
-                    actor=found.created_by, now=now, contact_id=contact.id,
-                )  # fmt: skip
-
-
-async def _consents(
-    tx: Tx, found: ContactImport, person: Person, contact: Contact, *, now: datetime
-) -> tuple[int, str]:
-    granted, remark = 0, ""
-    for column, claim in person.claims:
-        kind, channel, purpose = CONSENTS[column]
-        point = next((one for one in person.points if one.kind == kind), None)
-        if point is None or await consent.has_consent(tx, point, channel=channel, purpose=purpose):
-            continue
-        recorded, told = await consent_columns.take(
-            tx, point, claim, channel=channel, purpose=purpose, file_name=found.file_name, origin=f"import:{found.id}",
-            actor=found.created_by, now=now, contact_id=contact.id,
-        )  # fmt: skip
-        granted += recorded
-        remark = remark or told
-    return granted, remark

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import Date, Index, Text, bindparam, delete, update
+from sqlalchemy import Date, Index, Text, bindparam, delete, exists, update
 from sqlmodel import Field, col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -300,6 +300,17 @@ async def edit(tx: Tx, contact_id: str, *, version: int, now: datetime, **change
     await reindex(tx, contact)
     await events.emit(tx, "contact.changed", contact_id, now=now, version=contact.version)
     return contact
+
+
+async def remove(tx: Tx, contact_id: str, *, now: datetime) -> None:
+    """Take a contact away for good, with the addresses that are nobody else's. Only for one that nothing refers to."""
+    points = await tx.all(select(ContactLink.point_id).where(ContactLink.contact_id == contact_id))
+    await tx.run(delete(ContactTerm).where(col(ContactTerm.contact_id) == contact_id))
+    await tx.run(delete(ContactLink).where(col(ContactLink.contact_id) == contact_id))
+    lonely = ~exists().where(col(ContactLink.point_id) == col(ContactPoint.id))
+    await tx.run(delete(ContactPoint).where(col(ContactPoint.id).in_(points), lonely))
+    await tx.hit(delete(Contact).where(col(Contact.id) == contact_id))
+    await events.emit(tx, "contact.removed", contact_id, now=now)
 
 
 async def reindex(tx: Tx, contact: Contact) -> None:

@@ -12,6 +12,7 @@ from crm_core import (  # noqa: F401
     calls,
     consent,
     contact_imports,
+    contact_taking,
     contacts,
     conversations,
     drafts,
