@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from aiohttp import web
@@ -23,6 +24,7 @@ from hub.sealing import Unsealable
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
 
 PAGE = "/desk/admin/mail"
+TYPED = ("aliases", "signature", "sent_folder", "language", "token_url", "client_id", "scope")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +53,21 @@ class MailAdminPage:
 
     mailboxes: Sequence[MailboxShown]
     senders: Sequence[BlockedSender]
+    blocking: str  # what was typed and could not be blocked
+    opened: str  # the mailbox whose access by token could not be saved
     error: str
     saved: bool
 
 
 async def show(request: web.Request) -> web.StreamResponse:
     """The page."""
-    return await _page(request)
+    return await _page(request, saved="saved" in request.query)
 
 
 async def _page(request: web.Request, *, error: str = "", saved: bool = False) -> web.Response:
+    """The page; after an error with everything that was typed, secrets excepted."""
+    form = {name: str(value) for name, value in (await request.post()).items()}
+    opened = request.match_info.get("account", "") if "token_url" in form else ""
     async with runtime_of(request).db.reading() as tx:
         rows = await accounts.list_channel(tx, "email")
         kept = {row.id: _kept(request, row) for row in rows}
@@ -76,8 +83,16 @@ async def _page(request: web.Request, *, error: str = "", saved: bool = False) -
             for row in rows
         ]  # fmt: skip
         senders = await blocked.list_blocked(tx, limit=200)
-    page = MailAdminPage(shown, senders, error, saved)
+    shown = [_typed(box, form) if box.id == request.match_info.get("account") else box for box in shown]
+    page = MailAdminPage(shown, senders, form.get("value", ""), opened, error, saved)
     return await render(request, "admin/mail.html", page, status=422 if error else 200)
+
+
+def _typed(box: MailboxShown, form: dict[str, str]) -> MailboxShown:
+    given: dict[str, Any] = {name: form[name] for name in TYPED if name in form}
+    if "aliases" in form:  # an empty box is not posted
+        given |= {name: name in form for name in ("signed_return_path", "copy_to_sent")}
+    return replace(box, **given)
 
 
 async def save_mailbox(request: web.Request) -> web.StreamResponse:
@@ -156,7 +171,7 @@ async def _done(request: web.Request, unit: Callable[[Tx], Awaitable[None]]) -> 
         await runtime_of(request).db.write(unit)
     except (Invalid, Conflict) as error:
         return await _page(request, error=told(request, error))
-    return await _page(request, saved=True)
+    raise web.HTTPSeeOther(f"{PAGE}?saved=1")
 
 
 routes = [
