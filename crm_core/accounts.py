@@ -109,6 +109,13 @@ async def list_channel(tx: Tx, channel: str, *, deleted: bool = False) -> list[C
     return await tx.all(statement.order_by(col(ChannelAccount.name), col(ChannelAccount.id)))
 
 
+async def home_country(tx: Tx, queue_id: str = "") -> str:
+    """Where numbers without a country code are from: where our own number is, of that queue if there is one; may be empty."""
+    numbers = [number for number in await list_channel(tx, "voice") if number.country]
+    fitting = [number for number in numbers if number.queue_id == queue_id] or numbers
+    return fitting[0].country if fitting else ""
+
+
 def mail_addresses(account: ChannelAccount) -> tuple[str, ...]:
     """The addresses of a mailbox that may be written from: its own, then its aliases. Lower case."""
     aliases = account.settings.get("aliases") or ()

@@ -138,7 +138,7 @@ async def create_form(tx: Tx, given: FormInput, *, actor: str, now: datetime) ->
     slug = fresh_key(given.title)
     account = await settings_rows.create_account(
         tx, channel=WEB, address=slug, name=given.title.strip()[:100], queue_id=given.queue_id or None,
-        settings=settings, actor=actor, now=now, country=await _country(tx, given.queue_id),
+        settings=settings, actor=actor, now=now, country=await accounts.home_country(tx, given.queue_id),
     )  # fmt: skip
     form = Form(
         id=new_id(now), slug=slug, account_id=account.id, title=given.title.strip()[:200], fields=fields,
@@ -150,13 +150,6 @@ async def create_form(tx: Tx, given: FormInput, *, actor: str, now: datetime) ->
     if not given.enabled:
         await settings_rows.edit_account(tx, account.id, version=1, actor=actor, now=now, enabled=False)
     return form
-
-
-async def _country(tx: Tx, queue_id: str) -> str:
-    """Where numbers without a country code are from: where our own number is, of that queue if there is one."""
-    numbers = [number for number in await accounts.list_channel(tx, "voice") if number.country]
-    fitting = [number for number in numbers if number.queue_id == queue_id] or numbers
-    return fitting[0].country if fitting else ""
 
 
 async def save_form(tx: Tx, form_id: str, given: FormInput, *, version: int, actor: str, now: datetime) -> Form:

@@ -24,7 +24,7 @@ from sqlmodel import Field, col, func, select
 from channels.steps import Gather, Hangup, Play, Redirect, Say, Step
 from crm_core import sounds
 from crm_core.db import Tx
-from crm_core.errors import Invalid
+from crm_core.errors import Conflict, Invalid
 from crm_core.ids import new_id
 from crm_core.statements import fixed
 from crm_core.tables import Table, at, docs, key, ref, text
@@ -85,10 +85,14 @@ async def create(
     return flow
 
 
-async def save_version(tx: Tx, flow_id: str, *, steps: Sequence[dict[str, Any]], actor: str, now: datetime) -> int:
-    """A new version, which new calls take from now on; running calls keep theirs."""
+async def save_version(
+    tx: Tx, flow_id: str, *, steps: Sequence[dict[str, Any]], actor: str, now: datetime, seen: int | None = None
+) -> int:
+    """A new version, which new calls take from now on; running calls keep theirs. Conflict when the newest is not `seen`."""
     check(steps)
     last = await tx.one(select(func.max(FlowVersion.number)).where(FlowVersion.flow_id == flow_id)) or 0
+    if seen is not None and seen != last:
+        raise Conflict("Somebody saved this call flow meanwhile. Saving again puts yours in place of theirs.")
     await tx.add(FlowVersion(flow_id=flow_id, number=last + 1, steps=list(steps), created_by=actor, created_at=now))
     await tx.run(update(Flow).where(col(Flow.id) == flow_id).values(version=last + 1))
     return last + 1

@@ -8,7 +8,7 @@ from typing import Any
 from aiohttp import web
 from sqlmodel import col, select
 
-from crm_core import settings_rows, users
+from crm_core import accounts, settings_rows, users
 from crm_core.audit import AuditEntry
 from crm_core.db import Tx
 from crm_core.errors import HubError, Invalid, NotFound
@@ -35,7 +35,7 @@ SCOPES = (
 class FlowsPage:
     """The welcome texts, by flow."""
 
-    rows: list[tuple[Flow, str, str]]  # flow, what it says first, the queue it leads to
+    rows: list[tuple[Flow, str, list[str]]]  # flow, what it says first, the numbers that use it
     queues: list[Queue]
     error: str
     saved: bool
@@ -78,15 +78,27 @@ async def show_flows(request: web.Request) -> web.StreamResponse:
 async def _flows(request: web.Request, *, error: str = "", saved: bool = False) -> web.Response:
     async with runtime_of(request).db.reading() as tx:
         rows = []
+        numbers = await accounts.list_channel(tx, "voice")
         for flow in await tx.all(select(Flow).order_by(col(Flow.name)).limit(100)):
             steps, _, _ = await flows.load(tx, flow.id)
-            said = next((str(step.get("text", "")) for step in steps if step.get("do") == "say"), "")
-            queue = next((str(step.get("queue", "")) for step in steps if step.get("do") == "enqueue"), "")
-            rows.append((flow, said, queue))
+            users = [number.address for number in numbers if number.flow_id == flow.id]
+            rows.append((flow, _said_first(steps, flow.language), users))
         served = await queues.list_all(tx)
     return await render(
         request, "admin/flows.html", FlowsPage(rows, served, error, saved), status=422 if error else 200
     )
+
+
+def _said_first(steps: list[dict[str, Any]], language: str) -> str:
+    """The first words of a flow, in its own language where it has them; empty for the usual welcome."""
+    for step in steps:
+        if step["do"] == "welcome":
+            return ""
+        texts = step.get("texts") or {}
+        said = step.get("text") or texts.get(language) or next(filter(None, texts.values()), "")
+        if said:
+            return str(said)
+    return ""
 
 
 async def save_flow(request: web.Request) -> web.StreamResponse:

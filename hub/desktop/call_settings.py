@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,8 @@ class CallSettings:
     blocked: list[BlockedCaller]
     numbers: list[ChannelAccount]
     error: str
+    faults: Mapping[str, str]  # what is wrong with which field, of the queue `at`
+    at: str
     saved: str
 
 
@@ -44,12 +47,12 @@ async def show(request: web.Request) -> web.StreamResponse:
     return await _page(request)
 
 
-async def _page(request: web.Request, *, error: str = "", saved: str = "") -> web.Response:
+async def _page(request: web.Request, *, error: HubError | None = None, at: str = "", saved: str = "") -> web.Response:
     async with runtime_of(request).db.reading() as tx:
         rows = [(queue, call_rules.of(queue)) for queue in await queues.list_all(tx)]
         page = CallSettings(
             rows, await sounds.list_all(tx), await blocked_callers.list_all(tx), await accounts.list_channel(tx, "voice"),
-            error, saved,
+            told(request, error) if error else "", error.fields if isinstance(error, Invalid) else {}, at, saved,
         )  # fmt: skip
     return await render(request, "admin/calls.html", page, status=422 if error else 200)
 
@@ -73,10 +76,8 @@ async def save_rules(request: web.Request) -> web.StreamResponse:
 
     try:
         await runtime_of(request).db.write(unit)
-    except Invalid as error:
-        return await _page(request, error=" ".join([told(request, error), *error.fields.values()]))
     except HubError as error:
-        return await _page(request, error=told(request, error))
+        return await _page(request, error=error, at=queue_id)
     return await _page(request, saved=queue_id)
 
 
@@ -98,7 +99,7 @@ async def upload(request: web.Request) -> web.StreamResponse:
             )
         )  # fmt: skip
     except HubError as error:
-        return await _page(request, error=told(request, error))
+        return await _page(request, error=error)
     return await _page(request, saved=made.id)
 
 
@@ -109,7 +110,7 @@ async def retire(request: web.Request) -> web.StreamResponse:
     try:
         await runtime_of(request).db.write(lambda tx: settings.retire_sound(tx, sound_id, actor=user.id, now=now))
     except HubError as error:
-        return await _page(request, error=told(request, error))
+        return await _page(request, error=error)
     return await _page(request, saved="sounds")
 
 
@@ -133,7 +134,7 @@ async def save_screening(request: web.Request) -> web.StreamResponse:
             )
         )
     except HubError as error:
-        return await _page(request, error=told(request, error))
+        return await _page(request, error=error)
     return await _page(request, saved=account_id)
 
 
@@ -147,13 +148,14 @@ async def block(request: web.Request) -> web.StreamResponse:
             await blocked_callers.unblock(tx, form["unblock"], user_id=user.id, now=now)
             return
         await blocked_callers.block(
-            tx, form.get("number", ""), user_id=user.id, now=now, reason=form.get("reason", ""), country="GB"
-        )
+            tx, form.get("number", ""), user_id=user.id, now=now, reason=form.get("reason", ""),
+            country=await accounts.home_country(tx),
+        )  # fmt: skip
 
     try:
         await runtime_of(request).db.write(unit)
     except HubError as error:
-        return await _page(request, error=told(request, error))
+        return await _page(request, error=error, at="blocked")
     return await _page(request, saved="blocked")
 
 

@@ -1,7 +1,8 @@
 """The editor of call flows: what callers hear, per language or as an uploaded sound, and where each key or word leads.
 
 The form posts the whole tree each time; adding or removing an option draws it anew, only Save stores a version. Calls that run
-keep the version that they began with.
+keep the version that they began with. An option's fields are named by its place in the menu (r.1, r.2 …): two that have the
+same key for a moment remain two.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import phonenumbers
 from aiohttp import web
 from sqlmodel import select
 
-from crm_core import addresses, sounds
+from crm_core import accounts, addresses, sounds
 from crm_core.errors import HubError, Invalid, NotFound
 from crm_core.sounds import Sound
 from hub.desktop.render import render
@@ -28,6 +29,7 @@ from routing.queues import Queue
 LANGUAGES = (("en-GB", "English"), ("es-ES", "Español"), ("de-DE", "Deutsch"), ("zh-CN", "中文"))
 THENS = ("enqueue", "menu", "voicemail", "callback", "number", "hangup")
 LONGEST = 2000
+KEYS = 10  # of a telephone
 PROMPT_FIELDS = ("texts", "sound")
 
 
@@ -65,6 +67,7 @@ class FlowPage:
     """The editor."""
 
     flow: Flow
+    version: int  # that the form began with
     root: Node
     queues: list[Queue]
     sounds: list[Sound]
@@ -166,12 +169,13 @@ def read_node(form: Mapping[str, str], at: str = "r", depth: int = 1) -> Node:
     node.ask = {code: given(f"ask.{code}")[:LONGEST] for code, _ in LANGUAGES}
     node.ask_sound, node.speech = given("asksound")[:60], bool(given("speech"))
     node.tries, node.timeout_s = whole("tries", 2, 1, 5), whole("timeout", 5, 1, 30)
-    for key in given("keys").split(",")[:10]:
-        if len(key) == 1 and key.isdigit():
-            wanted = form.get(f"{at}.{key}.key", key).strip()
-            inner = read_node(form, f"{at}.{key}", depth + 1)
-            node.options.append(Option(wanted or key, form.get(f"{at}.{key}.words", "").strip()[:500], inner))
-    node.otherwise = read_node(form, f"{at}.o", depth + 1) if f"{at}.o.then" in form else Node(then="hangup")
+    for place in given("places").split(",")[:KEYS]:
+        if place.isdigit() and len(place) < 3:
+            inner = read_node(form, f"{at}.{place}", depth + 1)
+            node.options.append(Option(given(f"{place}.key")[:1], given(f"{place}.words")[:500], inner))
+    node.otherwise = read_node(
+        form, f"{at}.o", depth + 1
+    )  # of a new menu: a caller who presses nothing waits in the queue
     if not node.options:
         node.options.append(Option("1", "", Node()))
     return node
@@ -183,12 +187,12 @@ def act(root: Node, what: str, where: str) -> None:
     if what == "drop" and path:
         node = _at(root, path[:-1])
         if node is not None and len(node.options) > 1:
-            node.options = [one for one in node.options if one.key != path[-1]]
+            node.options = [one for place, one in enumerate(node.options, 1) if str(place) != path[-1]]
     elif what == "add":
         node = _at(root, path)
         taken = {one.key for one in node.options} if node is not None else set()
         free = next((key for key in "1234567890" if key not in taken), None)
-        if node is not None and free is not None:
+        if node is not None and free is not None and len(node.options) < KEYS:
             node.options.append(Option(free, "", Node()))
 
 
@@ -197,12 +201,13 @@ def _at(root: Node, path: list[str]) -> Node | None:
     for key in path:
         if node is None:
             return None
-        node = node.otherwise if key == "o" else next((one.node for one in node.options if one.key == key), None)
+        options = {str(place): one.node for place, one in enumerate(node.options, 1)}
+        node = node.otherwise if key == "o" else options.get(key)
     return node
 
 
-def check_node(node: Node, country: str = "GB") -> None:
-    """Two options on one key, or a number that is none: Invalid. A number is kept in E.164."""
+def check_node(node: Node, country: str) -> None:
+    """Two options on one key, or a number that is none: Invalid. Numbers become E.164; `country` reads national ones."""
     keys = [one.key for one in node.options]
     if len(keys) != len(set(keys)):
         raise Invalid("Two options of one menu have the same key.")
@@ -219,7 +224,9 @@ def check_node(node: Node, country: str = "GB") -> None:
 # --- pages ------------------------------------------------------------------------------------------------------------
 
 
-async def _page(request: web.Request, *, root: Node | None = None, error: str = "", saved: bool = False) -> FlowPage:
+async def _page(
+    request: web.Request, *, root: Node | None = None, version: int | None = None, error: str = "", saved: bool = False
+) -> FlowPage:
     async with runtime_of(request).db.reading() as tx:
         flow = await tx.one(select(Flow).where(Flow.id == request.match_info["flow"]))
         if flow is None:
@@ -228,7 +235,8 @@ async def _page(request: web.Request, *, root: Node | None = None, error: str = 
             steps, _, _ = await flows.load(tx, flow.id)
             root = node_of(steps, flow.language)
         return FlowPage(
-            flow, root, await queues.list_all(tx), await sounds.list_all(tx), LANGUAGES, error, saved
+            flow, flow.version if version is None else version, root, await queues.list_all(tx),
+            await sounds.list_all(tx), LANGUAGES, error, saved,
         )  # fmt: skip
 
 
@@ -241,25 +249,32 @@ async def _given(request: web.Request) -> dict[str, str]:
     return {name: str(value) for name, value in (await request.post()).items()}
 
 
+def _version(form: Mapping[str, str]) -> int:
+    text = form.get("version", "")
+    return int(text) if text.isdigit() and len(text) < 9 else 0
+
+
 async def redraw(request: web.Request) -> web.StreamResponse:
     """The form anew after a choice, an added or a removed option; nothing is stored."""
     form = await _given(request)
     root = read_node(form)
     what, _, where = request.query.get("act", "").partition(":")
     act(root, what, where)
-    return part(request, "admin/flow_form.html", await _page(request, root=root))
+    return part(request, "admin/flow_form.html", await _page(request, root=root, version=_version(form)))
 
 
 async def save(request: web.Request) -> web.StreamResponse:
     """A new version."""
     form = await _given(request)
     root, user, now = read_node(form), user_of(request), now_of(request)
-    flow_id = request.match_info["flow"]
+    flow_id, db = request.match_info["flow"], runtime_of(request).db
+    async with db.reading() as tx:
+        country = await accounts.home_country(tx)
     try:
-        check_node(root)
+        check_node(root, country)
         steps = steps_of(root)
-        await runtime_of(request).db.write(
-            lambda tx: flows.save_version(tx, flow_id, steps=steps, actor=user.id, now=now)
+        await db.write(
+            lambda tx: flows.save_version(tx, flow_id, steps=steps, actor=user.id, now=now, seen=_version(form))
         )
     except HubError as error:
         page = await _page(request, root=root, error=told(request, error))

@@ -202,10 +202,11 @@ async def wrapup_of(
     *,
     now: datetime,
     opened: bool = False,
+    shown: str = "",
     error: str = "",
     **typed: str,
 ) -> WrapUp:
-    """The wrap-up panel of a conversation."""
+    """The wrap-up panel of a conversation; `shown`: the work whose panel the page shows already, which stays open."""
     entry = await held_entry(tx, conversation.id, user_id)
     if entry is None:
         entry = await late_entry(tx, conversation.id, user_id, now=now)
@@ -221,7 +222,8 @@ async def wrapup_of(
         entry=entry, choices=choices, number=number, error=error, disposition=chosen, said=said,
         notes=typed.get("notes", ""), next_step=typed.get("next_step", ""),
         due=typed.get("due", ""), conversation_id=conversation.id,
-        open=opened or bool(error) or bool(entry and entry.state in (EntryState.WRAPUP, EntryState.DONE)),
+        open=opened or bool(error)
+        or bool(entry and (entry.id == shown or entry.state in (EntryState.WRAPUP, EntryState.DONE))),
     )  # fmt: skip
 
 
@@ -335,8 +337,9 @@ async def show_wrapup(request: web.Request) -> web.StreamResponse:
     async with runtime_of(request).db.reading() as tx:
         conversation = await rights.conversation(tx, user_of(request), request.match_info["conversation"])
         wrapup = await wrapup_of(
-            tx, conversation, user_of(request).id, now=now_of(request), opened="open" in request.query
-        )
+            tx, conversation, user_of(request).id, now=now_of(request), opened="open" in request.query,
+            shown=request.query.get("entry", ""),
+        )  # fmt: skip
     return part(request, "work/wrapup.html", wrapup)
 
 

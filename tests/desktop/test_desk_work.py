@@ -194,6 +194,19 @@ async def test_wrap_up_needs_an_outcome_and_ends_the_work(talk: Talk, runtime: R
         assert (await interactions.get(tx, entry.interaction_id)).notes == "All good"
 
 
+async def test_a_panel_that_was_opened_for_other_work_stays_closed(talk: Talk, visitor: Visitor) -> None:
+    """Who wrote an outcome for the call before, and is in the next one with the same person, needs the keys for the call."""
+    panel = f"/desk/work/{talk.conversation}/wrapup"
+    for query, opened in (
+        ("", False),
+        ("?entry=of-the-call-before", False),
+        (f"?entry={talk.entry}", True),
+        ("?open=1", True),
+    ):
+        status, text = await visitor.ask("GET", panel + query, headers={"Accept": "text/html"})
+        assert (status, f'value="{talk.entry}"' in text) == (200, opened), query
+
+
 async def test_colleagues_conversations_are_not_there(talk: Talk, runtime: Runtime, visitor: Visitor) -> None:
     await add_user(runtime, "zoe", [Role.AGENT])
     await visitor.log_in("zoe")

@@ -8,6 +8,7 @@ import wave
 import aiohttp
 from sqlmodel import select
 
+from crm_core.ids import new_id
 from crm_core.sounds import Sound
 from crm_core.users import Role
 from hub.desktop import flow_editor
@@ -47,13 +48,16 @@ async def test_an_administrator_builds_a_menu_and_a_caller_hears_it(stage: Stage
         path = f"/desk/admin/flows/{flow.id}"
         status, page = await ada.ask("GET", path)
         assert (status, 'name="r.welcome" value="1" checked' in page) == (200, True)
-        status, form = await ada.ask("POST", f"{path}/form", data={"r.then": "menu", "r.keys": ""})
+        status, form = await ada.ask("POST", f"{path}/form", data={"r.then": "menu", "r.places": ""})
         assert (status, 'name="r.1.key"' in form) == (200, True)
-        first = {"r.then": "menu", "r.keys": "1", "r.1.then": "enqueue", "r.1.queue": "q", "r.o.then": "hangup"}
+        first = {
+            "version": "1", "r.then": "menu", "r.places": "1", "r.1.key": "1", "r.1.then": "enqueue", "r.1.queue": "q",
+            "r.o.then": "hangup",
+        }  # fmt: skip
         status, form = await ada.ask("POST", f"{path}/form?act=add:r", data=first)
-        assert 'name="r.keys" value="1,2"' in form
-        status, form = await ada.ask("POST", f"{path}/form?act=drop:r.2", data={**first, "r.keys": "1,2"})
-        assert 'name="r.keys" value="1"' in form
+        assert 'name="r.places" value="1,2"' in form
+        status, form = await ada.ask("POST", f"{path}/form?act=drop:r.2", data={**first, "r.places": "1,2"})
+        assert 'name="r.places" value="1"' in form
 
         sound = aiohttp.FormData({"name": "Greeting", "_csrf": ada.csrf})
         sound.add_field("file", a_sound(), filename="greeting.wav", content_type="audio/wav")
@@ -68,16 +72,38 @@ async def test_an_administrator_builds_a_menu_and_a_caller_hears_it(stage: Stage
         status, page = await ada.ask(
             "POST", path,
             data={
-                **first, "r.keys": "1,2", "r.sound": f"{row.id}.{row.ending}", "r.ask.en-GB": "Sales? Press 7.",
-                "r.1.key": "7", "r.1.words": "sales, buy", "r.speech": "1", "r.tries": "3", "r.2.then": "voicemail",
-                "r.2.queue": "q",
+                **first, "r.places": "1,2", "r.sound": f"{row.id}.{row.ending}", "r.ask.en-GB": "Sales? Press 7.",
+                "r.1.key": "7", "r.1.words": "sales, buy", "r.speech": "1", "r.tries": "3", "r.2.key": "2",
+                "r.2.then": "voicemail", "r.2.queue": "q",
             },
         )  # fmt: skip
         assert (status, "version 2" in page) == (200, True), page[:3000]
-        status, page = await ada.ask(
-            "POST", path, data={**first, "r.keys": "1,2", "r.2.key": "1", "r.2.then": "hangup"}
-        )
+        doubled = {
+            **first,
+            "version": "2",
+            "r.places": "1,2",
+            "r.2.key": "1",
+            "r.2.then": "voicemail",
+            "r.2.words": "leave",
+        }
+        status, page = await ada.ask("POST", path, data=doubled)
         assert (status, "same key" in page) == (422, True)
+        # Neither of the two took the other's place: a new key for one is all that is wanted.
+        for kept in (
+            'name="r.1.then"',
+            'name="r.2.then"',
+            'name="r.2.words" value="leave"',
+            'value="enqueue" selected',
+        ):
+            assert kept in page
+        # Another administrator's flow is not overwritten by a page from before it.
+        status, page = await ada.ask("POST", path, data={**first, "r.1.words": "mine"})
+        assert (status, "Somebody saved" in page, 'value="mine"' in page, 'name="version" value="2"' in page) == (
+            422, True, True, True,
+        )  # fmt: skip
+        status, page = await ada.ask("GET", "/desk/admin/flows")
+        assert "Sales? Press 7." in page
+        assert "the usual welcome</p>" not in page
 
         status, page = await ada.ask(
             "POST", "/desk/admin/calls/queues/" + "0" * 26, data={"version": "1", "record": "announce"}
@@ -86,6 +112,13 @@ async def test_an_administrator_builds_a_menu_and_a_caller_hears_it(stage: Stage
         music = {"music": f"{row.id}.{row.ending}", "pause_s": "30", "voicemail_max_s": "60", "version": "1"}
         (queue,) = await stage.all_of(select(Queue).where(Queue.id == "q"))
         assert call_rules.of(queue).record == "off"
+        second = await stage.do(lambda tx: tx.add(Queue(id=new_id(stage.now), name="Second")))
+        status, page = await ada.ask(
+            "POST", f"/desk/admin/calls/queues/{second.id}", data={**music, "record": "off", "voicemail_max_s": "5"}
+        )
+        assert (status, f'id="vm-{second.id}-e">Between 10 and 600.' in page) == (422, True)
+        status, page = await ada.ask("POST", "/desk/admin/calls/blocked", data={"number": "12", "reason": "spam"})
+        assert (status, "with its country code" in page) == (422, True)
         status, page = await ada.ask(
             "POST", "/desk/admin/calls/blocked", data={"number": "+12025550199", "reason": "spam"}
         )

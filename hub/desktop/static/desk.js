@@ -5,6 +5,7 @@
 import { bindKeys } from "./keys.js";
 import { bindSegments, countAll } from "./segments.js";
 import { bindStream, csrf } from "./stream.js";
+import { bindTyped, giveBack } from "./typed.js";
 
 const each = (selector, act, root = document) => root.querySelectorAll(selector).forEach(act);
 
@@ -127,6 +128,7 @@ document.addEventListener("scroll", ({ target }) => {
 
 function settle(root) {
   tick();
+  giveBack();
   countAll();
   each("[data-scroll-end]", (element) => {
     takePlace(element);
@@ -260,5 +262,6 @@ document.addEventListener("hub:phone", ({ detail: { call } }) => {
 bindKeys();
 bindSegments();
 bindStream();
+bindTyped();
 markPlace();
 settle(document);
