@@ -79,12 +79,14 @@ def export_arguments(parser: Parser) -> None:
 def import_arguments(parser: Parser) -> None:
     nouns = parser.add_subparsers(dest="noun", required=True, metavar="NOUN")
     rows = nouns.add_parser("contacts", help="people out of a CSV file; the same file twice makes nobody twice")
-    rows.add_argument("file", metavar="FILE", help="the file, or - for standard input")
+    what = rows.add_mutually_exclusive_group(required=True)
+    what.add_argument("file", metavar="FILE", nargs="?", default="", help="the file, or - for standard input")
+    what.add_argument("--undo", default="", metavar="ID", help="take back what the import with this id did")
     rows.add_argument("--country", default="", help="reads national phone numbers, such as GB")
     rows.add_argument(
         "--overwrite", action="store_true", help="the file's values win; else only what is empty is filled"
     )
-    rows.add_argument("--dry-run", action="store_true", help="say what would become of the first lines, change nothing")
+    rows.add_argument("--dry-run", action="store_true", help="say what would happen, change nothing")
     rows.add_argument("--refused", default="", metavar="FILE", help="write lines that were refused, with the reason")
 
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
-from crm_core import contact_imports, csv_reading, users
+from crm_core import contact_imports, contact_undo, csv_reading, users
 from crm_core.clock import Clock, SystemClock
 from crm_core.contact_files import Wanted
 from crm_core.contact_imports import ContactImport
@@ -22,6 +22,7 @@ from hub.settings import Settings
 from hub.user_commands import ACTOR, with_database
 
 OURS = timedelta(minutes=2)  # then a worker goes on with what this command has left
+LISTED = 1000  # of those who are left alone
 
 
 async def run_export(settings: Settings, arguments: Namespace, *, clock: Clock | None = None) -> int:
@@ -44,9 +45,11 @@ async def run_export(settings: Settings, arguments: Namespace, *, clock: Clock |
 
 
 async def run_import(settings: Settings, arguments: Namespace, *, clock: Clock | None = None) -> int:
-    """`hub import contacts FILE`; 1 with one sentence when it cannot, or when lines were refused."""
+    """`hub import contacts FILE` or `--undo ID`; 1 with one sentence when it cannot, or when lines were refused."""
 
     async def work(db: Database, given: Namespace, at: Clock) -> None:
+        if given.undo:
+            return await take_back(db, given, at)
         await bring_in(db, Files(settings.files_url), given, at)
 
     return await with_database(settings, work, arguments, clock or SystemClock())
@@ -79,7 +82,25 @@ async def bring_in(db: Database, files: Files, given: Namespace, clock: Clock) -
             )  # a worker of the running hub may read it now: look on five times a second, not in a spin
     async with db.reading() as tx:
         done = await contact_imports.get(tx, found.id)
+    sys.stderr.write(f"To take it back: hub import contacts --undo {done.id}\n")
     await _tell(db, done, given.refused)
+
+
+async def take_back(db: Database, given: Namespace, clock: Clock) -> None:
+    """Say what an undo of that import does, and unless it is a dry run do it."""
+    async with db.reading(slow=True) as tx:
+        found = await contact_imports.get(tx, given.undo)
+    if not given.dry_run:
+        due_at = clock.now() + OURS
+        found = await db.write(lambda tx: contact_undo.begin(tx, found.id, actor=ACTOR, now=clock.now(), due_at=due_at))
+        while not await db.write(lambda tx: contact_undo.undo_some(tx, found.id, now=clock.now())):
+            pass
+    async with db.reading(slow=True) as tx:
+        did = await contact_undo.count(tx, found)
+        left = await contact_undo.list_left(tx, found, limit=LISTED)
+    sys.stdout.write(f"removed\t{did.removed}\nrestored\t{did.restored}\nleft\t{did.left}\n")
+    for contact_id, name, why in left:
+        sys.stderr.write(f"left alone: {contact_id} {name} ({why})\n")
 
 
 async def _tell(db: Database, done: ContactImport, refused_file: str) -> None:

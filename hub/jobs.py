@@ -29,7 +29,7 @@ from campaigns.campaigns import Campaign
 from campaigns.sender import Sending
 from channels.contract import Sends
 from channels.errors import Misconfigured
-from crm_core import accounts, contact_imports, csv_reading
+from crm_core import accounts, contact_imports, contact_undo, csv_reading
 from crm_core.accounts import ChannelAccount
 from crm_core.clock import Clock
 from crm_core.db import Database, DatabaseUnavailable
@@ -134,8 +134,15 @@ async def import_slice(runtime: Runtime, import_id: str, bounds: Slice) -> None:
 
 
 async def contacts_slice(runtime: Runtime, import_id: str, bounds: Slice) -> None:
-    """A file of contacts."""
-    await _file_slice(runtime, contact_imports, import_id, bounds)
+    """A file of contacts, or what it did taken back."""
+    async with runtime.db.reading() as tx:
+        undoing = (await contact_imports.get(tx, import_id)).undo_asked_at is not None
+    if not undoing:
+        await _file_slice(runtime, contact_imports, import_id, bounds)
+        return
+    while not bounds.over():
+        if await runtime.db.write(lambda tx: contact_undo.undo_some(tx, import_id, now=runtime.clock.now())):
+            return
 
 
 async def _file_slice(runtime: Runtime, kind: csv_reading.Imports, import_id: str, bounds: Slice) -> None:

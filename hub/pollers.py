@@ -17,7 +17,7 @@ from functools import partial
 
 from campaigns import checks as campaign_checks
 from campaigns.imports import RecipientImport
-from crm_core import audit, csv_reading, leases, outbox, outgoing, users
+from crm_core import audit, contact_undo, csv_reading, leases, outbox, outgoing, users
 from crm_core.contact_imports import ContactImport
 from crm_core.db import DatabaseUnavailable, Tx
 from hub import jobs, mailbox_watch, mailboxes
@@ -258,6 +258,8 @@ class Background:
         for table in (RecipientImport, ContactImport):
             while await self.runtime.db.write(partial(csv_reading.let_files_go, table=table, now=now)):
                 pass
+        while await self.runtime.db.write(contact_undo.forget):
+            pass
 
     async def _mailboxes(self) -> None:
         """One lease and task per mailbox: those switched on meanwhile are added, those switched off end."""
