@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Index, bindparam, update
@@ -16,10 +17,10 @@ from sqlalchemy import text as sql_text
 from sqlmodel import Field, col, or_, select
 
 from crm_core import events, tallies
-from crm_core.changes import change_held
+from crm_core.changes import among, change_held, named
 from crm_core.db import Tx
 from crm_core.errors import Conflict, IllegalTransition, NotFound
-from crm_core.statements import fixed
+from crm_core.statements import Fixed, fixed
 from crm_core.tables import Table, at, doc, key, one_of, ref, text, word
 from crm_core.touches import Direction
 
@@ -365,19 +366,16 @@ async def list_entry(tx: Tx, entry_id: str) -> list[Interaction]:
     return await tx.all(_OF_ENTRY, entry_id=entry_id)
 
 
-_HOLD_ENTRIES = fixed(
-    select(Interaction)
-    .where(col(Interaction.entry_id).in_(bindparam("entry_ids", expanding=True)))
-    .order_by(col(Interaction.id))
-    .limit(5000)
-    .with_for_update()
-)
+@cache
+def _hold_entries(number: int) -> Fixed[Any]:
+    behind = select(Interaction).where(among(Interaction.entry_id, "id", number))
+    return fixed(behind.order_by(col(Interaction.id)).limit(5000).with_for_update())
 
 
 async def hold_entries(tx: Tx, entry_ids: Sequence[str]) -> dict[str, list[Interaction]]:
     """What these queue entries stand for, oldest first, held until the transaction ends. Hold the entries before."""
     found: dict[str, list[Interaction]] = {entry_id: [] for entry_id in entry_ids}
-    rows: list[Interaction] = await tx.all(_HOLD_ENTRIES, entry_ids=list(entry_ids))
+    rows: list[Interaction] = await tx.all(_hold_entries(len(entry_ids)), **named("id", entry_ids))
     for interaction in rows:
         found[interaction.entry_id or ""].append(interaction)
     return found

@@ -144,13 +144,14 @@ class Tx:
         plan = self._compiler.insert_plan(type(row), unique, update, add)
         await self._execute(plan.sql, plan.bind(row.__dict__))
 
-    def later(self, row: T, *, unique: Sequence[str] = (), add: Sequence[str] = ()) -> T:
+    def later(self, row: T, *, unique: Sequence[str] = (), update: Sequence[str] = (), add: Sequence[str] = ()) -> T:
         """Insert one row by the end of the unit (or savepoint), together with others: on PostgreSQL one round trip for all.
 
         For rows whose insert is not expected to fail. Whoever reads or changes their table within the unit finds them there:
-        they are written before. `unique`: a row that is there already stays, or has its `add` columns added up.
+        they are written before. `unique`: a row that is there already stays, or has its `update` columns set and its `add`
+        columns added up; a unit puts off one row of a key.
         """
-        plan = self._compiler.insert_plan(type(row), unique, add=add)
+        plan = self._compiler.insert_plan(type(row), unique, update, add)
         self._later.append((plan, plan.bind(row.__dict__)))
         self._later_tables.add(plan.table)
         return row

@@ -23,6 +23,7 @@ from hub.settings import Settings
 from hub.tasks import end_tasks
 from hub.valkey import socket_path
 from hub.vault import AccountVault
+from routing.refusals import Refusals
 
 log = get_logger(__name__)
 
@@ -42,6 +43,7 @@ class Runtime:
     files: Files
     channels: ChannelSet
     sealer: Sealer
+    refusals: Refusals
     clock: Clock = field(default_factory=SystemClock)
     metrics: Metrics = field(default_factory=Metrics)
 
@@ -82,6 +84,7 @@ async def running(settings: Settings, *, bulk: bool = False, clock: Clock | None
             files=Files(settings.files_url),
             channels=channels,
             sealer=sealer,
+            refusals=Refusals(db),
             clock=clock or SystemClock(),
         )
     finally:

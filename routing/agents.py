@@ -8,7 +8,7 @@ ringing one, then the activity. Written work does not change it, because an agen
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
 from functools import cache
@@ -95,12 +95,12 @@ class AgentPeriod(Table, table=True):
 
 _GET = fixed(select(Agent).where(Agent.user_id == bindparam("id")))
 _LOCK = fixed(select(Agent).where(Agent.user_id == bindparam("id")).with_for_update())
-_LOCK_ALL = fixed(
-    select(Agent)
-    .where(col(Agent.user_id).in_(bindparam("ids", expanding=True)))
-    .order_by(col(Agent.user_id))
-    .with_for_update()
-)
+
+
+@cache
+def _lock_all(number: int) -> Fixed[Any]:
+    these = select(Agent).where(among(Agent.user_id, "id", number))
+    return fixed(these.order_by(col(Agent.user_id)).with_for_update())
 
 
 async def find(tx: Tx, user_id: str) -> Agent | None:
@@ -117,9 +117,9 @@ async def lock(tx: Tx, user_id: str) -> Agent:
     return found
 
 
-async def lock_all(tx: Tx, user_ids: Iterable[str]) -> dict[str, Agent]:
+async def lock_all(tx: Tx, user_ids: Sequence[str]) -> dict[str, Agent]:
     """These sessions, held in the order of their ids; who never was an agent is left out."""
-    found: list[Agent] = await tx.all(_LOCK_ALL, ids=list(user_ids))
+    found: list[Agent] = await tx.all(_lock_all(len(user_ids)), **named("id", user_ids))
     return {agent.user_id: agent for agent in found}
 
 

@@ -13,7 +13,7 @@ from routing import (
     call_rules,
     callbacks,
     entries,
-    offering,
+    offer_ends,
     offers,
     prompts,
     queues,
@@ -105,7 +105,7 @@ async def to_callback(
         live = await offers.find_live(tx, entry.id)
         if live is None or live.state != OfferState.OPEN:
             return False
-        await offering.withdraw(tx, entry, reason="caller asked for a callback", now=now)
+        await offer_ends.withdraw(tx, entry, reason="caller asked for a callback", now=now)
         interaction = await interactions.get(tx, interaction.id)
     if entry.state != EntryState.WAITING:
         return False

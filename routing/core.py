@@ -21,6 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from crm_core.texts import Text
@@ -28,6 +29,8 @@ from routing.agents import FRESH, Activity
 from routing.queues import Lane
 
 TRACED = 30  # how many agents a trace names one by one; the rest are counted by reason
+BEHIND = "behind in order"
+RUNG_TOO = "rings at the same time"
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,36 +202,32 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
             kept.append(Kept(work.id, {**base, "why": "not yet due"}))
             continue
         behind_it[work.queue_id, work.lane] -= 1  # so many wait behind it
-        free, blocked, named = room.sort_out(work, rules, wanted, now)
+        ranked, asked = room.sort_out(work, rules, wanted, now)
         moments.extend(_cool_offs(snapshot, work, rules, now))
-        waits_for = _waits_for_preferred(snapshot, work, rules, free, now)
+        waits_for = _waits_for_preferred(snapshot, work, rules, ranked, now)
         if waits_for is not None:
             moments.append(waits_for)
             told = {"why": "waits for the preferred agent", "preferred": work.preferred_agent_id}
-            kept.append(Kept(work.id, {**base, **told, "agents": named}))
-        elif not free:
-            kept.append(Kept(work.id, {**base, "why": _why(rules, blocked), "agents": named}))
+            kept.append(Kept(work.id, {**base, **told, "agents": asked.named()}))
+        elif not ranked:
+            kept.append(Kept(work.id, {**base, "why": _why(rules, asked.blocked), "agents": asked.named()}))
         else:
-            ranked = room.rank(work, rules, free)
             chosen = ranked[0]
             share = len(ranked) // (behind_it[work.queue_id, work.lane] + 1)
             several = ranked[1 : min(rules.ring_count, max(1, share))]
             if chosen == work.preferred_agent_id and _kept_until(work, rules, now) is not None:
                 several = []  # kept for them alone
-            behind = {user_id: _behind(number) for number, user_id in enumerate(ranked[1:], 2)} | dict.fromkeys(
-                several, "rings at the same time"
-            )
             trace = {
                 **base,
                 "agent": chosen,
                 "why": room.reason(work, rules, chosen, len(ranked)),
                 "candidates": ranked[:TRACED],
-                "agents": _named({**behind, **blocked}),
+                "agents": asked.named(ranked[1:], ringing=len(several)),
             }
             also = tuple((user_id, room.workers[user_id].version) for user_id in several)
             offers.append(Offered(work.id, chosen, work.version, room.workers[chosen].version, trace, also))
             for user_id in (chosen, *several):
-                room.use(work, user_id)
+                room.use(work, user_id, now)
             places[work.queue_id, work.lane] -= 1
     return Decisions(offers, kept, min(moments, default=None))
 
@@ -253,7 +252,44 @@ def _due_by_line(snapshot: Snapshot, now: datetime) -> dict[tuple[str, Lane], in
     return counts
 
 
-_Sorted = tuple[list[str], dict[str, str], dict[str, Any]]
+class _Asked:
+    """Those who serve a queue, for one kind of its work: who can have it, best first, and what stands in the others' way."""
+
+    def __init__(self, work: Work, wanted: Mapping[str, int]) -> None:
+        self.work = work  # as an example of its kind
+        self.wanted = wanted
+        self.free: list[str] = []
+        self.blocked: dict[str, str] = {}
+        self._counts: dict[str, int] = {}  # of `blocked` by reason
+        self._named: dict[str, Any] | None = None
+
+    def block(self, user_id: str, why: str) -> None:
+        """This agent cannot have it, or not for the reason that was given before."""
+        if user_id in self.blocked:
+            self._counts[self.blocked[user_id]] -= 1
+        self.blocked[user_id] = why
+        self._counts[why] = self._counts.get(why, 0) + 1
+        self._named = None
+
+    def named(self, behind: Sequence[str] = (), *, ringing: int = 0) -> dict[str, Any]:
+        """The agents with their reasons as a trace holds them: some by name, all by count.
+
+        `behind`: who could have had it as well, best first; the first `ringing` of them are rung too.
+        """
+        if not behind and self._named is not None:
+            return self._named
+        named: dict[str, str] = {}
+        for place, user_id in enumerate(behind[:TRACED]):
+            named[user_id] = RUNG_TOO if place < ringing else _behind(place + 2)
+        named.update(islice(self.blocked.items(), TRACED - len(named)))
+        counts = {why: number for why, number in self._counts.items() if number}
+        for why, number in ((RUNG_TOO, ringing), (BEHIND, len(behind) - ringing)):
+            if number:
+                counts[why] = number
+        told = {"by_agent": named, "by_reason": counts}
+        if not behind:
+            self._named = told
+        return told
 
 
 class _Room:
@@ -262,26 +298,28 @@ class _Room:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.workers = dict(snapshot.workers)
-        # What is asked of a queue's agents is mostly the same for all its work: looked at once, until one of them is used.
-        self._known: dict[tuple[Any, ...], _Sorted] = {}
+        # What is asked of a queue's agents is mostly the same for all its work: looked at once, and then only at who is used.
+        self._known: dict[tuple[Any, ...], _Asked] = {}
         self._refused = {work_id for work_id, _ in snapshot.refusals}
 
-    def sort_out(self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime) -> _Sorted:
-        """Who can have it, for all others of the queue the obstacle, and these as a trace names them."""
-        alone = work.id in self._refused or (
-            work.preferred_agent_id is not None and work.preferred_agent_id not in rules.members
-        )
-        if alone:
-            return self._sort_out(work, rules, wanted, now)
+    def sort_out(self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime) -> tuple[list[str], _Asked]:
+        """Who can have it, best first; and all whom its queue has."""
+        preferred = work.preferred_agent_id
+        if work.id in self._refused or (preferred is not None and preferred not in rules.members):
+            asked = self._sort_out(work, rules, wanted, now, preferred=preferred)
+            return asked.free, asked
         key = (work.queue_id, work.lane, work.weight, *sorted(wanted.items()))
         known = self._known.get(key)
         if known is None:
-            known = self._known[key] = self._sort_out(work, rules, wanted, now)
-        return known
+            known = self._known[key] = self._sort_out(work, rules, wanted, now, preferred=None)
+        if preferred not in known.free:
+            return known.free, known
+        return sorted(known.free, key=lambda user_id: user_id != preferred), known
 
-    def _sort_out(self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime) -> _Sorted:
-        free: list[str] = []
-        blocked: dict[str, str] = {}
+    def _sort_out(
+        self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime, *, preferred: str | None
+    ) -> _Asked:
+        asked = _Asked(work, wanted)
         for user_id in _asked(work, rules):
             worker = self.workers.get(user_id)
             if worker is None:
@@ -291,25 +329,22 @@ class _Room:
             if not why and memory is not None and memory.until > now:
                 why = "refused or missed it just now"
             if why:
-                blocked[user_id] = why
+                asked.block(user_id, why)
             else:
-                free.append(user_id)
-        return free, blocked, _named(blocked)
-
-    def rank(self, work: Work, rules: Rules, free: Sequence[str]) -> list[str]:
-        """The free agents, best first."""
+                asked.free.append(user_id)
 
         def key(user_id: str) -> tuple[Any, ...]:
             memory = self.snapshot.refusals.get((work.id, user_id))
             return (
                 memory.times if memory else 0,
-                user_id != work.preferred_agent_id,
+                user_id != preferred,
                 rules.members.get(user_id, 0),
                 self.workers[user_id].idle_since,
                 _lot(self.snapshot.seed, user_id),
             )
 
-        return sorted(free, key=key)
+        asked.free.sort(key=key)
+        return asked
 
     def reason(self, work: Work, rules: Rules, chosen: str, number: int) -> str:
         if number == 1:
@@ -320,17 +355,23 @@ class _Room:
             return "lowest rank, then longest idle"
         return "longest idle"
 
-    def use(self, work: Work, user_id: str) -> None:
+    def use(self, work: Work, user_id: str, now: datetime) -> None:
         worker = self.workers[user_id]
         live = work.weight if work.lane == Lane.LIVE else 0
-        self.workers[user_id] = Worker(
+        used = self.workers[user_id] = Worker(
             user_id=user_id, activity=worker.activity, idle_since=worker.idle_since, seen_at=worker.seen_at,
             voice_ready=worker.voice_ready, live_load=worker.live_load + live, live_capacity=worker.live_capacity,
             text_load=worker.text_load + work.weight - live, text_capacity=worker.text_capacity, wrapups=worker.wrapups,
             leaving=worker.leaving, skills=worker.skills, version=worker.version + 1,
         )  # fmt: skip
-        for key in [key for key in self._known if user_id in self.snapshot.queues[key[0]].members]:
-            del self._known[key]
+        for asked in self._known.values():
+            if user_id not in self.snapshot.queues[asked.work.queue_id].members:
+                continue
+            why = obstacle(used, asked.work, asked.wanted, now)
+            if why:
+                if user_id not in asked.blocked:
+                    asked.free.remove(user_id)
+                asked.block(user_id, why)
 
 
 def _cool_offs(snapshot: Snapshot, work: Work, rules: Rules, now: datetime) -> list[datetime]:
@@ -373,14 +414,6 @@ def _why(rules: Rules, blocked: Mapping[str, str]) -> str:
     if not blocked:
         return "nobody who serves this queue has logged in"
     return "nobody is free for it"
-
-
-def _named(agents: Mapping[str, str]) -> dict[str, Any]:
-    """Agents with their reasons: some by name, all by count."""
-    counts: dict[str, int] = {}
-    for why in agents.values():
-        counts[why] = counts.get(why, 0) + 1
-    return {"by_agent": dict(list(agents.items())[:TRACED]), "by_reason": counts}
 
 
 @dataclass(frozen=True, slots=True)

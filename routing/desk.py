@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -16,16 +18,30 @@ from crm_core.errors import Conflict, Invalid, NotAllowed, NotFound
 from crm_core.interactions import Disposition, Interaction, InteractionState, Outcome
 from crm_core.texts import Text
 from crm_core.touches import Direction
-from routing import agent_phones, agents, callbacks, entries, offering, offers, queues, rooms, talks, transfers
+from routing import (
+    agent_phones,
+    agents,
+    callbacks,
+    entries,
+    offer_ends,
+    offering,
+    offers,
+    queues,
+    rooms,
+    talks,
+    transfers,
+)
 from routing.agents import Activity, Agent
 from routing.calls_agent import nonce_of
 from routing.calls_out import start_call
 from routing.entries import DEFAULT_DISPOSITION
+from routing.offer_ends import Ending
 from routing.offers import Offer, OfferState
 from routing.queues import EntryState, Lane, QueueEntry
 
 __all__ = [
-    "accept", "finish", "hang_up", "heartbeat", "hold", "mute", "refuse", "rejoin", "set_activity", "start_call",
+    "Refused", "accept", "finish", "hang_up", "heartbeat", "hold", "mute", "refuse", "refuse_all", "rejoin", "set_activity",
+    "start_call",
 ]  # fmt: skip
 
 
@@ -74,24 +90,42 @@ def _why_over(offer: Offer) -> str:
     return told.get(offer.state, Text("This offer is gone: %(why_text)s.", why_text=offer.reason or offer.state))
 
 
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """An agent's no to an offer."""
+
+    offer_id: str
+    agent_id: str
+    reason: str = ""
+
+
 async def refuse(tx: Tx, offer_id: str, *, agent_id: str, now: datetime, reason: str = "") -> None:
     """Say no; the work waits again at its place and this agent is not asked again during the queue's cool-off."""
-    held = await offering.hold(tx, offer_id)
-    offer = held.offer
-    if offer.agent_id != agent_id:
-        raise NotFound("There is no such offer.")
-    if offer.state == OfferState.REFUSED:
-        return
-    if offer.state not in offers.LIVE:
-        raise Conflict(_why_over(offer))
-    accepting = offer.state == OfferState.ACCEPTING
-    await offering.end_offer(
-        tx, held.entry, offer, OfferState.REFUSED, reason=reason[:200], now=now,
-        cooloff_s=held.cooloff_s, agent=held.agent,
-    )  # fmt: skip
-    if accepting:
-        await talks.end_legs(tx, held.entry.interaction_id, LegRole.AGENT, now=now)
-        await entries.tell_calls(tx, held.entry, "queued", now=now)
+    [wrong] = await refuse_all(tx, [Refused(offer_id, agent_id, reason)], now=now)
+    if wrong is not None:
+        raise wrong
+
+
+async def refuse_all(tx: Tx, said: Sequence[Refused], *, now: datetime) -> list[NotFound | Conflict | None]:
+    """`refuse` for several at once: what is wrong with each, or None for those that are refused now."""
+    held = await offer_ends.hold_all(tx, sorted({one.offer_id for one in said}))
+    answers: list[NotFound | Conflict | None] = []
+    endings: dict[str, Ending] = {}
+    for one in said:
+        known = held.get(one.offer_id)
+        if known is None or known.offer.agent_id != one.agent_id:
+            answers.append(NotFound("There is no such offer."))
+        elif known.offer.state in offers.LIVE:
+            endings.setdefault(one.offer_id, Ending(known, OfferState.REFUSED, one.reason[:200], remembered=True))
+            answers.append(None)
+        else:
+            answers.append(None if known.offer.state == OfferState.REFUSED else Conflict(_why_over(known.offer)))
+    accepted = [held[offer_id].entry for offer_id in endings if held[offer_id].offer.state == OfferState.ACCEPTING]
+    await offer_ends.end_all(tx, list(endings.values()), now=now)
+    for entry in accepted:
+        await talks.end_legs(tx, entry.interaction_id, LegRole.AGENT, now=now)
+        await entries.tell_calls(tx, entry, "queued", now=now)
+    return answers
 
 
 async def set_activity(
@@ -109,7 +143,7 @@ async def set_activity(
                 offer = await offers.get(tx, offer.id)
                 if offer.state == OfferState.OPEN:
                     said = Text("the agent is %(activity_text)s", activity_text=wanted.replace("_", " "))
-                    await offering.end_offer(tx, entry, offer, OfferState.WITHDRAWN, reason=said, now=now)
+                    await offer_ends.end_offer(tx, entry, offer, OfferState.WITHDRAWN, reason=said, now=now)
     if wanted == Activity.OFFLINE:
         await give_back_text(tx, agent_id, now=now)
     agent = await agents.lock(tx, agent_id)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import bindparam, delete
@@ -39,7 +41,7 @@ async def tick(db: Database, *, clock: Clock, holder: str) -> datetime | None:
     fired, next_at = core.fire(due, now)
     contended = False
     if fired:
-        contended = not all([await _fire(db, timer, now) for timer in fired])
+        contended = not all([await _fire(db, some, now) for some in _batches(fired)])
         async with db.reading() as tx:
             snapshot, traces, due = await mirror.load(tx)
         _, next_at = core.fire(due, now)
@@ -57,11 +59,23 @@ async def tick(db: Database, *, clock: Clock, holder: str) -> datetime | None:
     return min((moment for moment in moments if moment is not None), default=None)
 
 
-async def _fire(db: Database, timer: Timer, now: datetime) -> bool:
+def _batches(fired: list[Timer]) -> Iterator[list[Timer]]:
+    """What is fired in one unit of work: offers that run out (those of one pass do so at once), and all else by itself."""
+    for expiring, some in groupby(fired, key=lambda timer: timer.kind == "offer"):
+        timers_of = list(some)
+        size = OFFERS_AT_ONCE if expiring else 1
+        yield from (timers_of[start : start + size] for start in range(0, len(timers_of), size))
+
+
+async def _fire(db: Database, some: list[Timer], now: datetime) -> bool:
+    """Apply timers in one unit of work, or each by itself when that fails; False when one met something newer."""
     try:
-        await db.write(lambda tx: timers.apply(tx, timer, now=now))
+        if len(some) > 1:
+            await db.write(lambda tx: timers.expire(tx, [timer.id for timer in some], now=now))
+        else:
+            await db.write(lambda tx: timers.apply(tx, some[0], now=now))
     except Conflict:
-        return False
+        return len(some) > 1 and all([await _fire(db, [timer], now) for timer in some])
     return True
 
 

@@ -62,17 +62,15 @@ async def lock(tx: Tx, entry_id: str) -> QueueEntry:
     return found
 
 
-_LOCK_ALL = fixed(
-    select(QueueEntry)
-    .where(col(QueueEntry.id).in_(bindparam("ids", expanding=True)))
-    .order_by(col(QueueEntry.id))
-    .with_for_update()
-)
+@cache
+def _lock_all(number: int) -> Fixed[Any]:
+    these = select(QueueEntry).where(among(QueueEntry.id, "id", number))
+    return fixed(these.order_by(col(QueueEntry.id)).with_for_update())
 
 
-async def lock_all(tx: Tx, entry_ids: Iterable[str]) -> dict[str, QueueEntry]:
+async def lock_all(tx: Tx, entry_ids: Sequence[str]) -> dict[str, QueueEntry]:
     """These entries, held in the order of their ids."""
-    found: list[QueueEntry] = await tx.all(_LOCK_ALL, ids=list(entry_ids))
+    found: list[QueueEntry] = await tx.all(_lock_all(len(entry_ids)), **named("id", entry_ids))
     return {entry.id: entry for entry in found}
 
 

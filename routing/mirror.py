@@ -35,8 +35,13 @@ _SKILLS = fixed(
     .join(Agent, col(Agent.user_id) == col(AgentSkill.user_id))
     .where(Agent.activity != Activity.OFFLINE)
 )
+_WORK = (  # in the order of `Work`, and the kind
+    QueueEntry.id, QueueEntry.queue_id, QueueEntry.lane, QueueEntry.weight, QueueEntry.order_at, QueueEntry.entered_at,
+    QueueEntry.skills, QueueEntry.preferred_agent_id, QueueEntry.preferred_until, QueueEntry.not_before,
+    QueueEntry.version, QueueEntry.kind,
+)  # fmt: skip
 _WAITING = fixed(
-    select(QueueEntry)
+    select(*_WORK)  # type: ignore[call-overload]  # SQLModel describes up to four columns
     .where(QueueEntry.queue_id == bindparam("queue_id"), IS_WAITING)
     .order_by(col(QueueEntry.order_at), col(QueueEntry.id))
     .limit(DEPTH)
@@ -102,23 +107,27 @@ async def load(tx: Tx) -> tuple[Snapshot, dict[str, dict[str, Any]], list[Timer]
     for user_id, skill, level in await tx.all(_SKILLS):
         skills[user_id][skill] = level
     agents: list[Agent] = await tx.all(_AGENTS)
-    waiting: list[QueueEntry] = []
+    waiting: list[Work] = []
+    calls: list[Work] = []
     for queue_id in queues:
-        waiting += await tx.all(_WAITING, queue_id=queue_id)
+        for *values, kind in await tx.all(_WAITING, queue_id=queue_id):
+            work = Work(*values)
+            waiting.append(work)
+            if kind == CALL:
+                calls.append(work)
     refusals: list[Refusal] = await tx.all(_REFUSALS) if waiting else []
     traces: list[EntryTrace] = await tx.all(_TRACES) if waiting else []
     snapshot = Snapshot(
-        work=[_work(entry) for entry in waiting],
+        work=waiting,
         workers={agent.user_id: _worker(agent, skills[agent.user_id]) for agent in agents},
         queues={queue.id: rules(queue, members[queue.id]) for queue in queues.values()},
         refusals={(each.entry_id, each.agent_id): Memory(each.until, each.times) for each in refusals},
         overflows=overflow.read_rules(list(queues.values())),
     )
     timers = await _timers(tx)
-    for entry in waiting:
-        if entry.kind == CALL:
-            longest = timedelta(seconds=queues[entry.queue_id].max_wait_s)
-            timers.append(Timer("longest_wait", entry.id, entry.entered_at + longest))
+    for work in calls:
+        longest = timedelta(seconds=queues[work.queue_id].max_wait_s)
+        timers.append(Timer("longest_wait", work.id, work.entered_at + longest))
     leaving = any(agent.next_activity == Activity.OFFLINE for agent in agents)
     left_behind = set(await tx.all(_LEFT_BEHIND)) if leaving else set()
     for agent in agents:
@@ -149,14 +158,6 @@ async def _timers(tx: Tx) -> list[Timer]:
     ):
         timers += [Timer(kind, found, instant + after) for found, instant in await tx.all(statement)]
     return timers
-
-
-def _work(entry: QueueEntry) -> Work:
-    return Work(
-        id=entry.id, queue_id=entry.queue_id, lane=entry.lane, weight=entry.weight, order_at=entry.order_at,
-        entered_at=entry.entered_at, skills=entry.skills, preferred_agent_id=entry.preferred_agent_id,
-        preferred_until=entry.preferred_until, not_before=entry.not_before, version=entry.version,
-    )  # fmt: skip
 
 
 def _worker(agent: Agent, skills: dict[str, int]) -> Worker:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Index, bindparam
@@ -11,10 +13,10 @@ from sqlalchemy import text as sql_text
 from sqlmodel import col, select
 
 from crm_core import events
-from crm_core.changes import change_held
+from crm_core.changes import among, change_held, named
 from crm_core.db import Tx
 from crm_core.errors import IllegalTransition, NotFound
-from crm_core.statements import fixed
+from crm_core.statements import Fixed, fixed
 from crm_core.tables import Table, at, doc, key, one_of, ref, text, word
 
 
@@ -87,6 +89,26 @@ async def get(tx: Tx, offer_id: str) -> Offer:
     return found
 
 
+@cache
+def _these(number: int) -> Fixed[Any]:
+    return fixed(select(Offer).where(among(Offer.id, "id", number)))
+
+
+@cache
+def _whose(number: int) -> Fixed[Any]:
+    return fixed(select(Offer.entry_id, Offer.agent_id).where(among(Offer.id, "id", number)))
+
+
+async def list_these(tx: Tx, offer_ids: Sequence[str]) -> list[Offer]:
+    """Those of these offers that there are, in no order."""
+    return await tx.all(_these(len(offer_ids)), **named("id", offer_ids))
+
+
+async def whose(tx: Tx, offer_ids: Sequence[str]) -> list[tuple[str, str]]:
+    """The work and the agent of each of these offers, which never change."""
+    return await tx.all(_whose(len(offer_ids)), **named("id", offer_ids))
+
+
 _LIVE_OF = fixed(
     select(Offer)
     .where(Offer.entry_id == bindparam("entry_id"), IS_LIVE)
@@ -124,9 +146,19 @@ ALLOWED: dict[OfferState, frozenset[OfferState]] = {
 
 async def advance(tx: Tx, offer: Offer, to: OfferState, *, now: datetime, **changes: Any) -> None:
     """Move an offer on, whose work this unit holds, and tell its agent. IllegalTransition when it is over."""
-    if to not in ALLOWED.get(offer.state, frozenset()):
-        raise IllegalTransition("This offer is over.")
-    if to not in LIVE:
-        changes.setdefault("closed_at", now)
-    await change_held(tx, [(offer, {**changes, "state": to})])
-    await events.emit(tx, "offer.changed", offer.id, now=now, version=offer.version, user_id=offer.agent_id, state=to)
+    await advance_all(tx, [(offer, to, changes)], now=now)
+
+
+async def advance_all(tx: Tx, changed: Sequence[tuple[Offer, OfferState, dict[str, Any]]], *, now: datetime) -> None:
+    """`advance` for several at once, each named once."""
+    steps: list[tuple[Offer, dict[str, Any]]] = []
+    for offer, to, changes in changed:
+        if to not in ALLOWED.get(offer.state, frozenset()):
+            raise IllegalTransition("This offer is over.")
+        closed = {} if to in LIVE else {"closed_at": now}
+        steps.append((offer, {**closed, **changes, "state": to}))
+    await change_held(tx, steps)
+    for offer, to, _ in changed:
+        await events.emit(
+            tx, "offer.changed", offer.id, now=now, version=offer.version, user_id=offer.agent_id, state=to
+        )

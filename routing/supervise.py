@@ -11,7 +11,7 @@ from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
 from crm_core.texts import Text
 from crm_core.users import User
-from routing import agents, desk, entries, moves, offering, offers, pauses, queues
+from routing import agents, desk, entries, moves, offer_ends, offering, offers, pauses, queues
 from routing.agents import FRESH, Activity, Agent
 from routing.offers import OfferState
 from routing.queues import EntryState, Lane, QueueEntry
@@ -26,7 +26,7 @@ async def _waiting(tx: Tx, entry_id: str, *, now: datetime) -> QueueEntry:
         live = await offers.find_live(tx, entry.id)
         if live is not None and live.state != OfferState.OPEN:
             raise Conflict("An agent has accepted this already.")
-        await offering.withdraw(tx, entry, reason=MOVED, now=now)
+        await offer_ends.withdraw(tx, entry, reason=MOVED, now=now)
     if entry.state != EntryState.WAITING:
         raise Conflict("This work does not wait any more.")
     if entry.not_before is not None and entry.not_before > now and entry.kind == "voice":

@@ -20,7 +20,7 @@ from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.leads import Lead, LeadStage
 from crm_core.statements import fixed
 from crm_core.touches import Direction
-from routing import callbacks, entries, missed, offering, offers, recordings, rooms
+from routing import callbacks, entries, missed, offer_ends, offering, offers, recordings, rooms
 from routing.missed import MissedState
 from routing.offers import OfferState
 from routing.queues import EntryState, QueueEntry
@@ -178,7 +178,7 @@ async def correct(tx: Tx, interaction: Interaction, record: CallRecord, *, now: 
 
 async def _withdraw(tx: Tx, entry: QueueEntry, reason: str, *, now: datetime) -> None:
     if entry.state == EntryState.OFFERED:
-        await offering.withdraw(tx, entry, reason=reason, now=now)
+        await offer_ends.withdraw(tx, entry, reason=reason, now=now)
 
 
 async def talk_over(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: datetime) -> None:
@@ -257,7 +257,7 @@ async def fail_accept(tx: Tx, interaction: Interaction, entry: QueueEntry, *, re
     if entry.state != EntryState.OFFERED or live is None or live.state != OfferState.ACCEPTING:
         return
     # A short memory, so that a broken line does not ring at once again; it is no miss.
-    await offering.end_offer(tx, entry, live, OfferState.FAILED, reason=reason, now=now, cooloff_s=10)
+    await offer_ends.end_offer(tx, entry, live, OfferState.FAILED, reason=reason, now=now, cooloff_s=10)
     await end_legs(tx, interaction.id, LegRole.AGENT, now=now)
     room = await rooms.current(tx, interaction.id)
     if rooms.present(room, LegRole.CUSTOMER):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import update
@@ -16,11 +16,25 @@ from crm_core.conversations import Conversation, ConversationState
 from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.interactions import Interaction, InteractionState
-from routing import agents, callbacks, calls_waiting, desk, entries, gate, hours, offering, offers, queues, rooms, talks
+from routing import (
+    agents,
+    callbacks,
+    calls_waiting,
+    desk,
+    entries,
+    gate,
+    hours,
+    offer_ends,
+    offers,
+    queues,
+    rooms,
+    talks,
+)
 from routing.agents import FRESH, LOST, Activity
 from routing.callbacks import CallbackState
 from routing.core import Timer
 from routing.mirror import ALONE, OFFLINE_AFTER, UNDER_WAY
+from routing.offer_ends import Ending
 from routing.offers import Offer, OfferState
 from routing.queues import EntryState, Lane, QueueEntry
 from routing.rooms import CallRoom
@@ -32,15 +46,16 @@ async def _held_offer(tx: Tx, offer_id: str) -> tuple[Offer, QueueEntry]:
     return await offers.get(tx, offer_id), entry
 
 
+async def expire(tx: Tx, offer_ids: Sequence[str], *, now: datetime) -> None:
+    """Offers that nobody answered in time: remembered, and counted as a miss."""
+    held = await offer_ends.hold_all(tx, offer_ids)
+    over = [one for one in held.values() if one.offer.state == OfferState.OPEN and one.offer.deadline_at <= now]
+    missed = [Ending(one, OfferState.EXPIRED, "not answered in time", remembered=True, missed=True) for one in over]
+    await offer_ends.end_all(tx, missed, now=now)
+
+
 async def _offer(tx: Tx, offer_id: str, now: datetime) -> None:
-    """Not answered in time: remembered, and counted as a miss."""
-    held = await offering.hold(tx, offer_id)
-    if held.offer.state != OfferState.OPEN or held.offer.deadline_at > now:
-        return
-    await offering.end_offer(
-        tx, held.entry, held.offer, OfferState.EXPIRED, reason="not answered in time", now=now, missed=True,
-        cooloff_s=held.cooloff_s, agent=held.agent,
-    )  # fmt: skip
+    await expire(tx, [offer_id], now=now)
 
 
 async def _accept(tx: Tx, offer_id: str, now: datetime) -> None:
@@ -116,7 +131,7 @@ async def _lost(tx: Tx, user_id: str, now: datetime) -> None:
     for live in await offers.list_live(tx, user_id):
         offer, entry = await _held_offer(tx, live.id)
         if offer.state == OfferState.OPEN:
-            await offering.end_offer(
+            await offer_ends.end_offer(
                 tx, entry, offer, OfferState.WITHDRAWN, reason="the agent's tab does not answer", now=now
             )
     agent = await agents.lock(tx, user_id)

@@ -9,7 +9,7 @@ from channels.steps import Hangup, Record, Step
 from crm_core import calls, interactions
 from crm_core.db import Tx
 from crm_core.interactions import Interaction, InteractionState, Outcome
-from routing import call_rules, entries, offering, offers, prompts, queues
+from routing import call_rules, entries, offer_ends, offers, prompts, queues
 from routing.offers import OfferState
 from routing.queues import EntryState, Queue, QueueEntry
 from routing.rooms import step_path
@@ -34,7 +34,7 @@ async def give_up_waiting(
         live = await offers.find_live(tx, entry.id)
         if live is None or live.state != OfferState.OPEN:
             return False
-        await offering.withdraw(tx, entry, reason="caller leaves a message", now=now)
+        await offer_ends.withdraw(tx, entry, reason="caller leaves a message", now=now)
         interaction.__dict__.update((await interactions.get(tx, interaction.id)).model_dump())
     if interaction.state not in (InteractionState.MENU, InteractionState.WAITING):
         return False

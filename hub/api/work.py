@@ -189,7 +189,7 @@ async def accept_offer(call: Call[Nothing, Nothing]) -> Accepted:
 @operation("POST", "/api/v1/offers/{id}/refuse", "Refuse an offer", scope="work:write", roles=AGENTS, answer=None)
 async def refuse_offer(call: Call[Nothing, Nothing]) -> None:
     """It waits again, at its place."""
-    await call.runtime.db.write(lambda tx: desk.refuse(tx, call.path["id"], agent_id=call.user.id, now=call.now))
+    await call.runtime.refusals.refuse(call.path["id"], agent_id=call.user.id, now=call.now)
 
 
 @operation("GET", "/api/v1/offers/{id}/why", "Why this offer", scope="work:read", roles=READERS, answer=WhyShown)

@@ -126,6 +126,7 @@ async def why(request: web.Request) -> web.StreamResponse:
         first = await interactions.get(tx, entry.interaction_id)
         agents = trace.get("agents") or {}
         named: dict[str, str] = agents.get("by_agent", {})
+        counts: dict[str, int] = agents.get("by_reason", {})
         names = await users_of(tx, [*named, str(trace.get("agent", ""))])
     return part(
         request,
@@ -137,7 +138,7 @@ async def why(request: web.Request) -> web.StreamResponse:
             skills=dict(trace.get("skills", {})),
             chosen=names.get(str(trace.get("agent", "")), ""),
             others=[(names.get(key, ""), str(told)) for key, told in named.items()],
-            more=list(agents.get("by_reason", {}).items()) if not named else [],
+            more=list(counts.items()) if sum(counts.values()) > len(named) else [],
             road=moves.road(first.data),
         ),
     )

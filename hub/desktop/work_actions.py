@@ -323,7 +323,7 @@ async def refuse_offer(request: web.Request) -> web.StreamResponse:
     """Not now: somebody else is asked."""
     offer_id, user, now = request.match_info["offer"], user_of(request), now_of(request)
     try:
-        await runtime_of(request).db.write(lambda tx: desk.refuse(tx, offer_id, agent_id=user.id, now=now))
+        await runtime_of(request).refusals.refuse(offer_id, agent_id=user.id, now=now)
     except HubError as error:
         return _toast(request, told(request, error))
     return web.Response(status=204)

@@ -150,7 +150,7 @@ def test_a_trace_says_everything_that_was_weighed() -> None:
         "position": 1, "ring": 0, "skills": {}, "agent": "kim", "why": "longest idle", "candidates": ["kim", "lee"],
         "agents": {
             "by_agent": {"lee": "behind in order (2)", "max": "paused"},
-            "by_reason": {"behind in order (2)": 1, "paused": 1},
+            "by_reason": {"behind in order": 1, "paused": 1},
         },
     }  # fmt: skip
 
