@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 from pydantic import Base64Bytes, BeforeValidator, ConfigDict, Field
 
-from crm_core import contact_imports
+from crm_core import contact_imports, contact_undo
 from crm_core.contact_imports import ContactImport, Fate
+from crm_core.contact_taking import Undo
 from crm_core.csv_files import ImportState
 from hub import contact_transfer
 from hub.api.drafts import strictly
@@ -19,6 +20,7 @@ from hub.desktop.templating import reader_of
 from hub.web import Route
 
 BODY = LARGEST * 4 // 3 + 64 * 1024  # base64 within JSON
+LEFT = 200  # names in one answer
 
 
 class ContactFileIn(Strict):
@@ -72,8 +74,52 @@ class ContactImportShown(Shown):
     error: str
     created_at: datetime
     ended_at: datetime | None
+    undo_asked_at: datetime | None
+    undone_at: datetime | None
     version: int
     preview: list[ImportLine]
+
+
+class ImportsQuery(Strict):
+    """A page of imports, newest first."""
+
+    after: str = Field("", max_length=40, description="`next` of the page before")
+    limit: int = Field(50, ge=1, le=200)
+
+
+class ContactImportPage(Shown):
+    """A page; `next` is null on the last one. `preview` is left out."""
+
+    items: list[ContactImportShown]
+    next: str | None
+
+
+class LeftQuery(Strict):
+    """Of those who are left alone, which come next."""
+
+    after: str = Field("", max_length=40, description="`next` of the page before")
+
+
+class LeftAlone(Shown):
+    """Somebody whom an undo leaves as they are, and why."""
+
+    contact_id: str
+    name: str
+    why: Undo
+
+
+class UndoShown(Shown):
+    """What an undo would do; once it was asked for, what it did and how many are still to come. `left`: the next 200 names."""
+
+    possible: bool
+    asked_at: datetime | None
+    undone_at: datetime | None
+    removed_count: int
+    restored_count: int
+    left_count: int
+    to_come_count: int
+    left: list[LeftAlone]
+    next: str | None
 
 
 async def _shown(call: Call[Any, Any], found: ContactImport) -> ContactImportShown:
@@ -88,8 +134,12 @@ async def _shown(call: Call[Any, Any], found: ContactImport) -> ContactImportSho
                     cells=row.cells,
                 )
             )  # fmt: skip
+    return _bare(found, lines)
+
+
+def _bare(found: ContactImport, preview: list[ImportLine]) -> ContactImportShown:
     fields = found.model_dump(include=set(ContactImportShown.model_fields) - {"taken_count", "preview"})
-    return ContactImportShown(**fields, taken_count=found.cursor, preview=lines)
+    return ContactImportShown(**fields, taken_count=found.cursor, preview=preview)
 
 
 @operation(
@@ -144,6 +194,51 @@ async def start_contact_import(call: Call[Nothing, Nothing]) -> ContactImportSho
     return await _shown(call, found)
 
 
+@operation(
+    "GET", "/api/v1/contact-imports", "List files of contacts", scope="contacts:read", roles=IMPORTERS, query=ImportsQuery,
+    answer=ContactImportPage,
+)  # fmt: skip
+async def list_contact_imports(call: Call[ImportsQuery, Nothing]) -> ContactImportPage:
+    """Newest first, by cursor."""
+    async with call.runtime.db.reading() as tx:
+        found = await contact_imports.list_recent(tx, after=call.query.after, limit=call.query.limit)
+    more = len(found) == call.query.limit
+    return ContactImportPage(items=[_bare(one, []) for one in found], next=found[-1].id if more else None)
+
+
+async def _undo_of(call: Call[Any, Any], *, after: str = "") -> UndoShown:
+    async with call.runtime.db.reading(slow=True) as tx:
+        found = await contact_imports.get(tx, call.path["id"])
+        did = await contact_undo.count(tx, found)
+        left = await contact_undo.list_left(tx, found, after=after, limit=LEFT)
+    return UndoShown(
+        possible=contact_undo.possible(found), asked_at=found.undo_asked_at, undone_at=found.undone_at,
+        removed_count=did.removed, restored_count=did.restored, left_count=did.left, to_come_count=did.to_come,
+        left=[LeftAlone(contact_id=one, name=name, why=why) for one, name, why in left],
+        next=left[-1][0] if len(left) == LEFT else None,
+    )  # fmt: skip
+
+
+@operation(
+    "GET", "/api/v1/contact-imports/{id}/undo", "What undoing an import does", scope="contacts:read", roles=IMPORTERS,
+    query=LeftQuery, answer=UndoShown,
+)  # fmt: skip
+async def look_at_undo(call: Call[LeftQuery, Nothing]) -> UndoShown:
+    """Changes nothing."""
+    return await _undo_of(call, after=call.query.after)
+
+
+@operation(
+    "POST", "/api/v1/contact-imports/{id}/undo", "Undo an import", scope="contacts:write", roles=IMPORTERS, answer=UndoShown,
+)  # fmt: skip
+async def undo_contact_import(call: Call[Nothing, Nothing]) -> UndoShown:
+    """In the background; asked again, it happens once. 409 when it has not begun, or 30 days after it ended."""
+    await call.runtime.db.write(
+        lambda tx: contact_undo.begin(tx, call.path["id"], actor=call.user.id, now=call.now)
+    )  # fmt: skip
+    return await _undo_of(call)
+
+
 # --- files: no JSON, so no operations; the desktop's own, described by hand -------------------------------------------
 
 
@@ -183,4 +278,7 @@ ROUTES = [
     Route("GET", "/api/v1/contacts.csv", pages.export, roles=EXPORTERS, scope="contacts:read"),
     Route("GET", "/api/v1/contact-imports/{import}/refused.csv", pages.refused, roles=IMPORTERS, scope="contacts:read"),
 ]
-OPERATIONS: list[Operation] = [upload_contacts, get_contact_import, map_contact_import, start_contact_import]
+OPERATIONS: list[Operation] = [
+    list_contact_imports, upload_contacts, get_contact_import, map_contact_import, start_contact_import, look_at_undo,
+    undo_contact_import,
+]  # fmt: skip

@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from aiohttp import web
 from aiohttp.web_request import FileField
 
-from crm_core import contact_imports
+from crm_core import contact_imports, contact_undo
 from crm_core.contact_files import USES, Wanted
 from crm_core.contact_imports import ContactImport, ContactImportFault, Verdict
+from crm_core.contact_taking import Undo
+from crm_core.contact_undo import Figures
 from crm_core.csv_files import ImportState, Row, slug
 from crm_core.errors import Invalid
 from hub import contact_transfer
@@ -28,10 +30,27 @@ ID = "[0-9a-z]{26}"
 
 @dataclass(frozen=True, slots=True)
 class NewImportPage:
-    """The form of an upload."""
+    """The form of an upload, and the files before."""
 
     country: str
     error: str
+    recent: list[ContactImport]
+
+
+@dataclass(frozen=True, slots=True)
+class Undoing:
+    """What an undo would do; once somebody has asked for it, what it did."""
+
+    figures: Figures
+    left: list[tuple[str, str, Undo]]  # contact, name, why
+
+
+@dataclass(frozen=True, slots=True)
+class UndoPage:
+    """The question whether to undo an import, with what that would do."""
+
+    row: ContactImport
+    undoing: Undoing
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +64,8 @@ class ImportPage:
     lines: list[tuple[Row, Verdict]]
     faults: list[ContactImportFault]
     remarks: list[ContactImportFault]
+    undoing: Undoing | None  # since somebody asked
+    may_undo: bool
     error: str
 
 
@@ -97,7 +118,13 @@ async def _csv(request: web.Request, name: str, pieces: AsyncIterator[bytes]) ->
 
 async def show_new(request: web.Request) -> web.StreamResponse:
     """The form."""
-    return await render(request, "contacts/import_new.html", NewImportPage("", ""))
+    return await _new(request)
+
+
+async def _new(request: web.Request, *, country: str = "", error: str = "", status: int = 200) -> web.Response:
+    async with runtime_of(request).db.reading() as tx:
+        recent = await contact_imports.list_recent(tx)
+    return await render(request, "contacts/import_new.html", NewImportPage(country, error, recent), status=status)
 
 
 async def upload(request: web.Request) -> web.StreamResponse:
@@ -114,9 +141,7 @@ async def upload(request: web.Request) -> web.StreamResponse:
             user_id=user_of(request).id, now=now_of(request),
         )  # fmt: skip
     except Invalid as error:
-        return await render(
-            request, "contacts/import_new.html", NewImportPage(country, told(request, error)), status=422
-        )
+        return await _new(request, country=country, error=told(request, error), status=422)
     raise web.HTTPSeeOther(f"/desk/contacts/imports/{found.id}")
 
 
@@ -148,7 +173,10 @@ async def _page(request: web.Request, *, error: str = "", status: int = 200) -> 
         for n, header in enumerate(found.headers)
     }
     own = {header: slug(header) for header in found.headers if slug(header) and slug(header) not in USES}
-    page = ImportPage(found, uses_of(reader_of(request)), own, samples, lines, faults, remarks, error)
+    undoing = await _undoing(request, found) if found.undo_asked_at else None
+    page = ImportPage(
+        found, uses_of(reader_of(request)), own, samples, lines, faults, remarks, undoing, contact_undo.possible(found), error
+    )  # fmt: skip
     return await render(request, "contacts/import.html", page, status=status)
 
 
@@ -170,6 +198,26 @@ async def act(request: web.Request) -> web.StreamResponse:
     raise web.HTTPSeeOther(f"/desk/contacts/imports/{found.id}")
 
 
+async def _undoing(request: web.Request, found: ContactImport) -> Undoing:
+    async with runtime_of(request).db.reading(slow=True) as tx:
+        return Undoing(await contact_undo.count(tx, found), await contact_undo.list_left(tx, found, limit=FAULTS))
+
+
+async def show_undo(request: web.Request) -> web.StreamResponse:
+    """What an undo would do, with figures and names; it asks once."""
+    found = await _found(request)
+    if not contact_undo.possible(found):
+        raise web.HTTPSeeOther(f"/desk/contacts/imports/{found.id}")
+    return await render(request, "contacts/import_undo.html", UndoPage(found, await _undoing(request, found)))
+
+
+async def undo(request: web.Request) -> web.StreamResponse:
+    """Have it undone in the background; a second click changes nothing."""
+    found, user, now = await _found(request), user_of(request), now_of(request)
+    await runtime_of(request).db.write(lambda tx: contact_undo.begin(tx, found.id, actor=user.id, now=now))
+    raise web.HTTPSeeOther(f"/desk/contacts/imports/{found.id}")
+
+
 ONE = f"/desk/contacts/imports/{{import:{ID}}}"
 routes = [
     Route("GET", "/desk/contacts/export.csv", export, roles=EXPORTERS),
@@ -177,5 +225,7 @@ routes = [
     Route("POST", "/desk/contacts/import", upload, roles=IMPORTERS, body_limit=LARGEST + 64 * 1024),
     Route("GET", ONE, show, roles=IMPORTERS),
     Route("POST", ONE, act, roles=IMPORTERS),
+    Route("GET", f"{ONE}/undo", show_undo, roles=IMPORTERS),
+    Route("POST", f"{ONE}/undo", undo, roles=IMPORTERS),
     Route("GET", f"{ONE}/refused.csv", refused, roles=IMPORTERS),
 ]

@@ -99,6 +99,42 @@ async def test_the_same_by_screen(maya: Visitor, runtime: Runtime) -> None:
     assert await names(runtime) == ["=Ana()", "Zoe"]
     status, text = await maya.ask("GET", page)
     assert "refused.csv" in text
+    assert f"{page}/undo" in text
+    assert page in (await maya.ask("GET", "/desk/contacts/import"))[1]
+    assert "2 people whom it made will be removed." in (await maya.ask("GET", f"{page}/undo"))[1]
+    for _ in range(2):  # a double click
+        assert (await maya.ask("POST", f"{page}/undo"))[0] == 303
+    assert "Still to be undone: 2 people." in (await maya.ask("GET", page))[1]
+    await read(runtime, page.rpartition("/")[2])
+    assert await names(runtime) == []
+    text = (await maya.ask("GET", page))[1]
+    assert "2 people were removed." in text
+    assert f"{page}/undo" not in text
+    assert (await maya.ask("GET", f"{page}/undo"))[0] == 303
+
+
+async def test_an_import_is_undone_by_api(maya: Visitor, runtime: Runtime) -> None:
+    given = {"name": "leute.csv", "content": base64.b64encode(FILE).decode(), "country": "GB"}
+    one = f"/api/v1/contact-imports/{(await maya.ask('POST', '/api/v1/contact-imports', json=given))[1]['id']}"
+    assert (await maya.ask("POST", f"{one}/undo"))[0] == 409  # nothing was taken over
+    await maya.ask("POST", f"{one}/start")
+    await read(runtime, one.rpartition("/")[2])
+    async with runtime.db.reading() as tx:
+        [zoe] = await contacts.search(tx, "zoe")
+    await maya.ask("PATCH", f"/api/v1/contacts/{zoe.id}", json={"version": 1, "vip": True})
+    status, told = await maya.ask("GET", f"{one}/undo")
+    assert (status, told["possible"], told["removed_count"], told["left_count"]) == (200, True, 1, 1)
+    assert told["left"] == [{"contact_id": zoe.id, "name": "Zoe", "why": "changed"}]
+    for _ in range(2):
+        status, told = await maya.ask("POST", f"{one}/undo")
+        assert (status, told["possible"], told["to_come_count"]) == (200, False, 2)
+    await read(runtime, one.rpartition("/")[2])
+    told = (await maya.ask("GET", f"{one}/undo"))[1]
+    assert (told["removed_count"], told["left_count"], told["to_come_count"]) == (1, 1, 0)
+    assert await names(runtime) == ["Zoe"]
+    status, listed = await maya.ask("GET", "/api/v1/contact-imports?limit=1")
+    assert (listed["items"][0]["undone_at"], listed["next"]) == (told["undone_at"], one.rpartition("/")[2])
+    assert (await maya.ask("GET", f"/api/v1/contact-imports?after={listed['next']}"))[1]["items"] == []
 
 
 async def test_who_may_not_export_sees_no_file(runtime: Runtime, visitor: Visitor) -> None:

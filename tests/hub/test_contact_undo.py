@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ from crm_core.errors import Conflict
 from crm_core.leads import Lead
 from crm_core.tables import metadata
 from crm_core.touches import Direction
+from hub import contact_commands
 from tests.campaigns import cast
 from tests.hub.test_contact_transfer import ANA, BEN, House
 
@@ -348,6 +350,19 @@ async def test_one_changed_between_two_lines_of_the_same_file_is_left_alone(hous
     while not await csv_reading.read_on(*args, clock=house.clock, until=past):
         pass
     assert await left(house, found) == {"Ana": Undo.CHANGED}
+
+
+async def test_the_command_says_what_it_would_do_and_does_it(house: House, capsys: pytest.CaptureFixture[str]) -> None:
+    done = await house.bring_in(f"name,phone\nZoe,{ZOE}\nYan,{YAN}\n")
+    zoe = (await house.everybody())[0]
+    await house.db.write(lambda tx: edited(tx, zoe, phone(ZOE), house.clock.now()))
+    for dry_run, people in ((True, ["Zoe", "Yan"]), (False, ["Zoe"]), (False, ["Zoe"])):
+        asked = Namespace(undo=done.id, dry_run=dry_run)
+        await contact_commands.take_back(house.db, asked, house.clock)
+        said = capsys.readouterr()
+        assert said.out == "removed\t1\nrestored\t0\nleft\t1\n"
+        assert said.err == f"left alone: {zoe.id} Zoe (changed)\n"
+        assert [one.name for one in await house.everybody()] == people
 
 
 def test_every_table_that_speaks_of_a_contact_is_looked_into() -> None:
