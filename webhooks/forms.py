@@ -27,7 +27,7 @@ from crm_core.texts import Text
 from routing import call_forms, form_fields, router
 from routing.mails import StoredFile, keep_files
 from webhooks import form_guard, receipts
-from webhooks.body import Packed, TooLarge, TooSlow, read_body
+from webhooks.body import BODY_S, Packed, TooLarge, TooSlow, read_body
 from webhooks.form_deps import FormDeps, Rejected
 from webhooks.form_guard import network_of
 from webhooks.form_posts import REPLAYED_BY, as_read_now, as_seen, find_form, find_kept_form
@@ -44,6 +44,7 @@ REMOTE_HEADER = "x-hub-remote"
 KEPT_KEY = "x-hub-key"  # the receipt's own key: what makes two posts the same
 RAW_HEADER = "x-hub-raw"  # object-store key of a body too large for a row
 BODY_BYTES = 64 * 1024  # of a post, kept in its row; more goes to the object store
+SLOWEST = 64 * 1024  # bytes a second of the slowest visitor with files, a telephone out in the country
 BUCKET_S = 300
 PER_ADDRESS, PER_NETWORK, PER_FORM, WINDOW_S = 20, 60, 600, 60
 PER_POINT, POINT_WINDOW_S = 20, 3600  # posts of a form that name one phone number or mail address
@@ -311,7 +312,7 @@ async def _receive(
     uploads = content_type.lower().startswith("multipart/")
     limit = webform.MAX_MULTIPART if uploads else webform.MAX_BODY
     try:
-        body = await read_body(request, limit=limit)
+        body = await read_body(request, limit=limit, timeout_s=BODY_S + limit / SLOWEST)
     except TooLarge as error:
         raise Rejected(
             413, Text("The form is too large; at most %(most)s KiB are taken.", most=limit // 1024)

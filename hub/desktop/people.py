@@ -165,5 +165,5 @@ async def pane_of_conversation(tx: Tx, conversation: Conversation) -> PersonPane
     return PersonPane(
         contact=None, organisation="", owner="", points=[],
         callbacks=await open_callbacks(tx, contact_id="", numbers=numbers), leads=[], history=[], notes=[],
-        candidates=await candidates_of(tx, match.get("candidates", [])), typed={"name": named}, **told,  # type: ignore[arg-type]
+        candidates=await candidates_of(tx, match.get("candidates", [])), typed={"name": "" if "@" in named else named}, **told,  # type: ignore[arg-type]
     )  # fmt: skip

@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from aiohttp import web
 
 from campaigns import unsubscribe
+from channels import webform
 from crm_core.accounts import Form
 from hub.desktop.assets import serve_file
 from hub.desktop.templating import html, reader_of, respond
@@ -19,6 +20,7 @@ from routing import call_forms
 from routing.hours import Hours
 from webhooks.forms import HONEYPOT, KEY_FIELD, VERSION_FIELD, WORK_FIELD
 
+FILES_MB = (webform.MAX_MULTIPART >> 20) - 1  # the rest is for what is typed
 HEADERS = {"Referrer-Policy": "no-referrer", "X-Robots-Tag": "noindex"}
 
 
@@ -40,6 +42,7 @@ class FormPage:
     slots: Sequence[tuple[str, str]]
     theme: str
     query: str  # what the address said about language and theme, to be kept
+    most_mb: int  # of all its files together
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ async def form_page(
         form=form, values=values, errors={name: reader.tell(told) for name, told in errors.items()}, key=key, done=done,
         sentence=reader.tell(sentence) if sentence else "", honeypot=HONEYPOT, key_field=KEY_FIELD,
         version_field=VERSION_FIELD, work_field=WORK_FIELD, work=work, slots=slots, theme=_theme(request),
-        query=_kept_query(request),
+        query=_kept_query(request), most_mb=FILES_MB,
     )  # fmt: skip
     body = html(request, "public/form.html", page, layout="bare.html", frame=None)
     return respond(body, status=status, headers=HEADERS)

@@ -16,7 +16,7 @@ from crm_core.conversations import Conversation
 from crm_core.db import Tx
 from crm_core.errors import Conflict, HubError, Invalid, Refused
 from hub import rights
-from hub.desktop import people, pictures, work, worklist
+from hub.desktop import people, pictures, sent_once, work, worklist
 from hub.desktop.render import render
 from hub.desktop.templating import html, part, reader_of, respond, told
 from hub.desktop.work import ID, WORKERS, WorkPage
@@ -98,13 +98,14 @@ async def send_reply(request: web.Request) -> web.StreamResponse:
     if not body and not files:
         return await _composer(request, error=reader.gettext("Write something first."), status=422)
 
-    async def unit(tx: Tx) -> None:
+    async def unit(tx: Tx) -> str:
         await rights.conversation(tx, user, wanted)
-        await replies.reply(tx, wanted, agent_id=user.id, body=body, subject=subject, files=files, now=now)
+        sent = await replies.reply(tx, wanted, agent_id=user.id, body=body, subject=subject, files=files, now=now)
         await drafts.drop(tx, user_id=user.id, conversation_id=wanted)
+        return sent.id
 
     try:
-        await db.write(unit)
+        await db.write(lambda tx: sent_once.carry_out(request, tx, unit))
     except Refused as error:
         refused = error
         await db.write(keep)
@@ -143,12 +144,12 @@ async def add_note(request: web.Request) -> web.StreamResponse:
     body = str((await request.post()).get("body", "")).strip()
     user, now, wanted = user_of(request), now_of(request), request.match_info["conversation"]
 
-    async def unit(tx: Tx) -> None:
+    async def unit(tx: Tx) -> str:
         await rights.conversation(tx, user, wanted)
-        await replies.add_note(tx, wanted, agent_id=user.id, body=body, now=now)
+        return (await replies.add_note(tx, wanted, agent_id=user.id, body=body, now=now)).id
 
     if body:
-        await runtime_of(request).db.write(unit)
+        await runtime_of(request).db.write(lambda tx: sent_once.carry_out(request, tx, unit))
     return await _composer(request, event="said")
 
 
@@ -263,10 +264,10 @@ async def back_to_work(request: web.Request) -> web.Response:
     )
 
 
-async def _person(request: web.Request, *, error: str = "", status: int = 200) -> web.Response:
+async def _person(request: web.Request) -> web.Response:
     async with runtime_of(request).db.reading() as tx:
         person = await people.pane_of_conversation(tx, await _conversation(request, tx))
-    return part(request, "work/person.html", replace(person, error=error), status=status)
+    return part(request, "work/person.html", person)
 
 
 async def identify(request: web.Request) -> web.StreamResponse:
@@ -305,7 +306,10 @@ async def new_contact(request: web.Request) -> web.StreamResponse:
     try:
         await runtime_of(request).db.write(unit)
     except Invalid as error:
-        return await _person(request, error=told(request, error), status=422)
+        async with runtime_of(request).db.reading() as tx:
+            person = await people.pane_of_conversation(tx, await _conversation(request, tx))
+        again = replace(person, error=told(request, error), typed=form)
+        return part(request, "work/person.html", again, status=422)
     return await _person(request)
 
 

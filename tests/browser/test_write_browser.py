@@ -12,7 +12,7 @@ from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, Route, expect
 
 from hub.demo import PASSWORD
 from tests.browser.conftest import PageFactory
@@ -124,6 +124,45 @@ async def test_a_double_click_makes_one_contact(page_factory: PageFactory, house
     await page.wait_for_url("**/desk/contacts/0*")
     assert [one for one in posts if "contacts" in one] == [f"{house.url}/desk/contacts/new"]
     assert len(house.rows("SELECT id FROM contacts WHERE name = ?", "Clicked Twice")) == 1
+
+
+async def test_what_a_visitor_typed_outlives_an_answer_that_could_not_read_it(
+    page_factory: PageFactory, house: HubProcess
+) -> None:
+    page_factory.allow("status of 413")
+    page = await page_factory(house.url + "/forms/website")
+
+    async def too_large(route: Route) -> None:
+        if route.request.method == "POST":
+            await route.continue_(post_data=b"x" * (11 << 20))
+        else:
+            await route.continue_()
+
+    await page.route("**/forms/website", too_large)
+    await page.get_by_label("Your name").fill("Nora Newcomer")
+    await page.get_by_label("Your message").fill("A long story")
+    await page.get_by_label("What is it about?").select_option("A repair")
+    await page.get_by_label("E-mail", exact=True).fill("nora@example.com")
+    await page.get_by_role("button", name="Send").click()
+    await expect(page.get_by_role("alert")).to_contain_text("too large")
+    await expect(page.get_by_label("Your name")).to_have_value("Nora Newcomer")
+    await expect(page.get_by_label("Your message")).to_have_value("A long story")
+    await expect(page.get_by_label("What is it about?")).to_have_value("A repair")
+
+    # A file that would be refused is told before it travels.
+    await page.unroute("**/forms/website")
+    await page.evaluate(
+        """() => { const form = document.forms[0]; form.dataset.mostBytes = 10;
+        form.append(Object.assign(document.createElement("input"), { type: "file", name: "photo" })); }"""
+    )
+    photo = page.locator("[name=photo]")
+    await photo.set_input_files({"name": "a.png", "mimeType": "image/png", "buffer": picture()})
+    told = "e => e.validationMessage"
+    assert await photo.evaluate(told) == "The files of one message may have 9 MB together."
+    await photo.set_input_files({"name": "a.txt", "mimeType": "text/plain", "buffer": b"small"})
+    assert await photo.evaluate(told) == ""
+    await page.goto(house.url + "/forms/website")
+    await expect(page.get_by_label("Your name")).to_have_value("")
 
 
 async def faults_of(page: Page) -> list[str]:

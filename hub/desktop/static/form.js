@@ -63,9 +63,41 @@ function prove(form) {
   });
 }
 
+// Files that would be refused are told before they travel.
+function weigh(form) {
+  const { mostBytes, tooLarge } = form.dataset;
+  const fields = [...form.querySelectorAll("[type=file]")];
+  const bytes = fields.flatMap((field) => [...field.files]).reduce((sum, file) => sum + file.size, 0);
+  for (const field of fields) field.setCustomValidity(field.files.length && bytes > Number(mostBytes) ? tooLarge : "");
+}
+
+// What was typed outlives an answer of a hub that could not read it: too large, too many from here, not stored just now.
+function keep(form) {
+  const place = `hub form ${location.pathname}`;
+  try {
+    if ("again" in form.dataset) {
+      for (const [name, value] of JSON.parse(sessionStorage.getItem(place) ?? "[]")) {
+        const field = form.elements.namedItem(name);
+        if (field?.type === "checkbox") field.checked = true;
+        else if (field) field.value = value;
+      }
+    } else sessionStorage.removeItem(place);
+    form.addEventListener("submit", () => {
+      const typed = [...new FormData(form)].filter(([name, value]) => typeof value === "string" && !name.startsWith("_"));
+      sessionStorage.setItem(place, JSON.stringify(typed));
+    });
+  } catch {
+    // A browser that keeps nothing for this page (in a frame of another site): all else works.
+  }
+}
+
 for (const form of document.querySelectorAll("form")) {
   form.addEventListener("input", () => arrange(form));
-  form.addEventListener("change", () => arrange(form));
+  form.addEventListener("change", () => {
+    arrange(form);
+    weigh(form);
+  });
+  keep(form);
   arrange(form);
   prove(form);
 }
