@@ -9,11 +9,12 @@ from aiohttp import web
 from sqlmodel import col, select
 
 from crm_core import contacts, interactions
-from crm_core.addresses import find_email, find_phone
+from crm_core.addresses import find_email, find_phone, is_emergency
 from crm_core.contacts import Contact
 from crm_core.db import Tx
 from crm_core.errors import NotFound
 from crm_core.interactions import Interaction
+from crm_core.outgoing_rules import EMERGENCY_TEXT
 from hub import rights
 from hub.desktop import figures
 from hub.desktop.figures import AgentNow, QueueFigure
@@ -47,7 +48,8 @@ class SearchPage:
     query: str
     people: list[Candidate]
     touches: list[Interaction]
-    address: str  # what was typed, when it is an address that this user may write to
+    address: str  # what was typed, when it is an address that this user may write to or call
+    emergency: str  # why nobody is called, where the police or an ambulance was typed
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +95,13 @@ async def _search(tx: Tx, query: str, *, limit: int, writes: bool) -> SearchPage
             .order_by(col(Interaction.id).desc())
             .limit(limit)
         )
-    typed = (find_email(query) if "@" in query else find_phone(query)) if writes else None
-    address = typed.value if typed else ""
-    return SearchPage(query, await candidates_of(tx, [contact.id for contact in found]), touches, address)
+    address = emergency = ""
+    if writes:
+        typed = find_email(query) if "@" in query else find_phone(query)
+        address = typed.value if typed else ""
+        emergency = EMERGENCY_TEXT if is_emergency(query, "") else ""
+    people = await candidates_of(tx, [contact.id for contact in found])
+    return SearchPage(query, people, touches, address, emergency)
 
 
 async def search_found(request: web.Request) -> web.StreamResponse:

@@ -136,6 +136,17 @@ async def test_a_double_click_sends_once(desk: Desk, runtime: Runtime, visitor: 
     assert "Your parcel is here." in page
 
 
+async def test_a_number_that_nobody_has_is_called_from_the_search_and_the_police_is_not(
+    desk: Desk, visitor: Visitor
+) -> None:
+    for path in ("/desk/search/found", "/desk/search"):
+        _, found = await visitor.ask("GET", f"{path}?q=%2B1%20202%20555%200177", headers={"Accept": "text/html"})
+        assert 'data-phone-do="dial" data-to="+12025550177"' in found
+        _, found = await visitor.ask("GET", f"{path}?q=999", headers={"Accept": "text/html"})
+        assert "Use another telephone, now." in found
+        assert 'data-phone-do="dial"' not in found
+
+
 async def test_a_mail_goes_to_a_stranger(desk: Desk, runtime: Runtime, visitor: Visitor) -> None:
     status, found = await visitor.ask("GET", "/desk/search/found?q=new%40example.com", headers={"Accept": "text/html"})
     assert "/desk/messages/new?to=new%40example.com" in found
