@@ -15,13 +15,15 @@ from sqlmodel import select
 
 from campaigns import lists
 from channels.errors import ChannelError, Misconfigured
-from crm_core import accounts, addresses, contacts
+from crm_core import accounts, addresses, calls, contacts
 from crm_core.accounts import ChannelAccount
+from crm_core.calls import CallLeg
 from crm_core.consent import Purpose
 from crm_core.conversations import Conversation
 from crm_core.db import Tx
 from crm_core.errors import Conflict, HubError, Invalid, NotFound, Refused
 from crm_core.interactions import Interaction
+from hub import phone_devices
 from hub.desktop import figures
 from hub.desktop.render import takes_work
 from hub.desktop.status import activity_part
@@ -79,11 +81,30 @@ async def token(request: web.Request) -> web.StreamResponse:
     )
 
 
-async def state(request: web.Request) -> web.StreamResponse:
-    """The call that this agent is in, or null. The tab puts itself back into it."""
-    user, now = user_of(request), now_of(request)
+def _device(request: web.Request) -> str:
+    return request.headers.get("X-Phone-Device", "")[:64]
 
-    found = await runtime_of(request).db.write(lambda tx: desk.rejoin(tx, agent_id=user.id, now=now))
+
+async def state(request: web.Request) -> web.StreamResponse:
+    """The call that this agent is in, or null. The tab puts itself back into it; a browser on another machine only shows it
+    until it is asked to `take` it.
+    """
+    user, now, runtime = user_of(request), now_of(request), runtime_of(request)
+
+    async def unit(tx: Tx) -> tuple[dict[str, Any] | None, CallLeg | None]:
+        found = await desk.rejoin(tx, agent_id=user.id, now=now)
+        if found is None:
+            return None, None
+        legs = await calls.list_legs(tx, found["interaction_id"])
+        return found, next((leg for leg in reversed(legs) if leg.user_id == user.id), None)
+
+    found, leg = await runtime.db.write(unit)
+    if found is not None and found["rejoin_params"]:
+        call_id, device = found["interaction_id"], _device(request)
+        if "take" in request.query:
+            await phone_devices.take(runtime.redis, call_id, user.id, device)
+        elif not await phone_devices.may_join(runtime.redis, call_id, user.id, device, leg=leg, now=now):
+            found = {**found, "rejoin_params": None, "elsewhere": True}
     if found is not None:
         customer = found["customer"]
         number = addresses.shown(customer["address"]) if customer["address"] else ""
@@ -114,6 +135,7 @@ async def accept(request: web.Request) -> web.StreamResponse:
     if not as_json:
         target = {"path": f"/desk/work/{entry.conversation_id}", "target": "#page"}
         return web.Response(status=200, headers={"HX-Location": json.dumps(target)})
+    await phone_devices.take(runtime_of(request).redis, first.id, user.id, _device(request))
     async with runtime_of(request).db.reading() as tx:
         by_phone = bool(await agent_phones.number_of(tx, user.id))
     name = await _contact_name(request, entry.contact_id)
@@ -167,6 +189,7 @@ async def dial(request: web.Request) -> web.StreamResponse:
         return problem(request, error, status=409, code="refused")
     except HubError as error:
         return problem(request, error, status=status_of(error), code="server")
+    await phone_devices.take(runtime_of(request).redis, call.id, user.id, _device(request))
     number, name = addresses.shown(call.to_address), await _contact_name(request, call.contact_id)
     async with db.reading() as tx:
         by_phone = bool(await agent_phones.number_of(tx, user.id))

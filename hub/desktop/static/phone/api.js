@@ -4,7 +4,8 @@
  *   GET  /desk/phone/token             {token, line, identity, ttl_s}; line: {kind: "twilio"} | {kind: "sandbox", url}
  *                                      | {kind: "none", code} for whoever has no phone, and why
  *   GET  /desk/phone/state             {ringing, call: null | {interaction_id, state, customer, since, muted, held,
- *                                      rejoin_params}}; ringing: an offer waits that should be heard
+ *                                      rejoin_params, elsewhere}}; ringing: an offer waits that should be heard;
+ *                                      elsewhere: another machine has the call on its line; ?take=1 takes it from there
  *   POST /desk/offers/{id}/accept      {nonce, connect}
  *   POST /desk/calls         {to, …}   {connect}
  *   POST /desk/calls/{id}/hold {held}, /mute {muted}, /end, /quality {seconds, warnings, lost, mos, …}
@@ -51,7 +52,7 @@ const id = encodeURIComponent;
 
 export const api = {
   token: () => ask("/desk/phone/token"),
-  state: () => ask("/desk/phone/state"),
+  state: (take = false) => ask(`/desk/phone/state${take ? "?take=1" : ""}`),
   accept: (offer) => ask(`/desk/offers/${id(offer)}/accept`, { method: "POST", body: {} }),
   dial: (request) => ask("/desk/calls", { method: "POST", body: request }),
   hold: (call, held) => ask(`/desk/calls/${id(call)}/hold`, { method: "POST", body: { held } }),

@@ -6,7 +6,7 @@
  *   owner: bool (this tab), stream: "connecting" | "live" | "lost", line: {kind, state, code}, soundBlocked: bool,
  *   ringing: bool, incoming: null | {params}, after: last event id,
  *   call: null | {interaction_id, state, customer, since, held, muted, direction, offer, quality,
- *                 line: "joining" | "ringing" | "incoming" | "live" | "rejoining" | "lost" | "none"}
+ *                 line: "joining" | "ringing" | "incoming" | "live" | "rejoining" | "lost" | "elsewhere" | "none"}
  * }
  * On the document: `hub:phone` (detail: the snapshot), `hub:phone-error` (detail: {code, detail}), `hub:event` and
  * `hub:event:TYPE` (detail: the event) in every tab, so that a part of the page can say when it wants to be fetched.

@@ -21,6 +21,7 @@ const WILL_NOT_HELP = new Set(["insecure_context", "signed_out", "not_allowed"])
 // to hear of it; asking at once would join a conference that is just ending.
 const REJOIN_MS = { failed: [0, 500, 1000, 2000, 4000, 8000], remote: [700, 1000, 2000, 4000, 8000] };
 const END_WAITS_MS = 2000;
+const ELSEWHERE_MS = 4000;
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
@@ -41,6 +42,7 @@ export class Owner extends Emitter {
   #rejoining = false;
   #joining = null;
   #ended = new Set();
+  #asking = 0;
 
   /** @param last the snapshot that this tab had as a follower: where the stream stood, whether it was muted */
   constructor(config, last, signal) {
@@ -327,12 +329,19 @@ export class Owner extends Emitter {
       const { rejoin_params: _, muted, ...shown } = this.#server;
       const idle = !this.#call && !this.#joining && !this.#rejoining;
       // On the line the line knows best whether it is muted.
-      if (idle) this.#show({ line: this.#wanted() ? "rejoining" : "none" });
+      if (idle) this.#show({ line: this.#wanted() ? "rejoining" : this.#server.elsewhere ? "elsewhere" : "none" });
+      if (idle && this.#server.elsewhere) this.#askLater();
       this.#show(this.#call ? shown : { ...shown, muted });
       this.#catchUp();
     } else if (!this.#call && !this.#joining) {
       this.#change({ call: null });
     }
+  }
+
+  /** Another machine has the call: should it die, its leg's end is no news of the stream. */
+  #askLater() {
+    clearTimeout(this.#asking);
+    this.#asking = setTimeout(() => this.#signal.aborted || this.#refresh(), ELSEWHERE_MS);
   }
 
   #signedOut(error) {
@@ -346,8 +355,9 @@ export class Owner extends Emitter {
     if (this.#wanted() && this.#line && !this.#rejoining && !this.#signal.aborted) this.#rejoin("failed");
   }
 
-  #rejoinByHand() {
+  async #rejoinByHand() {
     this.#ended.clear();
+    await api.state(true);
     return this.#rejoin("failed");
   }
 
