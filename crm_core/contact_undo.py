@@ -124,6 +124,7 @@ class Figures:
     restored: int
     left: int
     to_come: int
+    consented: int = 0  # had nothing but a consent recorded, which ends
 
 
 def possible(found: ContactImport) -> bool:
@@ -143,7 +144,7 @@ async def count(tx: Tx, found: ContactImport) -> Figures:
 
     return Figures(
         removed=of(Undo.UNDONE, deeds={Deed.MADE}), restored=of(Undo.UNDONE, deeds={Deed.CHANGED}), left=of(*_LEFT),
-        to_come=of(Undo.OPEN),
+        to_come=of(Undo.OPEN), consented=of(Undo.UNDONE, deeds={Deed.CONSENTED}),
     )  # fmt: skip
 
 

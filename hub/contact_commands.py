@@ -98,7 +98,8 @@ async def take_back(db: Database, given: Namespace, clock: Clock) -> None:
     async with db.reading(slow=True) as tx:
         did = await contact_undo.count(tx, found)
         left = await contact_undo.list_left(tx, found, limit=LISTED)
-    sys.stdout.write(f"removed\t{did.removed}\nrestored\t{did.restored}\nleft\t{did.left}\n")
+    for name in ("removed", "restored", "consented", "left"):
+        sys.stdout.write(f"{name}\t{getattr(did, name)}\n")
     for contact_id, name, why in left:
         sys.stderr.write(f"left alone: {contact_id} {name} ({why})\n")
 

@@ -116,6 +116,7 @@ class UndoShown(Shown):
     undone_at: datetime | None
     removed_count: int
     restored_count: int
+    consented_count: int = Field(description="had nothing but a consent recorded, which ends")
     left_count: int
     to_come_count: int
     left: list[LeftAlone]
@@ -213,7 +214,8 @@ async def _undo_of(call: Call[Any, Any], *, after: str = "") -> UndoShown:
         left = await contact_undo.list_left(tx, found, after=after, limit=LEFT)
     return UndoShown(
         possible=contact_undo.possible(found), asked_at=found.undo_asked_at, undone_at=found.undone_at,
-        removed_count=did.removed, restored_count=did.restored, left_count=did.left, to_come_count=did.to_come,
+        removed_count=did.removed, restored_count=did.restored, consented_count=did.consented, left_count=did.left,
+        to_come_count=did.to_come,
         left=[LeftAlone(contact_id=one, name=name, why=why) for one, name, why in left],
         next=left[-1][0] if len(left) == LEFT else None,
     )  # fmt: skip

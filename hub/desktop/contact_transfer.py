@@ -206,7 +206,7 @@ async def _undoing(request: web.Request, found: ContactImport) -> Undoing:
 async def show_undo(request: web.Request) -> web.StreamResponse:
     """What an undo would do, with figures and names; it asks once."""
     found = await _found(request)
-    if not contact_undo.possible(found):
+    if found.undo_asked_at is not None:
         raise web.HTTPSeeOther(f"/desk/contacts/imports/{found.id}")
     return await render(request, "contacts/import_undo.html", UndoPage(found, await _undoing(request, found)))
 

@@ -32,7 +32,7 @@ from hub import contact_commands
 from tests.campaigns import cast
 from tests.hub.test_contact_transfer import ANA, BEN, House
 
-ZOE, YAN = "+12025550104", "+12025550105"
+ZOE, YAN, CY = "+12025550104", "+12025550105", "+12025550106"
 CONSENT = "sms_consent,sms_consent_at,sms_consent_source,sms_consent_text"
 AGREED = "yes,2026-05-01,fair in Leeds,Yes to texts v2"
 
@@ -83,6 +83,7 @@ async def state(house: House) -> list[Any]:
 async def test_everybody_is_as_before_and_the_same_file_may_come_again(house: House) -> None:
     ana = await house.person("Ana", phone(ANA), job_title="Buyer", tags=["old"], fields={"plan": "a"})
     ben = await house.person("Ben", email("ben@example.test"))
+    await house.person("Cy", phone(CY))
     await house.prove(ana)
     before = await state(house)
     content = (
@@ -91,18 +92,20 @@ async def test_everybody_is_as_before_and_the_same_file_may_come_again(house: Ho
         f"Ana Ruiz,{ANA},ana@example.test,Head,new,b,1990-02-03,Acme,{AGREED}\n"
         f"Ana Ruiz,{ANA},,Boss,newer,,1991-02-03,,\n"
         f"Ben,{BEN},ben@example.test,,,,,,\n"
+        f"Cy,{CY},,,,,,,{AGREED}\n"
     )
     done = await house.bring_in(content, overwrite=True)
-    assert (done.new_count, done.matched_count, done.consent_count) == (1, 3, 2)
-    assert await figures(house, done) == Figures(removed=1, restored=2, left=0, to_come=0)
-    assert await take_back(house, done) == Figures(removed=1, restored=2, left=0, to_come=0)
+    assert (done.new_count, done.matched_count, done.consent_count) == (1, 4, 3)
+    expected = Figures(removed=1, restored=2, left=0, to_come=0, consented=1)
+    assert await figures(house, done) == expected
+    assert await take_back(house, done) == expected
     assert await state(house) == before
     async with house.db.reading() as tx:
         assert (await contacts.get(tx, ben.id)).born_on is None
         assert await tx.one(select(ContactPoint).where(ContactPoint.value == ZOE)) is None
         assert not await consent.has_consent(tx, phone(ZOE), channel="sms", purpose=Purpose.MARKETING)
     actions = [(entry.value, entry.action) for entry in await house.rows(ConsentEvent)]
-    assert sorted(actions) == sorted((one, word) for one in (ANA, ZOE) for word in ConsentAction)
+    assert sorted(actions) == sorted((one, word) for one in (ANA, CY, ZOE) for word in ConsentAction)
     ended = await now_is(house, done)
     assert (ended.undone_at, ended.due_at) == (house.clock.now(), None)
     audited = {row.action: row for row in await house.rows(AuditEntry)}
@@ -111,7 +114,7 @@ async def test_everybody_is_as_before_and_the_same_file_may_come_again(house: Ho
     # Nobody withdrew: the file proves the same as before.
     house.clock.tick(60)
     again = await house.bring_in(content, overwrite=True)
-    assert (again.new_count, again.matched_count, again.consent_count) == (1, 3, 2)
+    assert (again.new_count, again.matched_count, again.consent_count) == (1, 4, 3)
     async with house.db.reading() as tx:
         assert (await contacts.get(tx, ana.id)).born_on == date(1991, 2, 3)
         assert await consent.has_consent(tx, phone(ZOE), channel="sms", purpose=Purpose.MARKETING)
@@ -360,7 +363,7 @@ async def test_the_command_says_what_it_would_do_and_does_it(house: House, capsy
         asked = Namespace(undo=done.id, dry_run=dry_run)
         await contact_commands.take_back(house.db, asked, house.clock)
         said = capsys.readouterr()
-        assert said.out == "removed\t1\nrestored\t0\nleft\t1\n"
+        assert said.out == "removed\t1\nrestored\t0\nconsented\t0\nleft\t1\n"
         assert said.err == f"left alone: {zoe.id} Zoe (changed)\n"
         assert [one.name for one in await house.everybody()] == people
 
