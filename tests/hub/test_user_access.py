@@ -87,6 +87,8 @@ async def test_an_invitation_lets_somebody_in_once(runtime: Runtime, visitor: Vi
         await mail_out(runtime, twin)
         await visitor.log_in("ada")
         fields = {"login": "new", "name": "Neu", "email": "new@example.com", "roles": "agent", "locale": "en"}
+        (field,) = re.findall(r'<input[^>]+name="password"[^>]*>', (await get(visitor, "/desk/admin/users/new"))[1])
+        assert "required" not in field, "left empty, the browser lets the invitation pass"
         status, text, where = await post(visitor, "/desk/admin/users/new", **{**fields, "email": "new@"})
         assert (status, "Write it as name@example.com." in text) == (422, True)
         status, _, where = await post(visitor, "/desk/admin/users/new", **fields)
