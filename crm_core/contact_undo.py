@@ -210,14 +210,16 @@ async def undo_some(tx: Tx, import_id: str, *, now: datetime) -> bool:
     await tx.all(select(Contact.id).where(col(Contact.id).in_(ids)).order_by(col(Contact.id)).with_for_update())
     looked = await tx.all(_OF_THESE, import_id=found.id, origin=origin_of(found.id), ids=ids)
     verdicts: dict[str, Undo] = {contact_id: verdict for contact_id, _, _, verdict in looked}
+    undone = [change for change in changes if verdicts[change.contact_id] == Undo.UNDONE]
     for change in changes:
-        verdict = verdicts[change.contact_id]
         await _end_consents(tx, found, change, now=now)
-        if verdict == Undo.UNDONE and change.deed == Deed.MADE:
-            await contacts.remove(tx, change.contact_id, now=now)
-        elif verdict == Undo.UNDONE and change.deed == Deed.CHANGED:
+    await contacts.remove(tx, [change.contact_id for change in undone if change.deed == Deed.MADE], now=now)
+    for change in undone:
+        if change.deed == Deed.CHANGED:
             await _give_back(tx, change, now=now)
-        await tx.change(ContactImportChange, {"undo": verdict}, import_id=found.id, contact_id=change.contact_id)
+    for verdict in set(verdicts.values()):
+        those = col(ContactImportChange.contact_id).in_([one for one in ids if verdicts[one] == verdict])
+        await tx.run(update(ContactImportChange).where(mine, those).values(undo=verdict))
     ended = len(changes) < ROWS
     await contact_imports.change(tx, found, found.state, **({"undone_at": now, "due_at": None} if ended else {}))
     if ended:

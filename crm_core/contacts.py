@@ -166,15 +166,9 @@ async def link_point(
     """Tie an address to a contact; linking again revives a link that had ended."""
     point = await get_point(tx, address, now=now)
     link = ContactLink(
-        id=new_id(now),
-        point_id=point.id,
-        contact_id=contact_id,
-        label=label,
-        raw=address.raw,
-        extension=address.extension,
-        source=source,
-        valid_from=now,
-    )
+        id=new_id(now), point_id=point.id, contact_id=contact_id, label=label, raw=address.raw, extension=address.extension,
+        source=source, valid_from=now,
+    )  # fmt: skip
     if not await tx.add_new(link, unique=["point_id", "contact_id"]):
         again = update(ContactLink).where(
             col(ContactLink.point_id) == point.id, col(ContactLink.contact_id) == contact_id
@@ -302,15 +296,17 @@ async def edit(tx: Tx, contact_id: str, *, version: int, now: datetime, **change
     return contact
 
 
-async def remove(tx: Tx, contact_id: str, *, now: datetime) -> None:
-    """Take a contact away for good, with the addresses that are nobody else's. Only for one that nothing refers to."""
-    points = await tx.all(select(ContactLink.point_id).where(ContactLink.contact_id == contact_id))
-    await tx.run(delete(ContactTerm).where(col(ContactTerm.contact_id) == contact_id))
-    await tx.run(delete(ContactLink).where(col(ContactLink.contact_id) == contact_id))
+async def remove(tx: Tx, ids: Sequence[str], *, now: datetime) -> None:
+    """Take contacts away for good, with the addresses that are nobody else's. Only those that nothing refers to."""
+    points = await tx.all(select(ContactLink.point_id).where(col(ContactLink.contact_id).in_(ids)))
+    await tx.run(delete(ContactTerm).where(col(ContactTerm.contact_id).in_(ids)))
+    await tx.run(delete(ContactLink).where(col(ContactLink.contact_id).in_(ids)))
     lonely = ~exists().where(col(ContactLink.point_id) == col(ContactPoint.id))
     await tx.run(delete(ContactPoint).where(col(ContactPoint.id).in_(points), lonely))
-    await tx.hit(delete(Contact).where(col(Contact.id) == contact_id))
-    await events.emit(tx, "contact.removed", contact_id, now=now)
+    if await tx.run(delete(Contact).where(col(Contact.id).in_(ids))) != len(ids):
+        raise Conflict
+    for contact_id in ids:
+        await events.emit(tx, "contact.removed", contact_id, now=now)
 
 
 async def reindex(tx: Tx, contact: Contact) -> None:
