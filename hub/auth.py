@@ -24,6 +24,12 @@ class LoginPage:
     login: str
     error: str
     demo: list[tuple[str, str, str]]
+    nobody: bool  # has an account yet
+
+
+async def front(request: web.Request) -> web.StreamResponse:
+    """The bare address, as one types it: to one's own first screen, by way of the log-in."""
+    raise web.HTTPSeeOther(HOME)
 
 
 async def show_login(request: web.Request) -> web.StreamResponse:
@@ -36,8 +42,11 @@ async def _page(
 ) -> web.StreamResponse:
     from hub.demo import demo_logins
 
+    runtime = runtime_of(request)
+    async with runtime.db.reading() as tx:
+        nobody = not await users.list_all(tx, limit=1)
     page = LoginPage(
-        next=safe_next(next_page), login=login, error=error, demo=demo_logins(runtime_of(request).settings)
+        next=safe_next(next_page), login=login, error=error, demo=demo_logins(runtime.settings), nobody=nobody
     )
     return await render(request, "login.html", page, status=status)
 
@@ -88,6 +97,7 @@ async def log_out(request: web.Request) -> web.StreamResponse:
 
 
 routes = [
+    Route("GET", "/", front, access=PUBLIC),
     Route("GET", "/login", show_login, access=PUBLIC),
     Route("POST", "/login", log_in, access=PUBLIC, body_limit=16 * 1024),
     Route("POST", "/logout", log_out, access=LOGGED_IN),

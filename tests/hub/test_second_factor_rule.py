@@ -197,13 +197,17 @@ async def test_an_empty_production_hub_lets_nobody_in_until_an_administrator_is_
         aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http,
     ):
         visitor = Visitor(f"http://127.0.0.1:{port}", http)
-        async with http.get(visitor.url + "/login") as answer:
-            assert "Demo log-ins" not in await answer.text()
+        async with http.get(visitor.url + "/") as answer:  # the bare address leads to the log-in
+            page = await answer.text()
+            assert (answer.status, answer.url.path) == (200, "/login")
+        assert "Demo log-ins" not in page
+        assert "hub user add LOGIN --role admin" in page
         for login, password in (("ada", "demo"), ("admin", "admin"), ("", "")):
             assert await visitor.log_in(login, password) == 422
         clock.tick(3600)
         made = Namespace(login="boss", role=["admin"], name="Boss", email="", language="en", zone="UTC", generate=True)
         await user_commands.add_user(runtime.db, made, clock)
         password = capsys.readouterr().out.split("shown once: ")[1].strip()
+        assert "hub user add" not in (await visitor.ask("GET", "/login"))[1]
         assert await visitor.log_in("boss", password) == 303
         assert (await visitor.ask("GET", "/desk/admin"))[0] == 200
