@@ -248,6 +248,8 @@ async def adopt_leg(tx: Tx, call_id: str, parent: CallLeg, *, now: datetime) -> 
 
 async def wrapped_up(tx: Tx, entry: QueueEntry, *, disposition: str, notes: str, now: datetime) -> None:
     """What the agent who gave the call away says about their part of it: kept in the record, and shown to whoever has it now."""
+    # Held before it is read: whoever has the call now may finish in the same instant.
+    await tx.one(select(Interaction.id).where(Interaction.id == entry.interaction_id).with_for_update())
     interaction = await interactions.get(tx, entry.interaction_id)
     await calls.record_event(
         tx, interaction_id=interaction.id, kind="part_disposed", event_key=f"hub:{entry.id}:part_disposed:{entry.version}",
