@@ -15,8 +15,8 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any, cast
 
-from sqlalchemy import Index, bindparam, update
-from sqlmodel import Field, col, select
+from sqlalchemy import Boolean, Index, bindparam, update
+from sqlmodel import Field, and_, col, or_, select
 
 from crm_core import events
 from crm_core.changes import among, change_held, named
@@ -182,12 +182,15 @@ def _planned(agent: Agent, changes: dict[str, Any], *, now: datetime, by: str) -
     return values
 
 
-async def beat(tx: Tx, agent: Agent, *, voice_ready: bool, now: datetime) -> None:
-    """Note a heartbeat. It changes the session (version, event) only when the phone's readiness changes or a lost tab is back."""
-    if agent.voice_ready == voice_ready and not (agent.activity == Activity.NOT_RESPONDING and agent.reason == LOST):
-        await tx.run(_BEAT, id=agent.user_id, now=now)
-        return
-    values: dict[str, Any] = {"seen_at": now, "voice_ready": voice_ready}
+async def beat(tx: Tx, user_id: str, *, voice_ready: bool, now: datetime) -> None:
+    """Note a heartbeat. It changes the session (version, event) only when the phone's readiness changes or a lost tab is back.
+
+    Who takes calls on a telephone needs the browser for the screen only.
+    """
+    if await tx.run(_BEAT, id=user_id, ready=voice_ready, now=now):
+        return  # nearly always: one statement, every ten seconds, from every desktop
+    agent = await ensure(tx, user_id, now=now)
+    values: dict[str, Any] = {"seen_at": now, "voice_ready": voice_ready or bool(agent.phone_e164)}
     if agent.activity == Activity.NOT_RESPONDING and agent.reason == LOST:
         values |= {"activity": Activity.AVAILABLE, "reason": ""}
     await change(tx, agent, now=now, by="system", **values)
@@ -204,7 +207,16 @@ async def any_ahead(tx: Tx, *, now: datetime) -> bool:
     return await tx.one(select(Agent.user_id).where(col(Agent.seen_at) > now + FRESH).limit(1)) is not None
 
 
-_BEAT = fixed(update(Agent).where(col(Agent.user_id) == bindparam("id")).values(seen_at=bindparam("now")))
+_LOST = and_(col(Agent.activity) == Activity.NOT_RESPONDING, col(Agent.reason) == LOST)
+_BEAT = fixed(
+    update(Agent)
+    .where(
+        col(Agent.user_id) == bindparam("id"),
+        col(Agent.voice_ready) == or_(bindparam("ready", type_=Boolean), col(Agent.phone_e164) != ""),
+        ~_LOST,
+    )
+    .values(seen_at=bindparam("now"))
+)
 
 
 async def _note_periods(tx: Tx, moved: Sequence[tuple[Agent, datetime]]) -> None:

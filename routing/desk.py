@@ -173,12 +173,9 @@ async def give_back_text(tx: Tx, agent_id: str, *, now: datetime) -> int:
     return number
 
 
-async def heartbeat(tx: Tx, agent_id: str, *, voice_ready: bool, now: datetime) -> Agent:
+async def heartbeat(tx: Tx, agent_id: str, *, voice_ready: bool, now: datetime) -> None:
     """The agent's tab lives, and whether its phone is registered."""
-    agent = await agents.ensure(tx, agent_id, now=now)
-    # Who takes calls on a telephone needs the browser for the screen only.
-    await agents.beat(tx, agent, voice_ready=voice_ready or bool(agent.phone_e164), now=now)
-    return agent
+    await agents.beat(tx, agent_id, voice_ready=voice_ready, now=now)
 
 
 async def _in_call(tx: Tx, interaction_id: str, agent_id: str) -> tuple[Interaction, QueueEntry]:
