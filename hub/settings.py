@@ -394,11 +394,13 @@ def channels_off(twilio: TwilioAccount | None, *, smtp_url: str | None, imap_url
     """Which channels a hub with these providers cannot offer, and what to set to have them. Web forms are always on."""
     off: dict[str, str] = {}
     if twilio is None:
-        off["voice"] = off["sms"] = Text("Twilio is not configured: set TWILIO_ACCOUNT_SID and its companions.")
+        off["voice"] = off["sms"] = Text(
+            "Twilio is not configured: enter the account under Admin, or set TWILIO_ACCOUNT_SID and its companions."
+        )
     elif twilio.app_sid is None:
         off["voice"] = Text("TWILIO_APP_SID is not set: run `hub twilio setup` and set what it prints.")
     if smtp_url is None and imap_url is None:
-        off["email"] = Text("No mailbox is configured: set HUB_IMAP_URL and HUB_SMTP_URL.")
+        off["email"] = Text("No mailbox is configured: enter one under Admin, or set HUB_IMAP_URL and HUB_SMTP_URL.")
     elif smtp_url is None:
         off["email"] = Text("Mail comes in but cannot be answered: set HUB_SMTP_URL.")
     elif imap_url is None:

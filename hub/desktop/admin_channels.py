@@ -120,9 +120,11 @@ async def show_accounts(request: web.Request) -> web.StreamResponse:
         gone = [row for channel in CHANNELS for row in await accounts.list_channel(tx, channel, deleted=True)]
         forms = await tx.all(select(Form).limit(500))
         names = {queue.id: queue.name for queue in await queues.list_all(tx)}
-    twilio = runtime.channels.twilio
+    twilio, off = runtime.channels.twilio, runtime.channels.off()
+    if any(row.sealed for row in rows["email"]):
+        off.pop("email", None)  # a mailbox with servers of its own
     page = AccountsPage(
-        rows, {form.account_id: form for form in forms}, names, gone, runtime.channels.off(),
+        rows, {form.account_id: form for form in forms}, names, gone, off,
         twilio.account_sid if twilio is not None else "", runtime.channels.provider_from_row,
         next((row for row in gone if row.id == deleted), None), "restored" in request.query,
     )  # fmt: skip

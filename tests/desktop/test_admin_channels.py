@@ -24,7 +24,7 @@ from hub.outgoing_hosts import is_public, peer_rule, refuse_internal
 from hub.runtime import Runtime
 from hub.sandbox.config import MailboxConfig, SandboxConfig
 from hub.sandbox.twin import running_sandbox
-from hub.settings import read_settings
+from hub.settings import channels_off, read_settings
 from routing.queues import Queue
 from tests.apps import AUTH_TOKEN, Visitor, add_user, test_environment
 
@@ -357,3 +357,23 @@ async def test_a_mailbox_is_made_with_access_by_token_and_no_password(ada: Visit
     assert status == 303, text
     (mailbox,) = await rows(runtime, "email")
     assert not any(name.startswith("oauth_") for name in runtime.channels.secrets(mailbox))
+
+
+async def test_what_is_off_is_told_in_the_readers_language_and_until_it_is_on(
+    ada: Visitor, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    off = channels_off(None, smtp_url=None, imap_url=None)
+    monkeypatch.setattr(runtime.channels, "off", lambda: dict(off))
+    told = await page(ada, "/desk/admin/accounts?lang=de")
+    assert "Anrufe: Twilio ist nicht eingerichtet" in told
+    assert "Mail: Es ist kein Postfach eingerichtet" in told
+    sealed = runtime.channels.seal({"imap_url": "imaps://a:b@mail.example.com"})
+    now = runtime.clock.now()
+    await runtime.db.write(
+        lambda tx: tx.add(
+            ChannelAccount(id="box", channel="email", name="", address="a@example.com", sealed=sealed, created_at=now)
+        )
+    )
+    told = await page(ada, "/desk/admin/accounts?lang=de")
+    assert "Anrufe: Twilio ist nicht eingerichtet" in told
+    assert "Es ist kein Postfach eingerichtet" not in told
