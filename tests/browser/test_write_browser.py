@@ -88,6 +88,8 @@ async def test_a_text_is_written_by_the_keyboard_and_a_double_click_sends_once(
     await page.get_by_role("button", name="Replace typographic characters").click()
     await expect(page.locator("#f-body-count")).to_have_text("15/160 · 1 part")
     assert await faults_of(page) == []
+    await page.reload()
+    await expect(field).to_have_value('"Hello" from us')
 
     # A mail address instead, and back: what was typed stays.
     await page.locator("#f-to").select_option(index=1)
@@ -107,6 +109,8 @@ async def test_a_text_is_written_by_the_keyboard_and_a_double_click_sends_once(
     await expect(shown).to_be_visible()
     assert await shown.evaluate("(image) => image.decode().then(() => image.naturalWidth)") == 32
     assert len(house.rows("SELECT id FROM interactions WHERE body = ?", '"Hello" from us')) == 1
+    await page.goto(f"{house.url}/desk/messages/new?contact={contact}")
+    await expect(field).to_have_value("")  # what was sent is not given back
 
 
 async def test_a_double_click_makes_one_contact(page_factory: PageFactory, house: HubProcess) -> None:

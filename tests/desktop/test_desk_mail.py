@@ -560,6 +560,13 @@ async def test_a_form_that_comes_twice_is_carried_out_once(thread: Thread, runti
         assert sorted([note.body for note in await tx.all(select(Note))]) == ["Hm.", "Hm. And this."]
 
 
+async def test_what_is_written_before_a_forwarded_mail_outlives_the_tab(thread: Thread) -> None:
+    mail = (await thread.mails())[0].id
+    form = await thread.page(f"/mail/forward?mail={mail}")
+    for name, place in (("to", f"forward {mail} to"), ("body", f"forward {mail}")):
+        assert re.search(rf'name="{name}"[^>]* data-kept="{place}"', form), name
+
+
 async def test_the_chosen_sender_stays_chosen(thread: Thread) -> None:
     for path, cc in (("", "no address"), ("/all", "")):
         _, text = await thread.post(path, body="Here.", subject="S", cc=cc, bcc="", sender=BOX)

@@ -1,9 +1,12 @@
 /**
  * What somebody typed is not lost. A field with `data-kept` keeps it in this tab, through a reload and a change of page, until the
- * hub has taken it or its writer logs out. A form with `data-again` that the hub refuses comes back as it was filled in.
+ * hub has taken it or its writer logs out; under its id, or the name that `data-kept` gives. A form with `data-again` that the hub
+ * refuses comes back as it was filled in.
  */
 const KEPT = "typed:";
 const NOT_TYPED = ["hidden", "password", "file", "submit", "button"];
+
+const placeOf = (field) => KEPT + (field.dataset.kept || field.id);
 
 let refused = null; // the action of the form that the hub has just refused, and its fields
 
@@ -13,7 +16,7 @@ function forget() {
 
 export function bindTyped() {
   document.addEventListener("input", ({ target }) => {
-    if (target.matches?.("[data-kept]")) sessionStorage.setItem(KEPT + target.id, target.value);
+    if (target.matches?.("[data-kept]")) sessionStorage.setItem(placeOf(target), target.value);
   });
   document.addEventListener("submit", ({ target }) => {
     if (target.getAttribute("action") === "/logout") forget();
@@ -22,7 +25,7 @@ export function bindTyped() {
     const form = ctx.sourceElement;
     if (!(form instanceof HTMLFormElement)) return;
     if (ctx.response.status < 400) {
-      for (const field of form.querySelectorAll("[data-kept]")) sessionStorage.removeItem(KEPT + field.id);
+      for (const field of form.querySelectorAll("[data-kept]")) sessionStorage.removeItem(placeOf(field));
     } else if (form.matches("[data-again]")) {
       const fields = [...form.elements].map(({ name, value, checked }) => ({ name, value, checked }));
       refused = { action: form.getAttribute("action"), fields };
@@ -32,7 +35,7 @@ export function bindTyped() {
 
 export function giveBack() {
   for (const field of document.querySelectorAll("[data-kept]")) {
-    const typed = sessionStorage.getItem(KEPT + field.id);
+    const typed = sessionStorage.getItem(placeOf(field));
     if (!typed || field.value) continue;
     field.value = typed;
     field.closest("details")?.setAttribute("open", "");
