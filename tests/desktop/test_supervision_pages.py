@@ -78,6 +78,7 @@ async def test_a_supervisor_reads_why_moves_it_and_changes_an_activity(
     assert (agent.activity, agent.reason, agent.cause) == ("paused", "meeting", "supervisor")
     _, text = await visitor.ask("GET", day)
     assert "set by a supervisor" in text
+    assert "paused · Meeting" in (await visitor.ask("GET", "/desk/wallboard"))[1]
     assert (await visitor.ask("GET", f"{day}?day=tomorrow"))[0] == 422
     assert (await visitor.ask("GET", f"{day}?day=2026-01-01"))[0] == 200
 

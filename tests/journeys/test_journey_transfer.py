@@ -51,9 +51,10 @@ async def test_amy_gives_the_call_to_ben(cast: Cast) -> None:
     await expect(ben.timeline).to_contain_text("Likes blue")
     await expect(note).to_have_value("")
     # Amy wraps up her part meanwhile.
-    await amy.wrap_up("re", "Asked about colours")
+    await amy.wrap_up("re", "Asked about colours\n" + "and more\n" * 30)
     await ben.press("e")
     await expect(ben.page.locator("#wrapup")).to_contain_text("Asked about colours")
+    await expect(ben.page.locator("#wrapup [type=submit]")).to_be_in_viewport()  # however much Amy wrote
     await ben.page.locator("#wrapup textarea").fill("Told her")
     await ben.page.reload()
     await expect(ben.page.locator("#wrapup textarea")).to_have_value("Told her")
