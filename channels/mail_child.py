@@ -19,6 +19,7 @@ import email.message
 import email.policy
 import importlib.util
 import json
+import mimetypes
 import os
 import quopri
 import re
@@ -57,6 +58,7 @@ MAX_ADDRESSES = 500
 MAX_TEXT = 1_000_000
 MAX_HTML = 512 * 1024
 MAX_NAME = 200
+ENDINGS = mimetypes.MimeTypes()  # the built-in list: the same on every machine
 
 ENCODED = re.compile(r"=\?([A-Za-z0-9_.:*-]{1,40})\?([BbQq])\?([^?\s]{0,1000})\?=")
 BETWEEN_ENCODED = re.compile(r"(\?=)[ \t\r\n]+(=\?)")
@@ -241,7 +243,7 @@ def _walk(part: email.message.Message, found: Found, *, depth: int, inside: str)
         text = clean(decode(_body(part), parameters.get("charset", "")))[:MAX_TEXT]
         (found.html if kind == "text/html" else found.text).append(text)
     else:
-        _keep(found, part, name or "file", kind, _body(part))
+        _keep(found, part, name or f"file{ENDINGS.guess_extension(kind) or ''}", kind, _body(part))
 
 
 def _keep(found: Found, part: email.message.Message, name: str, kind: str, content: bytes) -> None:

@@ -148,7 +148,7 @@ def test_alternatives_attachments_and_inline_pictures():
     assert values["text"] == "plain words"
     assert "cid:logo@x" in values["html"]
     assert [(one["name"], one["type"]) for one in values["files"]] == [
-        ("file", "image/png"),
+        ("file.png", "image/png"),
         ("Rechnung für März.pdf", "application/pdf"),
         ("notes.txt", "text/plain"),
         ("message.eml", "message/rfc822"),
