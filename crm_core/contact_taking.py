@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import Index, Text
-from sqlmodel import Field, col, select
+from sqlmodel import Field, select
 
 from crm_core import consent, consent_columns, contact_lines, contacts, users
 from crm_core.contact_files import CONSENTS
@@ -127,9 +127,10 @@ async def _keep(tx: Tx, done: ContactImportChange) -> None:
     """One row for each contact, whose first line may have been followed by others."""
     if await tx.add_new(done, unique=["import_id", "contact_id"]):
         return
-    same = {"import_id": done.import_id, "contact_id": done.contact_id}
     held = await tx.one(
-        select(ContactImportChange).where(*(col(getattr(ContactImportChange, name)) == same[name] for name in same))
+        select(ContactImportChange).where(
+            ContactImportChange.import_id == done.import_id, ContactImportChange.contact_id == done.contact_id
+        )
     )
     if held is None:
         raise Conflict
@@ -140,7 +141,7 @@ async def _keep(tx: Tx, done: ContactImportChange) -> None:
         values |= {"before": {**done.before, **held.before}, "linked": [*held.linked, *done.linked]}
         # Changed by somebody between two lines: the version that we left is kept, and is not found again.
         values |= {"version": done.version} if done.was == held.version else {}
-    await tx.change(ContactImportChange, values, **same)
+    await tx.change(ContactImportChange, values, import_id=done.import_id, contact_id=done.contact_id)
 
 
 async def _references(tx: Tx, person: Person, *, now: datetime) -> dict[str, str]:

@@ -55,18 +55,13 @@ def _verdict() -> Any:
     at_point = col(point.id) == col(link.point_id)
     ended = col(link.valid_until).is_not(None)
     relinked = exists().where(theirs, brought == ended)
-    touched = exists().where(
-        theirs,
-        brought,
-        at_point,
-        col(Touch.kind) == point.kind,
-        col(Touch.value) == point.value,
-        col(Touch.at) > change.taken_at,
-    )
-    heard = exists().where(
-        theirs, brought, at_point, col(ConsentEvent.kind) == point.kind, col(ConsentEvent.value) == point.value,
-        col(ConsentEvent.at) > change.taken_at, col(ConsentEvent.source) != bindparam("origin"),
-    )  # fmt: skip
+
+    def since(noun: Any) -> Any:
+        """Of an address that the import brought, after its line."""
+        same = (col(noun.kind) == point.kind, col(noun.value) == point.value)
+        return exists().where(theirs, brought, at_point, *same, col(noun.at) > change.taken_at)
+
+    heard = since(ConsentEvent).where(col(ConsentEvent.source) != bindparam("origin"))
     merged = aliased(contact)
     work = [
         exists().where(col(noun.contact_id) == contact.id) for noun in (Conversation, Interaction, Note, Lead, Touch)
@@ -84,7 +79,7 @@ def _verdict() -> Any:
         (col(contact.erased_at).is_not(None), _word(Undo.ERASED)),
         (col(contact.merged_into).is_not(None), _word(Undo.MERGED)),
         (or_(col(contact.version) != change.version, made & relinked), _word(Undo.CHANGED)),
-        (or_(touched, made & or_(*work)), _word(Undo.USED)),
+        (or_(since(Touch), made & or_(*work)), _word(Undo.USED)),
         (heard, _word(Undo.CONSENT)),
         else_=_word(Undo.UNDONE),
     )
@@ -135,9 +130,8 @@ def possible(found: ContactImport) -> bool:
 async def count(tx: Tx, found: ContactImport) -> Figures:
     """The figures of an undo; before it was asked for they are looked at anew each time."""
     rows, given = _rows_of(found)
-    counted = await tx.all(
-        select(rows.deed, rows.verdict, func.count()).group_by(rows.deed, rows.verdict), **given
-    )  # fmt: skip
+    counts = select(rows.deed, rows.verdict, func.count()).group_by(rows.deed, rows.verdict)
+    counted = await tx.all(counts, **given)
 
     def of(*verdicts: Undo, deeds: Collection[Deed] = frozenset(Deed)) -> int:
         return sum(number for deed, verdict, number in counted if verdict in verdicts and deed in deeds)

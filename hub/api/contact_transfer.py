@@ -235,9 +235,7 @@ async def look_at_undo(call: Call[LeftQuery, Nothing]) -> UndoShown:
 )  # fmt: skip
 async def undo_contact_import(call: Call[Nothing, Nothing]) -> UndoShown:
     """In the background; asked again, it happens once. 409 when it has not begun, or 30 days after it ended."""
-    await call.runtime.db.write(
-        lambda tx: contact_undo.begin(tx, call.path["id"], actor=call.user.id, now=call.now)
-    )  # fmt: skip
+    await call.runtime.db.write(lambda tx: contact_undo.begin(tx, call.path["id"], actor=call.user.id, now=call.now))
     return await _undo_of(call)
 
 
