@@ -13,7 +13,7 @@ from sqlmodel import col, select
 from crm_core import addresses, calls, consent, contacts, interactions
 from crm_core.calls import CallLeg, LegRole
 from crm_core.consent import SuppressionReason
-from crm_core.db import Tx
+from crm_core.db import Rerun, Tx
 from crm_core.errors import Conflict, Invalid, NotAllowed, NotFound
 from crm_core.interactions import Disposition, Interaction, InteractionState, Outcome
 from crm_core.texts import Text
@@ -135,18 +135,18 @@ async def set_activity(
     to the queue without blame. Going offline gives written work back, to be taken up by others.
     """
     wanted = Activity(activity)
-    await agents.ensure(tx, agent_id, now=now)
+    if await agents.find(tx, agent_id) is None:
+        await agents.ensure(tx, agent_id, now=now)
     if wanted != Activity.AVAILABLE:
-        for offer in await offers.list_live(tx, agent_id):
-            if offer.state == OfferState.OPEN:
-                entry = await entries.lock(tx, offer.entry_id)
-                offer = await offers.get(tx, offer.id)
-                if offer.state == OfferState.OPEN:
-                    said = Text("the agent is %(activity_text)s", activity_text=wanted.replace("_", " "))
-                    await offer_ends.end_offer(tx, entry, offer, OfferState.WITHDRAWN, reason=said, now=now)
+        said = Text("the agent is %(activity_text)s", activity_text=wanted.replace("_", " "))
+        await offer_ends.withdraw_open(tx, agent_id, reason=said, now=now)
     if wanted == Activity.OFFLINE:
         await give_back_text(tx, agent_id, now=now)
     agent = await agents.lock(tx, agent_id)
+    if wanted != Activity.AVAILABLE and any(
+        one.state == OfferState.OPEN for one in await offers.list_live(tx, agent_id)
+    ):
+        raise Rerun("The router offered them something in this instant.")
     if wanted == Activity.AVAILABLE:
         await agents.change(
             tx, agent, now=now, by=cause, activity=wanted, reason="", next_activity="", next_reason="", misses=0,

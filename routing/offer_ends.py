@@ -214,3 +214,12 @@ async def withdraw(tx: Tx, entry: QueueEntry, *, reason: str, now: datetime) -> 
     """End every live offer of the work, without blame: it waits."""
     for live in sorted(await offers.list_live_of(tx, entry.id), key=lambda each: each.agent_id):
         await end_offer(tx, entry, live, OfferState.WITHDRAWN, reason=reason, now=now)
+
+
+async def withdraw_open(tx: Tx, agent_id: str, *, reason: str, now: datetime) -> None:
+    """End an agent's offers that they have not accepted, without blame. The agent is not held yet: work comes first."""
+    ringing = [offer.id for offer in await offers.list_live(tx, agent_id) if offer.state == OfferState.OPEN]
+    if ringing:
+        held = (await hold_all(tx, ringing)).values()
+        still = [Ending(one, OfferState.WITHDRAWN, reason) for one in held if one.offer.state == OfferState.OPEN]
+        await end_all(tx, still, now=now)

@@ -128,12 +128,7 @@ async def _lost(tx: Tx, user_id: str, now: datetime) -> None:
     seen = await agents.find(tx, user_id)
     if seen is None or seen.activity != Activity.AVAILABLE or _fresh(seen, now, FRESH):
         return
-    for live in await offers.list_live(tx, user_id):
-        offer, entry = await _held_offer(tx, live.id)
-        if offer.state == OfferState.OPEN:
-            await offer_ends.end_offer(
-                tx, entry, offer, OfferState.WITHDRAWN, reason="the agent's tab does not answer", now=now
-            )
+    await offer_ends.withdraw_open(tx, user_id, reason="the agent's tab does not answer", now=now)
     agent = await agents.lock(tx, user_id)
     if agent.activity == Activity.AVAILABLE and not _fresh(agent, now, FRESH):
         await agents.change(tx, agent, now=now, by="system", activity=Activity.NOT_RESPONDING, reason=LOST)

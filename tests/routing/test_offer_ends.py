@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from crm_core.db import DatabaseUnavailable, Tx
+from crm_core.clock import FixedClock
+from crm_core.db import DatabaseUnavailable, Tx, open_database
 from crm_core.errors import Conflict, HubError, NotFound
-from routing import offer_ends
+from routing import desk, offer_ends
 from routing.agents import Activity
 from routing.offer_ends import Ending
 from routing.offers import Offer
@@ -198,3 +199,25 @@ async def test_texts_of_one_agent_run_out_together(floor: Floor) -> None:
     assert Counter(one.state for one in await floor.offers()) == {"expired": 4}
     assert (await floor.agent("kim")).text_load == 0
     await floor.check()
+
+
+async def test_who_pauses_in_the_instant_of_an_offer_does_not_get_it(
+    pg_url: str, clock: FixedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    db = await open_database(pg_url)
+    floor, plain, looked = Floor(db, clock), offer_ends.withdraw_open, []
+    await floor.open("kim")
+    await floor.call(ANA)
+
+    async def overtaken(tx: Tx, agent_id: str, **how: Any) -> None:
+        await plain(tx, agent_id, **how)
+        looked.append(len(await floor.offers()))
+        await floor.tick()  # the router's own connection
+
+    monkeypatch.setattr(offer_ends, "withdraw_open", overtaken)
+    await floor.do(lambda tx: desk.set_activity(tx, "kim", "paused", now=floor.now))
+    assert looked == [0, 1], "it looked again"
+    assert [(one.state, one.reason) for one in await floor.offers()] == [("withdrawn", "the agent is paused")]
+    assert (await floor.agent("kim")).activity == Activity.PAUSED
+    await floor.check()
+    await db.close()
