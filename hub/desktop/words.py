@@ -18,7 +18,7 @@ ROUTER = (
     N_("the connection did not come about in time"), N_("expired"), N_("failed"),
     N_("not yet due"), N_("waits for the preferred agent"), N_("not looked at yet"), N_("caller left"),
     N_("connection lost"), N_("room ended"), N_("hung up"), N_("they called us"), N_("not responding"),
-    N_("somebody else was quicker"), N_("rings at the same time"), N_("moved by a supervisor"),
+    N_("somebody else was quicker"), N_("rings at the same time"), N_("behind in order"), N_("moved by a supervisor"),
     N_("caller leaves a message"),
 )  # fmt: skip
 # Words that sentences hold as parameters: states, purposes, channels, rules, where something came from.
