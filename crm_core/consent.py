@@ -7,6 +7,7 @@ is stored.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, time, timedelta
 from enum import StrEnum
@@ -264,12 +265,17 @@ _BY_SUPPRESSION = (
 )
 
 
-def _covers(row: Suppression, channel: str, purpose: Purpose, sender: str, *, everything: bool) -> bool:
+def _covers(row: Suppression, channel: str, purpose: str, sender: str, *, everything: bool) -> bool:
     if row.channel not in ("*", channel) or (row.sender and row.sender != sender):
         return False
     if row.reason in (SuppressionReason.DEAD, SuppressionReason.ERASED, SuppressionReason.SENDER_STOP):
         return True
     return row.purpose == "*" or (not everything and row.purpose == purpose)
+
+
+def is_stopped(stops: Sequence[Suppression], *, channel: str, purpose: str) -> bool:
+    """Whether one of these suppressions takes a consent its effect, whoever sends."""
+    return any(_covers(row, channel, purpose, "", everything=False) for row in stops)
 
 
 def _hours(

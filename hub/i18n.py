@@ -115,13 +115,16 @@ class Reader:
     def _written(self, name: str, value: Any) -> str:
         if isinstance(value, datetime):
             return self.moment(value) if value.tzinfo else plain(value)
-        if isinstance(value, date):
-            return self.day(value)
+        if isinstance(value, date):  # within a sentence: “on today” is none
+            return format_date(value, "medium", locale=self.babel)
         if isinstance(value, list | tuple | set | frozenset):
             return self.sentence([self._written(name, one) for one in value])
         if isinstance(value, int | float) and not isinstance(value, bool):
             return self.number(value)
-        return self.tell(value if isinstance(value, Text) else str(value)) if name.endswith("_text") else plain(value)
+        if not name.endswith("_text"):
+            return plain(value)
+        # A word of the rows (sms_keyword) is translated by the catalogues; English has none.
+        return self.tell(value) if isinstance(value, Text) else self.tell(str(value)).replace("_", " ")
 
     def language(self, tag: str) -> str:
         """A language by its name in the reader's own; what is no language stays as it is."""

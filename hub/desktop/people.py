@@ -30,7 +30,7 @@ class PointLine:
     label: str
     verified: bool
     stops: list[str]  # reasons of active suppressions
-    grants: list[tuple[str, str]]  # purpose and channel with consent, "*" for all
+    grants: list[tuple[str, str]]  # purpose and channel with a consent that nothing stops, "*" for all
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +90,11 @@ async def point_lines(tx: Tx, rows: Sequence[tuple[ContactPoint, ContactLink]]) 
             PointLine(
                 kind=str(point.kind), value=point.value, label=link.label, verified=link.verified_at is not None,
                 stops=sorted({str(stop.reason) for stop in stops}),
-                grants=sorted(key for key, word in latest.items() if word == "granted"),
+                grants=sorted(
+                    (purpose, channel)
+                    for (purpose, channel), word in latest.items()
+                    if word == "granted" and not consent.is_stopped(stops, channel=channel, purpose=purpose)
+                ),
             )
         )  # fmt: skip
     return lines

@@ -124,6 +124,25 @@ async def test_a_refused_answer_says_why_and_loses_nothing(talk: Talk, runtime: 
     assert len(timeline) == 1
 
 
+async def test_a_consent_that_was_taken_back_is_not_shown_as_one(
+    talk: Talk, runtime: Runtime, visitor: Visitor
+) -> None:
+    now, card = runtime.clock.now(), f"/desk/work/{talk.conversation}/person"
+    await runtime.db.write(
+        lambda tx: consent.grant(
+            tx, phone(ANA), channel="sms", purpose="marketing", source="form:x", evidence={"text": "Yes"}, actor="c", now=now
+        )
+    )  # fmt: skip
+    assert "marketing · SMS" in str((await visitor.ask("GET", card))[1])
+    await runtime.db.write(
+        lambda tx: consent.opt_out(
+            tx, phone(ANA), purpose="marketing", source="sms_keyword", evidence={"text": "STOP"}, actor="c", now=now
+        )
+    )
+    text = str((await visitor.ask("GET", card))[1])
+    assert ("marketing · SMS" in text, "opted out" in text) == (False, True)
+
+
 async def test_what_is_typed_is_kept_and_counted(talk: Talk, runtime: Runtime, visitor: Visitor) -> None:
     status, text = await post(visitor, f"/desk/work/{talk.conversation}/draft", body="x" * 161)
     assert (status, text) == (200, "161/306 · 2 parts")

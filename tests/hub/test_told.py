@@ -49,8 +49,9 @@ def test_a_reader_is_told_in_their_language_and_zone() -> None:
     stopped = Text(
         "They opted out on %(since_on)s (%(source_text)s).", since_on=date(2026, 11, 17), source_text="sms_keyword"
     )
-    assert german.tell(stopped) == "Sie haben abbestellt: Gestern (SMS-Stichwort)."
+    assert german.tell(stopped) == "Sie haben abbestellt: 17.11.2026 (SMS-Stichwort)."
     assert german.tell(str(stopped)) == german.tell(stopped)
+    assert Reader("en", "UTC", NOW).tell(stopped) == "They opted out on Nov 17, 2026 (sms keyword)."
     assert german.tell(Text("Tried %(tried)s times.", tried=1234)) == "1.234-mal versucht."
     assert (
         Reader("en", "Europe/Berlin", NOW).tell(waits)
