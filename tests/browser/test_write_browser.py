@@ -174,3 +174,26 @@ async def faults_of(page: Page) -> list[str]:
     await page.evaluate(AXE.read_text("utf-8"))
     told = await page.evaluate("axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa'] })")
     return [f"{one['id']}: {one['nodes'][0]['html'][:120]}" for one in told["violations"]]
+
+
+async def test_a_refused_form_comes_back_as_it_was_filled_in(page_factory: PageFactory, house: HubProcess) -> None:
+    page = await page_factory(house.url + "/login")
+    await page.get_by_label("Login").fill("ada")
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.keyboard.press("Enter")
+    await page.wait_for_url("**/desk/**")
+    await page.goto(f"{house.url}/desk/admin/calls")
+    page_factory.allow("422")
+    form = page.locator("form[aria-label=Support]")
+    await form.get_by_label("Recording", exact=True).select_option("announce")
+    await form.get_by_label("when the queue is closed").check()
+    await form.get_by_label("Longest message").fill("5")
+    await form.get_by_role("button", name="Save").click()
+    await expect(form.locator(".invalid-feedback")).to_have_text("Between 10 and 600.")
+    await expect(form.get_by_label("Recording", exact=True)).to_have_value("announce")
+    await expect(form.get_by_label("when the queue is closed")).to_be_checked()
+    await expect(form.get_by_label("Longest message")).to_have_value("5")
+    await form.get_by_label("Longest message").fill("50")
+    await form.get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("It holds from now on")).to_be_visible()
+    assert house.rows("SELECT voice FROM queues WHERE name = 'Support'")[0]["voice"].count('"announce"') == 1
