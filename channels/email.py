@@ -143,8 +143,9 @@ class EmailChannel:
     ) -> AsyncGenerator[Portion, None]:
         """`poll` in lists of at most 50 mails and 4 MiB (or one larger mail). Asking for the next list says that this one is
         committed; it is fetched and parsed meanwhile, so that two are in memory at most. `fetched` is told of each as soon as
-        it is here, in the same order, for what can begin before its turn. `begun` is told the cursor before the first mail of a
-        mailbox never read before: kept, it makes what comes while the line is down no old mail."""
+        it is here, in the same order, for what can begin before its turn. `begun` is told, as soon as the mailbox is open, the
+        cursor behind which reading begins: kept for one never read before, it makes what comes while the line is down no
+        old mail."""
         if self.settings.imap is None:
             raise Misconfigured("No mailbox for reading is set.", code="no_imap")
         mailbox = Mailbox(self.settings.imap, tls=self._tls)
@@ -152,7 +153,7 @@ class EmailChannel:
         try:
             await mailbox.open()
             last = await self._start(mailbox, cursor)
-            if begun is not None and "uidvalidity" not in cursor:
+            if begun is not None:
                 await begun(_place(mailbox, last))
             while True:
                 uids = await mailbox.uids_after(last)

@@ -23,6 +23,7 @@ from crm_core.accounts import ChannelAccount
 from crm_core.db import DatabaseUnavailable
 from crm_core.errors import HubError
 from crm_core.failpoints import failpoint
+from hub import mailbox_troubles
 from hub.log import get_logger
 from hub.runtime import Runtime
 from hub.tasks import end_tasks
@@ -57,11 +58,15 @@ async def poll_account(runtime: Runtime, account_id: str) -> None:
             await _read(runtime, account)
         except Misconfigured as error:
             log.warning("mailbox: not usable", account=account_id, reason=error.message)
+            await mailbox_troubles.note(runtime.redis, account_id, error.message, now=runtime.clock.now())
             wait_s = MOST_WAIT_S
         except (HubError, DatabaseUnavailable, OSError, TimeoutError) as error:
             if asyncio.get_running_loop().time() - began > MOST_WAIT_S:
                 wait_s = LEAST_WAIT_S
             log.warning("mailbox: connection lost", account=account_id, reason=f"{type(error).__name__}: {error}")
+            if not isinstance(error, DatabaseUnavailable):  # that is no fault of the mailbox
+                reason = str(error) or type(error).__name__
+                await mailbox_troubles.note(runtime.redis, account_id, reason, now=runtime.clock.now())
         await asyncio.sleep(wait_s * random.uniform(0.7, 1.3))  # noqa: S311 - jitter, not a secret
         wait_s = min(wait_s * 2, MOST_WAIT_S)
 
@@ -76,7 +81,9 @@ async def _read(runtime: Runtime, account: ChannelAccount) -> None:
         keeping.append([asyncio.create_task(_kept(runtime, portion[start : start + mail.AT_ONCE])) for start in starts])
 
     async def begun(cursor: Mapping[str, Any]) -> None:
-        await mail.begin(runtime.db, account, cursor)
+        if "uidvalidity" not in account.cursor:
+            await mail.begin(runtime.db, account, cursor)
+        await mailbox_troubles.clear(runtime.redis, account.id)
 
     try:
         async with contextlib.aclosing(channel.portions(account.cursor, fetched=keep, begun=begun)) as portions:

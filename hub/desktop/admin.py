@@ -9,14 +9,14 @@ from typing import Any
 from aiohttp import web
 from sqlmodel import col, select
 
-from crm_core import outgoing, user_access, users
+from crm_core import accounts, outgoing, user_access, users
 from crm_core.addresses import find_email
 from crm_core.db import Tx
 from crm_core.errors import Conflict, HubError, Invalid, NotFound
 from crm_core.texts import Text
 from crm_core.user_access import INVITE, RESET
 from crm_core.users import Role, User
-from hub import doctor, user_mail
+from hub import doctor, mailbox_troubles, user_mail
 from hub.desktop.admin_channels import version_of
 from hub.desktop.render import render
 from hub.desktop.templating import told
@@ -99,6 +99,9 @@ async def health(request: web.Request) -> web.StreamResponse:
     findings = await doctor.check(runtime.settings, clock=runtime.clock)
     async with runtime.db.reading() as tx:
         guard = await outgoing.load(tx, now=now_of(request))
+        boxes = {row.id: row.address for row in await accounts.list_channel(tx, "email") if row.enabled}
+    for account_id, trouble in (await mailbox_troubles.read(runtime.redis, list(boxes))).items():
+        findings = [Finding(boxes[account_id], doctor.Verdict.FAULT, trouble), *findings]
     for channel, words in outgoing.WORDS.items():
         stop = guard.stopped(channel)
         if stop is not None:

@@ -13,7 +13,8 @@ from crm_core import accounts, settings_rows
 from crm_core.accounts import ChannelAccount, Form
 from crm_core.db import Tx
 from crm_core.errors import HubError, Invalid
-from hub import channel_admin, connection_test
+from crm_core.texts import Text
+from hub import channel_admin, connection_test, mailbox_troubles
 from hub.channel_admin import MailboxInput, NumberInput, ProviderInput, ServerInput
 from hub.channel_set import PROVIDER
 from hub.connection_test import Tested
@@ -42,6 +43,7 @@ class AccountsPage:
     queues: dict[str, str]
     gone: list[ChannelAccount]
     off: dict[str, str]
+    troubles: dict[str, Text]  # mailboxes that cannot be read now
     provider: str  # the SID in use
     from_row: bool
     deleted: ChannelAccount | None
@@ -125,6 +127,7 @@ async def show_accounts(request: web.Request) -> web.StreamResponse:
         off.pop("email", None)  # a mailbox with servers of its own
     page = AccountsPage(
         rows, {form.account_id: form for form in forms}, names, gone, off,
+        await mailbox_troubles.read(runtime.redis, [row.id for row in rows["email"] if row.enabled]),
         twilio.account_sid if twilio is not None else "", runtime.channels.provider_from_row,
         next((row for row in gone if row.id == deleted), None), "restored" in request.query,
     )  # fmt: skip

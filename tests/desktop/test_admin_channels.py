@@ -16,9 +16,11 @@ from sqlmodel import select
 from crm_core import accounts
 from crm_core.accounts import ChannelAccount
 from crm_core.audit import AuditEntry
+from crm_core.clock import FixedClock
 from crm_core.errors import Invalid
 from crm_core.interactions import Interaction
 from crm_core.users import Role
+from hub import mailbox_troubles
 from hub.connection_test import try_mailbox
 from hub.outgoing_hosts import is_public, peer_rule, refuse_internal
 from hub.runtime import Runtime
@@ -377,3 +379,20 @@ async def test_what_is_off_is_told_in_the_readers_language_and_until_it_is_on(
     told = await page(ada, "/desk/admin/accounts?lang=de")
     assert "Anrufe: Twilio ist nicht eingerichtet" in told
     assert "Es ist kein Postfach eingerichtet" not in told
+
+
+async def test_a_mailbox_that_cannot_be_read_is_told_where_its_administrator_looks(
+    ada: Visitor, runtime: Runtime, clock: FixedClock
+) -> None:
+    now = clock.now()
+    await runtime.db.write(
+        lambda tx: tx.add(ChannelAccount(id="box", channel="email", name="", address="a@example.com", created_at=now))
+    )
+    for reason in ("The mail server refuses the mailbox's user name or password.", "[Errno 111]"):
+        await mailbox_troubles.note(runtime.redis, "box", reason, now=clock.now())
+        clock.tick(3600)
+    for path in ("/desk/admin/accounts", "/desk/admin"):
+        assert "Not read since Nov 18, 10:00\u202fAM: [Errno 111]" in await page(ada, path), path
+    await mailbox_troubles.clear(runtime.redis, "box")
+    for path in ("/desk/admin/accounts", "/desk/admin"):
+        assert "Not read since" not in await page(ada, path), path

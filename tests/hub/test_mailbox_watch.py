@@ -14,7 +14,7 @@ from sqlmodel import select
 
 from crm_core import settings_rows
 from crm_core.interactions import Interaction
-from hub import channel_admin, mailbox_watch, pollers
+from hub import channel_admin, mailbox_troubles, mailbox_watch, pollers
 from hub.channel_admin import MailboxInput, ServerInput
 from hub.pollers import Background
 from hub.runtime import Runtime
@@ -74,6 +74,10 @@ async def test_a_mailbox_is_polled_without_a_restart(runtime: Runtime, backgroun
         async with asyncio.timeout(60):
             while f"mailbox:{mailbox.id}" not in background.singletons.held:
                 await asyncio.sleep(0.05)
+        async with asyncio.timeout(60):
+            while not (told := await mailbox_troubles.read(runtime.redis, [mailbox.id])):
+                await asyncio.sleep(0.05)
+        assert "refuses the mailbox's user name or password" in told[mailbox.id]
         # The password is mended: polled at once, not after the five minutes that a wrong one costs.
         right = given(twin.imap_url, PASSWORD)
         version = mailbox.version
@@ -83,6 +87,7 @@ async def test_a_mailbox_is_polled_without_a_restart(runtime: Runtime, backgroun
             )
         )
         await arrived(runtime, "first")
+        assert await mailbox_troubles.read(runtime.redis, [mailbox.id]) == {}
         await runtime.db.write(
             lambda tx: settings_rows.edit_account(
                 tx, mailbox.id, version=mailbox.version, actor="test", now=now, enabled=False
