@@ -170,12 +170,12 @@ async def recycle_log(url: str) -> None:
 
 
 def run_engine(
-    engine: str, *, seconds: int, connections: int, rounds: int, only: str, processes: int = 1, rate: int = 0
+    engine: str, *, seconds: int, connections: int, rounds: int, only: str, processes: int, rate: int, writers: int
 ) -> dict[str, Any]:
     """All of the experiment on one engine."""
     with tempfile.TemporaryDirectory(prefix="intake-") as name, database(engine, Path(name)) as url:
         folder = Path(name)
-        result: dict[str, Any] = {"engine": engine, "processes": processes}
+        result: dict[str, Any] = {"engine": engine, "processes": processes, "writers": writers}
         rate = rate or TARGET[engine]
         posts = signed_posts(0, seconds * 6000)
         if engine == "postgresql":
@@ -186,7 +186,7 @@ def run_engine(
                 before = measure(folder, port, posts, seconds=max(3, seconds // 2), connections=connections)
                 runs = []
                 for number in range(rounds):
-                    runs.append(run_hub(url, folder, number, seconds, connections, processes, rate))
+                    runs.append(run_hub(url, folder, number, seconds, connections, processes, rate, writers))
                 after = measure(folder, port, posts, seconds=max(3, seconds // 2), connections=connections)
             result |= summary(before, runs, after, stored=asyncio.run(stored_calls(url)))
         if only in ("", "kill"):
@@ -195,16 +195,16 @@ def run_engine(
 
 
 def run_hub(
-    url: str, folder: Path, number: int, seconds: int, connections: int, processes: int, rate: int
+    url: str, folder: Path, number: int, seconds: int, connections: int, processes: int, rate: int, writers: int
 ) -> dict[str, Any]:
-    """One round: the load at a rate, then the load without one, beside two bulk writers."""
+    """One round: the load at a rate, then the load without one, beside so many bulk writers."""
     fresh = signed_posts((number + 1) * 1_000_000, seconds * 6000)
     with contextlib.ExitStack() as stack:
         os.environ["INTAKE_REDIS_URL"] = ensure_valkey(folder).url
         first = free_port() if processes > 1 else 0
         hubs = [stack.enter_context(program("hub", url, str(first))) for _ in range(processes)]
         port, *_ = [port_of(hub) for hub in hubs]
-        for writer in [stack.enter_context(program("bulk", url, nice=10)) for _ in range(2)]:
+        for writer in [stack.enter_context(program("bulk", url, nice=10)) for _ in range(writers)]:
             port_of(writer)
         # Two seconds in which connections are made and statements planned: what a hub does once in its life.
         uvloop.run(drive_at(port, fresh, rate=rate, seconds=WARM_S, connections=connections))
@@ -267,6 +267,7 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--processes", type=int, default=1)
+    parser.add_argument("--writers", type=int, default=2, help="bulk writers beside it; the floor has none")
     parser.add_argument("--rate", type=int, default=0, help="posts a second of the first load (the engine's target)")
     parser.add_argument("--only", choices=["load", "kill"], default="")
     asked = parser.parse_args()
@@ -275,7 +276,7 @@ def main() -> int:
         began = time.monotonic()
         found = run_engine(
             engine, seconds=asked.seconds, connections=asked.connections, rounds=asked.rounds, only=asked.only,
-            processes=asked.processes, rate=asked.rate,
+            processes=asked.processes, rate=asked.rate, writers=asked.writers,
         )  # fmt: skip
         found["took_s"] = round(time.monotonic() - began)
         print(json.dumps(found))
