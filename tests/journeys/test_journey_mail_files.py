@@ -4,10 +4,11 @@ and the bounce stands at the answer without becoming anybody's work.
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
-from playwright.async_api import expect
+from playwright.async_api import Route, expect
 
 from tests.journeys.cast import Cast, picture, until
 
@@ -33,6 +34,24 @@ async def test_an_answer_with_files_that_bounces(cast: Cast, tmp_path: Path) -> 
     manual.write_bytes(b"Turn it on.\n" * 100)
     plan.write_bytes(b"%PDF-1.4 plan")
     await chen.page.locator("#reply-body").fill("Here it is.")
+    # What was to wait for a file does not go without it.
+    cast.pages.allow("status of 422")
+    large = tmp_path / "large.bin"
+    large.write_bytes(b"x" * (19 << 20))
+    clicked = asyncio.Event()
+
+    async def late(route: Route) -> None:
+        await clicked.wait()
+        await route.continue_()
+
+    await chen.page.route("**/mail/files", late)
+    await chen.page.locator(".draft-attach input").set_input_files(large)
+    await chen.page.get_by_role("button", name="Send").click()
+    clicked.set()
+    await expect(chen.page.locator("#draft-files")).to_contain_text("18 MB together.")
+    await expect(chen.page.locator("#reply-body")).to_have_value("Here it is.")
+    assert await cast.outside.mails(GONE) == []
+    await chen.page.unroute("**/mail/files")
     await chen.page.locator(".draft-attach input").set_input_files([manual, plan])
     await expect(chen.page.locator(".draft-file")).to_have_count(2)
     await chen.page.get_by_text("Copies", exact=True).click()

@@ -63,6 +63,21 @@ document.addEventListener("htmx:finally:request", ({ detail: { ctx: { sourceElem
   asked.ariaBusy = null;
 });
 
+// What waits for a file does not go without it.
+const lacking = new WeakSet();
+
+for (const name of ["htmx:response:error", "htmx:error"]) {
+  document.addEventListener(name, ({ detail: { ctx } }) => {
+    const source = ctx?.sourceElement;
+    const form = source?.type === "file" && source.closest("form");
+    if (form && underWay.has(form)) lacking.add(form);
+  });
+}
+
+document.addEventListener("htmx:before:request", (event) => {
+  if (lacking.delete(event.detail.ctx.sourceElement)) event.preventDefault();
+});
+
 function markPlace() {
   each(".rail a", (link) => {
     const here = location.pathname === link.pathname || location.pathname.startsWith(`${link.pathname}/`);
