@@ -116,6 +116,11 @@ async def home_country(tx: Tx, queue_id: str = "") -> str:
     return fitting[0].country if fitting else ""
 
 
+async def is_ours(tx: Tx, number: str) -> bool:
+    """Whether this is a telephone number of our own: a call to it would come in again."""
+    return await find(tx, "voice", number) is not None or await find(tx, "sms", number) is not None
+
+
 def mail_addresses(account: ChannelAccount) -> tuple[str, ...]:
     """The addresses of a mailbox that may be written from: its own, then its aliases. Lower case."""
     aliases = account.settings.get("aliases") or ()

@@ -44,7 +44,7 @@ async def set_number(tx: Tx, agent_id: str, number: str, *, actor: str, now: dat
         account = next(iter(await accounts.list_channel(tx, "voice")), None)
         found = addresses.phone(number, country=account.country if account is not None else "")
         if account is not None:
-            dialling.check(found, account)
+            await dialling.check_third(tx, found, account)
         guard = await outgoing.load(tx, now=now)
         refused = outgoing_rules.destination(guard.rules, found.value, guard.home)
         if refused is not None:

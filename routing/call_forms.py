@@ -123,8 +123,7 @@ async def why_held(tx: Tx, number: Address, *, now: datetime) -> str:
 
     A stranger's post proves nothing about whose number it is: it neither lifts a *never call again* nor a block.
     """
-    own = await accounts.find(tx, VOICE, number.value) or await accounts.find(tx, "sms", number.value)
-    if own is not None:
+    if await accounts.is_ours(tx, number.value):
         return "own_number"
     blocked = await tx.one(select(BlockedCaller).where(BlockedCaller.value == number.value))
     if blocked is not None and (blocked.until_at is None or blocked.until_at > now):

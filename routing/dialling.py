@@ -1,6 +1,5 @@
-"""Which numbers an agent may have dialled for a third party: never emergency or premium ones, only countries that are allowed.
-
-Allowed are the country of our own number and those that its account names under `countries` (two letters each). Pure.
+"""Which numbers an agent may have dialled for a third party: never emergency or premium ones or our own, only countries that are
+allowed: the country of our own number and those that its account names under `countries` (two letters each).
 """
 
 from __future__ import annotations
@@ -8,8 +7,10 @@ from __future__ import annotations
 import phonenumbers
 from phonenumbers import PhoneNumberType
 
+from crm_core import accounts
 from crm_core.accounts import ChannelAccount
 from crm_core.addresses import Address
+from crm_core.db import Tx
 from crm_core.errors import Invalid
 from crm_core.texts import Text
 
@@ -20,6 +21,18 @@ COSTLY = {
     PhoneNumberType.UAN,
     PhoneNumberType.PERSONAL_NUMBER,
 }
+
+
+async def check_third(tx: Tx, number: Address, account: ChannelAccount) -> None:
+    """`check`, and Invalid for a number of our own: whoever is put through to it would come in again, and again."""
+    check(number, account)
+    await refuse_ours(tx, number.value)
+
+
+async def refuse_ours(tx: Tx, number: str) -> None:
+    """Invalid for a number of our own."""
+    if await accounts.is_ours(tx, number):
+        raise Invalid("This is one of our own numbers: the call would come in again.")
 
 
 def check(number: Address, account: ChannelAccount) -> None:

@@ -29,7 +29,7 @@ from crm_core.ids import new_id
 from crm_core.statements import fixed
 from crm_core.tables import Table, at, docs, key, ref, text
 from crm_core.texts import Text
-from routing import prompts
+from routing import dialling, prompts
 from routing.rooms import step_path
 
 MENU_TRIES = 2
@@ -79,6 +79,7 @@ async def create(
 ) -> Flow:
     """A new flow with its first version."""
     check(steps)
+    await _check_numbers(tx, steps)
     flow = Flow(id=new_id(now), name=name.strip(), language=language, created_at=now)
     await tx.add(flow)
     await tx.add(FlowVersion(flow_id=flow.id, number=1, steps=list(steps), created_by=actor, created_at=now))
@@ -90,6 +91,7 @@ async def save_version(
 ) -> int:
     """A new version, which new calls take from now on; running calls keep theirs. Conflict when the newest is not `seen`."""
     check(steps)
+    await _check_numbers(tx, steps)
     last = await tx.one(select(func.max(FlowVersion.number)).where(FlowVersion.flow_id == flow_id)) or 0
     if seen is not None and seen != last:
         raise Conflict("Somebody saved this call flow meanwhile. Saving again puts yours in place of theirs.")
@@ -160,6 +162,14 @@ def _check_menu(step: Mapping[str, Any], here: str, depth: int) -> None:
         if pressed not in step["keys"]:
             raise Invalid(Text("Step %(step)s: words lead to a key that is not there.", step=here))
     check(step.get("otherwise") or [], f"{here}.otherwise.", depth=depth + 1)
+
+
+async def _check_numbers(tx: Tx, steps: Sequence[Mapping[str, Any]]) -> None:
+    for step in steps:
+        if step["do"] == "number":
+            await dialling.refuse_ours(tx, str(step["number"]))
+        for inner in (*step.get("keys", {}).values(), step.get("otherwise", [])):
+            await _check_numbers(tx, inner)
 
 
 def walk(

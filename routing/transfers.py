@@ -160,7 +160,7 @@ async def to_number(
     """
     interaction, entry = await _mine(tx, interaction_id, agent_id)
     account = await accounts.get(tx, interaction.account_id)
-    dialling.check(number, account)
+    await dialling.check_third(tx, number, account)
     verdict = await gate.ask(
         tx, number, purpose=Purpose.SYSTEM, channel="voice", sender=account.id, user_id=agent_id, now=now
     )

@@ -14,7 +14,7 @@ from crm_core.errors import Invalid
 from crm_core.interactions import Interaction
 from routing import flows
 from routing.callbacks import Callback
-from tests.twin.stage import BEN, Stage
+from tests.twin.stage import BEN, SALES, Stage
 
 SPANISH = {"en-GB": "For sales, press 1.", "es-ES": "Para ventas, pulse 1."}
 FLOW: list[dict[str, Any]] = [
@@ -136,6 +136,13 @@ async def test_a_running_call_keeps_the_version_it_began_with(stage: Stage) -> N
     sid = await in_spanish(stage)
     (account,) = await stage.all_of(select(ChannelAccount).where(ChannelAccount.id == "acc-q"))
     fresh: list[dict[str, Any]] = [{"do": "say", "text": "We have moved."}, {"do": "hangup"}]
+    round_and_round = [
+        {"do": "menu", "text": "1?", "keys": {"1": [{"do": "number", "number": SALES}]}, "otherwise": fresh}
+    ]
+    with pytest.raises(Invalid, match="our own numbers"):
+        await stage.do(
+            lambda tx: flows.save_version(tx, account.flow_id, steps=round_and_round, actor="test", now=stage.now)
+        )
     await stage.do(lambda tx: flows.save_version(tx, account.flow_id, steps=fresh, actor="test", now=stage.now))
     await stage.press(sid, "1")
     assert (await stage.state_of(sid, "waiting")).queue_id == "sales"

@@ -11,7 +11,7 @@ from crm_core.errors import Conflict, Invalid, NotAllowed
 from routing import desk, transfers
 from routing.agents import shown
 from routing.queues import QueueEntry
-from tests.twin.stage import ANA, BEN, Stage
+from tests.twin.stage import ANA, BEN, SALES, Stage
 
 OFFICE = "+442079460077"  # a number outside, in the country of ours
 ANSWERS, BUSY, NOBODY = "+12025550195", "+12025550192", "+12025550191"
@@ -224,7 +224,7 @@ async def test_numbers_that_this_hub_does_not_dial(stage: Stage) -> None:
     await stage.open("kim")
     sid = await stage.call()
     interaction = await stage.talk(stage.lines[0], sid)
-    for number, why in ((ANSWERS, "Numbers in US"), ("+449098790000", "Premium")):
+    for number, why in ((ANSWERS, "Numbers in US"), ("+449098790000", "Premium"), (SALES, "our own numbers")):
         with pytest.raises(Invalid, match=why):
             await to_number(stage, interaction.id, number)
     assert (await stage.fresh(interaction.id)).state == "connected"
