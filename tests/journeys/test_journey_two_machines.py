@@ -20,6 +20,9 @@ async def test_one_machine_has_the_call_until_it_is_taken_to_the_other(cast: Cas
     await office.in_call()
     await home.phone_shows("elsewhere")
     await picture(home.page, "two-machines")
+    # What the server does is at hand there as well, as it is for who talks on a telephone; what the line does is not.
+    await expect(home.callbar.get_by_role("button", name="Transfer")).to_be_visible()
+    await expect(home.callbar.get_by_role("button", name="Mute")).to_be_hidden()
     # Neither news nor a reload brings the other machine into the call.
     await home.page.reload()
     await home.phone_shows("elsewhere")

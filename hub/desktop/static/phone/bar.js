@@ -27,6 +27,7 @@ const COMMANDS = {
 export function words({ owner, stream, line, call, soundBlocked, ringing, incoming }, error) {
   const all = [owner ? "owner" : "follower", `stream-${stream}`, `line-${line.state}`, call ? "call" : "idle"];
   if (call) all.push(call.line ?? "none", `quality-${call.quality ?? "good"}`);
+  if (call?.state) all.push(`call-${call.state}`); // the server's word: wherever the sound is, on a telephone or another machine
   if (call?.muted) all.push("muted");
   if (call?.held) all.push("held");
   if (incoming) all.push("incoming");
