@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import bindparam, case, column, update, values
 from sqlmodel import col
@@ -19,6 +19,7 @@ from crm_core.errors import Conflict
 from crm_core.statements import Fixed, fixed
 from crm_core.tables import Table
 
+R = TypeVar("R")
 Change = tuple[Table, Mapping[str, Any]]  # a row as it was read, and what becomes of it
 
 
@@ -43,17 +44,27 @@ async def change_held(tx: Tx, changed: Sequence[Change]) -> None:
 
 def among(of: Any, name: str, number: int) -> Any:
     """Condition: the column has one of `number` values, given by `named`. Unlike an expanding list it is compiled once."""
-    return col(of).in_([bindparam(f"{name}_{place}") for place in range(number)])
+    return col(of).in_([bindparam(f"{name}_{place}") for place in range(_room(number))])
 
 
 def named(name: str, given: Sequence[Any]) -> dict[str, Any]:
     """The values for `among`."""
-    return {f"{name}_{place}": value for place, value in enumerate(given)}
+    return {f"{name}_{place}": value for place, value in enumerate(_filled(given))}
+
+
+def _room(number: int) -> int:
+    """The next power of two: a few statements for all numbers, since each connection to PostgreSQL prepares each for itself."""
+    return 1 << (number - 1).bit_length() if number else 0
+
+
+def _filled(given: Sequence[R]) -> list[R]:
+    """As many as there is room for: the last one again is the same condition, and the same change."""
+    return [*given, *list(given[-1:]) * (_room(len(given)) - len(given))]
 
 
 async def _change_alike(tx: Tx, names: tuple[str, ...], group: Sequence[Change]) -> None:
     given: dict[str, Any] = {}
-    for number, (row, new) in enumerate(group):
+    for number, (row, new) in enumerate(_filled(group)):
         given[f"held_key_{number}"], given[f"held_version_{number}"] = _key_of(row), _version(row)
         given.update((f"{name}_{number}", new[name]) for name in names)
     hit = await tx.all(_several(type(group[0][0]), names, len(group)), **given)
@@ -94,7 +105,8 @@ def _several(table: type[Table], names: tuple[str, ...], number: int) -> Fixed[A
         **{name: columns[name] for name in names},
     }
     rows = [
-        tuple(bindparam(f"{name}_{place}", type_=of.type) for name, of in picked.items()) for place in range(number)
+        tuple(bindparam(f"{name}_{place}", type_=of.type) for name, of in picked.items())
+        for place in range(_room(number))
     ]
     fresh = values(*(column(name, of.type) for name, of in picked.items()), name="fresh").data(rows).cte("fresh")
     new: dict[str, Any] = {name: fresh.c[name] for name in names}

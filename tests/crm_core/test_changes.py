@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from unittest.mock import patch
 
 import pytest
 from sqlmodel import select
@@ -78,3 +79,31 @@ async def test_a_single_row_is_never_overwritten_from_an_older_version(staff: Da
     assert (now.misses, now.version) == (1, 2)
     async with staff.reading() as tx:
         assert await tx.all(select(Queue)) == []
+
+
+async def test_three_are_held_and_changed_by_the_statements_for_four(staff: Database, clock: FixedClock) -> None:
+    sent: list[str] = []
+
+    async def unit(tx: Tx, names: tuple[str, ...]) -> None:
+        plain = tx._driver.fetch
+
+        async def noted(sql: str, arguments: list[object]) -> object:
+            sent.append(sql)
+            return await plain(sql, arguments)
+
+        with patch.object(type(tx._driver), "fetch", staticmethod(noted)):
+            held = await agents.lock_all(tx, sorted(names))
+            assert sorted(held) == sorted(names)
+            await change_held(tx, [(held[name], {"misses": place}) for place, name in enumerate(names, 1)])
+
+    async def hire(tx: Tx) -> None:
+        await tx.add(User(id="ola", login="ola", name="ola", created_at=clock.now()))
+        await agents.ensure(tx, "ola", now=clock.now())
+
+    await staff.write(hire)
+    await staff.write(lambda tx: unit(tx, NAMES))
+    now = await read(staff)
+    assert [(now[name].misses, now[name].version) for name in NAMES] == [(1, 2), (2, 2), (3, 2)]
+    await staff.write(lambda tx: unit(tx, (*NAMES, "ola")))
+    assert len(sent) == 4
+    assert sent[:2] == sent[2:]
