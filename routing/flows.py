@@ -78,6 +78,7 @@ async def create(
     tx: Tx, *, name: str, steps: Sequence[dict[str, Any]], language: str, actor: str, now: datetime
 ) -> Flow:
     """A new flow with its first version."""
+    prompts.check_language(language)
     check(steps)
     await _check_numbers(tx, steps)
     flow = Flow(id=new_id(now), name=name.strip(), language=language, created_at=now)
@@ -134,6 +135,8 @@ def check(steps: Sequence[Mapping[str, Any]], path: str = "", *, depth: int = 1)
         _check_needs(step, here)
         if kind == "menu":
             _check_menu(step, here, depth)
+        elif kind == "language":
+            prompts.check_language(str(step["language"]))
         last = number == len(steps)
         if last and kind not in FINALS:
             raise Invalid(Text("Step %(step)s: a flow must end in a queue, a menu or a hang-up.", step=here))

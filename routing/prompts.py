@@ -5,7 +5,11 @@ Numbers are read digit by digit. A language that is missing falls back to Englis
 
 from __future__ import annotations
 
+import re
+
 from channels.steps import Say
+from crm_core.errors import Invalid
+from crm_core.texts import Text
 
 TEXTS: dict[str, dict[str, str]] = {
     "en": {
@@ -153,6 +157,12 @@ TEXTS: dict[str, dict[str, str]] = {
         "plus": "加",
     },
 }
+
+
+def check_language(tag: str) -> None:
+    """Invalid when this is no language tag: the provider refuses what is to be said in it."""
+    if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,2}", tag):
+        raise Invalid("This is not a language.", fields={"language": Text("Write it as en-GB.")})
 
 
 def text(key: str, language: str, **values: object) -> str:

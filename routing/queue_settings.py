@@ -14,7 +14,7 @@ from crm_core.db import Tx
 from crm_core.errors import Conflict, Invalid
 from crm_core.ids import new_id
 from crm_core.texts import Text
-from routing import hours, overflow, queues, standing
+from routing import hours, overflow, prompts, queues, standing
 from routing.overflow import Overflow
 from routing.queues import Queue, QueueMember
 
@@ -125,8 +125,7 @@ async def set_rules(
 ) -> None:  # fmt: skip
     """Language of announcements, opening hours (empty: always open), skills asked for and how they are relaxed."""
     queue = await queues.get(tx, queue_id)
-    if not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8}){0,2}", language):
-        raise Invalid("This is not a language.", fields={"language": Text("Write it as en-GB.")})
+    prompts.check_language(language)
     if hours_id and await hours.find(tx, hours_id) is None:
         raise Invalid("There are no such hours.", fields={"hours_id": Text("Choose one of the list.")})
     fresh = {"language": language, "hours_id": hours_id or None, "skills": skills, "relax": relax}

@@ -15,6 +15,7 @@ from crm_core.errors import HubError, Invalid, NotFound
 from crm_core.interactions import Disposition
 from crm_core.users import ApiToken, User
 from hub.desktop import admin_channels, admin_forms, admin_hours
+from hub.desktop.flow_editor import LANGUAGES
 from hub.desktop.render import render
 from hub.desktop.templating import told
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
@@ -37,6 +38,7 @@ class FlowsPage:
 
     rows: list[tuple[Flow, str, list[str]]]  # flow, what it says first, the numbers that use it
     queues: list[Queue]
+    languages: tuple[tuple[str, str], ...]
     error: str
     saved: bool
 
@@ -85,7 +87,7 @@ async def _flows(request: web.Request, *, error: str = "", saved: bool = False) 
             rows.append((flow, _said_first(steps, flow.language), users))
         served = await queues.list_all(tx)
     return await render(
-        request, "admin/flows.html", FlowsPage(rows, served, error, saved), status=422 if error else 200
+        request, "admin/flows.html", FlowsPage(rows, served, LANGUAGES, error, saved), status=422 if error else 200
     )
 
 

@@ -101,6 +101,9 @@ async def test_an_administrator_builds_a_menu_and_a_caller_hears_it(stage: Stage
         assert (status, "Somebody saved" in page, 'value="mine"' in page, 'name="version" value="2"' in page) == (
             422, True, True, True,
         )  # fmt: skip
+        new = {"name": "Zentrale", "language": "Deutsch", "text": "Guten Tag"}
+        status, page = await ada.ask("POST", "/desk/admin/flows", data=new)
+        assert (status, "This is not a language." in page) == (422, True)
         status, page = await ada.ask("GET", "/desk/admin/flows")
         assert "Sales? Press 7." in page
         assert "the usual welcome</p>" not in page

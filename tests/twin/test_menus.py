@@ -143,6 +143,11 @@ async def test_a_running_call_keeps_the_version_it_began_with(stage: Stage) -> N
         await stage.do(
             lambda tx: flows.save_version(tx, account.flow_id, steps=round_and_round, actor="test", now=stage.now)
         )
+    no_language = [{"do": "language", "language": "Deutsch"}, *fresh]
+    with pytest.raises(Invalid, match="not a language"):
+        await stage.do(
+            lambda tx: flows.save_version(tx, account.flow_id, steps=no_language, actor="test", now=stage.now)
+        )
     await stage.do(lambda tx: flows.save_version(tx, account.flow_id, steps=fresh, actor="test", now=stage.now))
     await stage.press(sid, "1")
     assert (await stage.state_of(sid, "waiting")).queue_id == "sales"
