@@ -15,8 +15,9 @@ from channels.steps import DialNumber, Gather, Hangup, Redirect, Reject, Step
 from crm_core import accounts, addresses, calls, conversations, events, interactions, touches
 from crm_core.accounts import ChannelAccount
 from crm_core.calls import CallLeg, LegRole
+from crm_core.consent import Purpose
 from crm_core.db import Tx
-from crm_core.errors import NotFound
+from crm_core.errors import NotFound, Refused
 from crm_core.ids import new_id
 from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.touches import Direction
@@ -28,6 +29,7 @@ from routing import (
     calls_waiting,
     entries,
     flows,
+    gate,
     hours,
     prompts,
     queues,
@@ -190,20 +192,38 @@ async def _walk(
     return walked.steps
 
 
+async def _outside(
+    tx: Tx, interaction: Interaction, account: ChannelAccount, target: str, *, number: int, now: datetime
+) -> list[Step]:
+    """Through to a number outside, which ends our part. Refused by the gate, like every other way out."""
+    address = addresses.phone(target)
+    verdict = await gate.ask(
+        tx, address, purpose=Purpose.SYSTEM, channel="voice", sender=account.id, user_id="", now=now
+    )
+    await gate.record(tx, address, verdict, channel="voice", now=now, interaction_id=interaction.id)
+    away = {"to": target, "from": account.address, "at": now.isoformat()}
+    await interactions.advance(
+        tx,
+        interaction,
+        InteractionState.ENDED,
+        now=now,
+        outcome=Outcome.AUTOMATED,
+        data={**interaction.data, "away": away},
+    )
+    return [DialNumber(target, account.address, action=step_path(interaction.id, "done", number + 1)), Hangup()]
+
+
 async def _led(
     tx: Tx, interaction: Interaction, account: ChannelAccount, walked: flows.Walked, *, number: int, now: datetime
 ) -> list[Step]:
     """Where a flow leads besides a queue."""
     if walked.then == "number":
-        away = {"to": walked.target, "from": account.address, "at": now.isoformat()}
-        data = {**interaction.data, "away": away}
-        await interactions.advance(
-            tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.AUTOMATED, data=data
-        )
-        return [
-            DialNumber(walked.target, account.address, action=step_path(interaction.id, "done", number + 1)),
-            Hangup(),
-        ]
+        try:
+            return await _outside(tx, interaction, account, walked.target, number=number, now=now)
+        except Refused as refused:
+            # Whoever called is not let down for a limit of ours: somebody here talks with them.
+            await gate.record_refusal(tx, refused, now=now)
+            return await _into_queue(tx, interaction, account, "", number=number, now=now)
     queue = await _queue(tx, walked.target or account.queue_id)
     if queue is None:
         return await _into_queue(tx, interaction, account, walked.target, number=number, now=now)

@@ -8,10 +8,12 @@ import pytest
 from sqlalchemy import update
 from sqlmodel import col, select
 
+from crm_core import outgoing
 from crm_core.accounts import ChannelAccount
 from crm_core.db import Tx
 from crm_core.errors import Invalid
 from crm_core.interactions import Interaction
+from crm_core.touches import Touch
 from routing import flows
 from routing.callbacks import Callback
 from tests.twin.stage import BEN, SALES, Stage
@@ -123,6 +125,16 @@ async def test_a_message_a_promise_and_a_number(stage: Stage) -> None:
     found = await stage.state_of(sid, "ended")
     assert (found.outcome, found.data["away"]["to"]) == ("automated", "+12025550195")
     await stage.outside("POST", f"/outside/calls/{sid}/hangup")
+    told = select(Touch).where(Touch.interaction_id == found.id, Touch.direction == "outbound")
+    assert [touch.verdict["allowed"] for touch in await stage.all_of(told)] == [True]
+
+    # Calls out are stopped: nobody is dialled, and whoever called waits for somebody here.
+    await stage.do(lambda tx: outgoing.stop(tx, "voice", reason="Fraud", actor="test", now=stage.now))
+    sid = await in_spanish(stage)
+    await stage.press(sid, "4")
+    assert (await stage.state_of(sid, "waiting")).queue_id == "q"
+    await stage.outside("POST", f"/outside/calls/{sid}/hangup")
+    await stage.do(lambda tx: outgoing.release(tx, "voice", actor="test", now=stage.now))
 
     sid = await in_spanish(stage)
     await stage.press(sid, "5")
