@@ -9,7 +9,7 @@ import hmac
 import time
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from aiohttp import web
 
@@ -167,13 +167,20 @@ async def _tell(request: web.Request, status: int, error: HubError) -> web.Strea
     if wants_json(request):
         return problem(request, error, status=status)
     if status == 401:
-        login = f"/login?next={request.rel_url.raw_path_qs}" if request.method in SAFE else "/login"
-        if request.headers.get("HX-Request"):
-            return web.Response(status=401, headers={"HX-Redirect": login})
-        return web.Response(status=303, headers={"Location": login})
+        if request.headers.get("HX-Request"):  # a part was asked for; the way back is to the page around it
+            return web.Response(status=401, headers={"HX-Redirect": _log_in(request.headers.get("HX-Current-URL", ""))})
+        page = request.rel_url.raw_path_qs if request.method in SAFE else ""
+        return web.Response(status=303, headers={"Location": _log_in(page)})
     from hub.desktop.errors import error_page  # here, because pages need the routes' types from this file's siblings
 
     return await error_page(request, status, error)
+
+
+def _log_in(page: str) -> str:
+    """The log-in, which leads on to this page."""
+    parts = urlsplit(page)
+    back = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    return f"/login?{urlencode({'next': back})}" if back else "/login"
 
 
 def _route(request: web.Request) -> str:

@@ -233,3 +233,29 @@ async def test_an_administrator_takes_a_lost_factor_away(runtime: Runtime, visit
     assert (status, "Give a mail address first." in text) == (422, True)
     visitor.http.cookie_jar.clear()
     assert await visitor.log_in("amy") == 303
+
+
+@pytest.mark.parametrize(
+    ("asked", "headers", "page"),
+    [
+        ("/desk/search?q=ana&part=1", {}, "/desk/search?q=ana&part=1"),
+        ("/desk/frame/queues", {"HX-Request": "true", "HX-Current-URL": "{url}/desk/work?view=mine"}, "/desk/work?view=mine"),
+        ("/desk/frame/queues", {"HX-Request": "true"}, ""),
+    ],
+)  # fmt: skip
+async def test_after_the_log_in_one_is_back_where_the_session_ended(
+    runtime: Runtime, visitor: Visitor, asked: str, headers: dict[str, str], page: str
+) -> None:
+    await add_user(runtime, "amy", [Role.AGENT])
+    sent = {name: value.format(url=visitor.url) for name, value in headers.items()}
+    async with visitor.http.get(visitor.url + asked, headers=sent, allow_redirects=False) as answer:
+        way = answer.headers["HX-Redirect" if headers else "Location"]
+    if not page:
+        assert way == "/login"
+        return
+    async with visitor.http.get(visitor.url + way) as shown:
+        [carried] = re.findall(r'name="next" value="([^"]*)"', await shown.text())
+    assert html.unescape(carried) == page
+    form = {"login": "amy", "password": PASSWORD, "next": page}
+    async with visitor.http.post(visitor.url + "/login", data=form, allow_redirects=False) as inside:
+        assert inside.headers["Location"] == page
