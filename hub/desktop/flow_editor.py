@@ -173,9 +173,8 @@ def read_node(form: Mapping[str, str], at: str = "r", depth: int = 1) -> Node:
         if place.isdigit() and len(place) < 3:
             inner = read_node(form, f"{at}.{place}", depth + 1)
             node.options.append(Option(given(f"{place}.key")[:1], given(f"{place}.words")[:500], inner))
-    node.otherwise = read_node(
-        form, f"{at}.o", depth + 1
-    )  # of a new menu: a caller who presses nothing waits in the queue
+    # In a new menu, whoever presses nothing waits in the queue.
+    node.otherwise = read_node(form, f"{at}.o", depth + 1)
     if not node.options:
         node.options.append(Option("1", "", Node()))
     return node
