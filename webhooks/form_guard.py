@@ -14,6 +14,8 @@ from datetime import datetime
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+from channels.contract import FormArrived
+
 WORK_BITS = 14  # 16,000 hashes on average: under a second in a browser
 WITHOUT_WORK_S = 15
 KEY_HOURS = 24
@@ -21,9 +23,16 @@ SIGNATURE_HEADER = "x-hub-signature-256"  # sha256=<hex HMAC-SHA256 of the body>
 TIMED_HEADER = "x-hub-signature"  # t=<seconds since 1970>,v1=<hex HMAC-SHA256 of "t.body">; v1 may come several times
 REPLAY_WINDOW_S = 300
 # Reasons for which a post is held back; a person may make it count after all.
-HONEYPOT, QUICK, NO_KEY, RATE, CALL = "honeypot", "too_quick", "no_key", "rate", "call"
-HELD = (HONEYPOT, QUICK, NO_KEY, RATE, "own_number", "blocked", "never_call")
+HONEYPOT, QUICK, NO_KEY, RATE, CALL, KEY_USED = "honeypot", "too_quick", "no_key", "rate", "call", "key_used"
+HELD = (HONEYPOT, QUICK, NO_KEY, RATE, KEY_USED, "own_number", "blocked", "never_call")
 _TIMED = re.compile(r"t=(\d{1,12})((?:,\s*v1=[0-9a-f]{64}){1,4})")
+
+
+def said(sent: FormArrived) -> str:
+    """A digest of what a post says: its fields but those of the page itself, which begin with `_`, and its files."""
+    fields = sorted((name, value) for name, value in sent.fields.items() if not name.startswith("_"))
+    files = [(file.name, hashlib.sha256(file.content).hexdigest()) for file in sent.files]
+    return hashlib.sha256(repr((fields, files)).encode()).hexdigest()
 
 
 def network_of(remote: str) -> str:

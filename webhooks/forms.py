@@ -41,6 +41,7 @@ KEY_HEADER = "idempotency-key"
 WORK_FIELD = "_work"  # what the page's script found for the key
 READ_HEADER = "x-hub-read"  # multipart: its fields and stored files, so that the effects can be made again
 REMOTE_HEADER = "x-hub-remote"
+SAID_HEADER = "x-hub-said"  # what the post says, whatever its bytes: a key is for one of these
 KEPT_KEY = "x-hub-key"  # the receipt's own key: what makes two posts the same
 RAW_HEADER = "x-hub-raw"  # object-store key of a body too large for a row
 BODY_BYTES = 64 * 1024  # of a post, kept in its row; more goes to the object store
@@ -402,18 +403,31 @@ async def _take(
     deps: FormDeps, request: web.Request, sent: FormArrived, raw: RawRequest, form: Form, account: ChannelAccount,
     now: datetime,
 ) -> Answer:  # fmt: skip
-    given = (request.headers.get(KEY_HEADER) or sent.fields.get(KEY_FIELD, ""))[:200]
-    key = f"{form.slug}:key:{given}" if given else await _bucket(deps, form.slug, _digest(raw), now)
+    given, rendering = request.headers.get(KEY_HEADER, "")[:200], sent.fields.get(KEY_FIELD, "")[:200]
+    said = form_guard.said(sent)
+    if given:
+        key = f"{form.slug}:key:{given}"
+    elif rendering:  # whoever goes back to the page and writes something else has said something else
+        key = f"{form.slug}:key:{rendering}:{said}"
+    else:
+        key = await _bucket(deps, form.slug, _digest(raw), now)
     try:
         await _within_point_rate(deps, form, account, sent, key, now, remote=raw.headers.get(REMOTE_HEADER, ""))
     except Rejected:
         await _discard(deps, sent, raw, form.slug, form_guard.RATE, now)
         raise
     extra, raw = await _keep_files(deps, sent, raw, key, now)
-    extra[KEPT_KEY] = key
+    extra |= {KEPT_KEY: key, SAID_HEADER: said}
     extra[REMOTE_HEADER] = raw.headers.get(REMOTE_HEADER, "")
     post = Post(replace(raw, headers={**raw.headers, **extra}), sent.fields, {})
-    return await store_and_run(deps.intake, KIND, post, key=key, headers=extra)
+    answer = await store_and_run(deps.intake, KIND, post, key=key, headers=extra)
+    if given and answer.outcome == "repeated":
+        async with deps.intake.db.reading() as tx:
+            first = await receipts.find(tx, PROVIDER, key)
+        if first is not None and first.headers.get(SAID_HEADER, said) != said:
+            await _discard(deps, sent, raw, form.slug, form_guard.KEY_USED, now)
+            raise Rejected(422, "This Idempotency-Key was used for another post; send this one with a key of its own.")
+    return answer
 
 
 def _digest(raw: RawRequest) -> str:

@@ -40,6 +40,7 @@ REASONS = {
     "too_quick": N_("It was sent more quickly than people can type."),
     "no_key": N_("It came without having looked at the page."),
     "rate": N_("Too many posts named the same number or address."),
+    "key_used": N_("Its Idempotency-Key was used for another post before."),
     "own_number": N_("The number is one of ours."),
     "blocked": N_("The number is blocked."),
     "never_call": N_("They asked never to be called."),

@@ -72,11 +72,35 @@ async def test_a_form_posted_twice_at_once_is_one_lead(hub: Hub) -> None:
 
 async def test_a_key_of_the_senders_makes_different_bytes_one_post(hub: Hub) -> None:
     first = await send(hub, json=FILLED, headers={"Idempotency-Key": "order-4711-a"})
-    second = await send(hub, json={**FILLED, "message": "Changed"}, headers={"Idempotency-Key": "order-4711-a"})
-    assert first == second
+    turned = dict(reversed(FILLED.items()))
+    assert json.dumps(turned) != json.dumps(FILLED)
+    assert await send(hub, json=turned, headers={"Idempotency-Key": "order-4711-a"}) == first
+    assert await send(hub, data=FILLED, headers={"Idempotency-Key": "order-4711-a"}) == first
     third = await send(hub, json={**FILLED, "message": "Another"}, headers={"Idempotency-Key": "order-4711-b"})
     assert third[1]["lead"] != first[1]["lead"]
     assert len(await rows(hub, Lead)) == 2
+
+
+async def test_a_used_key_with_other_words_is_refused_and_the_words_are_kept(hub: Hub) -> None:
+    key = {"Idempotency-Key": "always-the-same"}
+    assert (await send(hub, json=FILLED, headers=key))[0] == 200
+    other = {**FILLED, "message": "Changed", "email": "else@example.com"}
+    for _ in range(2):
+        status, told = await send(hub, json=other, headers=key)
+        assert (status, "key of its own" in told["detail"]) == (422, True)
+    refused = [one for one in await rows(hub, WebhookReceipt) if one.state is ReceiptState.DISCARDED]
+    assert [(one.error, json.loads(one.body)["message"]) for one in refused] == [("key_used", "Changed")]
+    assert len(await rows(hub, Lead)) == 1
+
+
+async def test_who_goes_back_and_writes_something_else_is_heard_again(hub: Hub) -> None:
+    async with hub.client.get(HOSTED) as response:
+        key = (await response.json())["key"]
+    hub.clock.tick(60)
+    for message in ("Call me", "Call me", "Call me on Monday"):  # the second one is a second click
+        assert (await send(hub, HOSTED, data={**FILLED, "message": message, KEY_FIELD: key}))[0] == 200
+    assert [one.state for one in await rows(hub, WebhookReceipt)] == [ReceiptState.DONE] * 2
+    assert sorted(one.fields["message"] for one in await rows(hub, Lead)) == ["Call me", "Call me on Monday"]
 
 
 async def test_each_wrong_field_has_its_sentence_and_the_post_is_kept(hub: Hub) -> None:
