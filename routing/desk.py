@@ -248,7 +248,7 @@ async def close_wrapup(tx: Tx, entry: QueueEntry, *, now: datetime) -> None:
 
 
 async def _end_work(tx: Tx, entry: QueueEntry, disposition: str, notes: str, *, now: datetime) -> None:
-    for interaction in await interactions.list_entry(tx, entry.id):
+    for interaction in (await interactions.hold_entries(tx, [entry.id]))[entry.id]:
         if interaction.direction != Direction.OUTBOUND or "room" not in interaction.data:
             continue
         if interaction.state in (InteractionState.CONNECTED, InteractionState.WAITING):
