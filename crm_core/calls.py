@@ -27,6 +27,9 @@ class LegRole(StrEnum):
     CONSULT = "consult"
 
 
+HUB = "system"  # the hub itself, as the role of an event and as who hung up
+
+
 class CallEvent(Table, table=True):
     """One raw event of a call, as the provider sent it or as the hub did it; append-only.
 
@@ -41,7 +44,7 @@ class CallEvent(Table, table=True):
     id: str = key()
     interaction_id: str = text()
     leg_id: str = text()  # CallSid of the leg, empty for the hub's own
-    role: str = text()  # word of LegRole, or empty
+    role: str = text()  # word of LegRole, HUB, or empty
     user_id: str = text()
     kind: str = text()
     sequence: int = 0  # the provider's number within the leg; 0 when it gave none
@@ -132,6 +135,14 @@ def note_event(
     tx.later(row, unique=("event_key",))
 
 
+async def note_end(tx: Tx, interaction_id: str, *, now: datetime) -> None:
+    """The hub ends this call: with what the caller hears now it hangs up."""
+    await record_event(
+        tx, interaction_id=interaction_id, kind="hangup", event_key=f"hub:{interaction_id}:hub_ended", happened_at=now,
+        now=now, role=HUB,
+    )  # fmt: skip
+
+
 def fold(interaction_id: str, events: Iterable[CallEvent]) -> CallRecord:
     """The call record of these events, whatever order they come in. Pure.
 
@@ -173,6 +184,7 @@ class _Fold:
         self.hung_up = ""  # who pressed the button, when the hub knows it
         self.ending = ""
         self.over = False
+        self.queued = False
         self.away = False
 
     def enter(self, phase: str, when: datetime) -> None:
@@ -194,6 +206,9 @@ class _Fold:
                 self.enter("", when)
         elif kind in ("callback", "voicemail"):
             self.ending = kind
+        elif kind == "hangup" and role == HUB:
+            # The provider's whole seconds may put the end before it.
+            self.hung_up = HUB
         elif self.over:
             return
         elif kind == "arrived":
@@ -204,6 +219,7 @@ class _Fold:
             )
             self.enter("menu" if row.direction == "inbound" else "ring", when)
         elif kind == "queued":
+            self.queued = True
             self.enter("wait", when)
         elif kind == "accepted":
             self.enter("ring", when)
@@ -280,7 +296,8 @@ class _Fold:
         answered = row.answered_at is not None
         reason = self.ending or ("completed" if answered else "")
         if row.ended_at and not answered and row.direction == "inbound" and self.ending in ("", "completed"):
-            reason = "abandoned"
+            # Whoever the hub lets go after a wait was not served; whoever came to the end of a flow was.
+            reason = "completed" if self.hung_up == HUB and not self.queued else "abandoned"
         times = {f"{name}_ms": round(value) for name, value in self.spent.items()}
         row.__dict__.update(
             times,

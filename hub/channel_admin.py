@@ -43,7 +43,7 @@ async def check_targets(tx: Tx, queue_id: str, flow_id: str = "") -> None:
     if queue_id:
         await queues.get(tx, queue_id)
     if flow_id:
-        await flows.load(tx, flow_id)
+        await flows.get(tx, flow_id)
 
 
 # --- numbers ---------------------------------------------------------------------------------------------------------

@@ -67,7 +67,9 @@ async def call_arrived(tx: Tx, event: CallArrived, *, now: datetime) -> list[Ste
         from_address=caller.value if caller else event.from_raw, to_address=account.address,
         state=InteractionState.MENU, match=matched.as_doc(), first_arrival_at=now, created_at=now,
     )  # fmt: skip
-    interaction.data = {"room": rooms.name_of(interaction.id), "flow": version, "language": language}
+    interaction.data = {
+        "room": rooms.name_of(interaction.id), "flow": version, "flow_id": account.flow_id or "", "language": language,
+    }  # fmt: skip
     spoken = language or (queue.language if queue is not None else "en-GB")
     walked = flows.walk(steps, at="", interaction_id=interaction.id, language=spoken, number=0)
     if walked.language not in ("", spoken):
@@ -139,10 +141,11 @@ async def _screened(tx: Tx, interaction: Interaction, pressed: str, *, number: i
         return await _again(tx, interaction.id, now=now)
     account = await accounts.get(tx, interaction.account_id)
     if pressed == "1":
-        steps, _, _ = await flows.load(tx, account.flow_id, interaction.data.get("flow"))
+        steps = await _steps(tx, interaction, account)
         return await _walk(tx, interaction, account, steps, at="", number=number, pressed="", now=now)
     data = {**interaction.data, "screened": screening.PRESS}
     await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.REJECTED, data=data)
+    await calls.note_end(tx, interaction.id, now=now)
     return [prompts.say("blocked", await _language(tx, account)), Hangup()]
 
 
@@ -179,15 +182,23 @@ async def _walk(
     walked = flows.walk(
         steps, at=at, interaction_id=interaction.id, language=language, number=number, pressed=pressed, said=said
     )
+    learnt: dict[str, Any] = {}
     if walked.language not in ("", language):
-        data = {**interaction.data, "chosen": walked.language}
-        await interactions.change(tx, interaction, now=now, data=data)
+        learnt["chosen"] = walked.language
+    if at and (choice := flows.choice(steps, at=at, pressed=pressed, said=said)) is not None:
+        if choice.get("queue") == "":
+            choice["queue"] = account.queue_id or ""
+        above = at.count("-") // 2  # menus that led to this one
+        learnt["menu"] = [*interaction.data.get("menu", [])[:above], choice]
+    if learnt:
+        await interactions.change(tx, interaction, now=now, data={**interaction.data, **learnt})
     if walked.then:
         return [*walked.steps, *await _led(tx, interaction, account, walked, number=number, now=now)]
     if walked.queue_id is not None:
         return [*walked.steps, *await _into_queue(tx, interaction, account, walked.queue_id, number=number, now=now)]
     if walked.ended:
         await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.AUTOMATED)
+        await calls.note_end(tx, interaction.id, now=now)
         await calls.refold(tx, interaction.id)
     return walked.steps
 
@@ -246,6 +257,7 @@ async def _led(
         tx, interaction_id=interaction.id, kind="callback", event_key=f"hub:{interaction.id}:callback",
         happened_at=now, now=now,
     )  # fmt: skip
+    await calls.note_end(tx, interaction.id, now=now)
     spoken = prompts.spoken(caller.value, language)
     return [prompts.say("promised", language, number=spoken), Hangup()]
 
@@ -260,6 +272,7 @@ async def _into_queue(
     queue = await _queue(tx, queue_id or account.queue_id)
     if queue is None:
         await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.OVERFLOW)
+        await calls.note_end(tx, interaction.id, now=now)
         return [prompts.say("overflow", "en-GB"), Hangup()]
     plan = await hours.find(tx, queue.hours_id)
     if not hours.is_open(plan, now):
@@ -302,6 +315,13 @@ async def _closed(tx: Tx, interaction: Interaction, queue: Queue, *, number: int
     return [*said, Redirect(action)]
 
 
+async def _steps(tx: Tx, interaction: Interaction, account: ChannelAccount) -> list[dict[str, Any]]:
+    """What the flow says that the call began with, whatever the number has now."""
+    flow_id = interaction.data.get("flow_id", account.flow_id)
+    steps, _, _ = await flows.load(tx, flow_id, interaction.data.get("flow"))
+    return steps
+
+
 async def _again(tx: Tx, interaction_id: str, *, now: datetime) -> list[Step]:
     """The provider asks a second time for a call's first steps (its fallback): back to where the call stands."""
     interaction, entry = await talks.open_call(tx, interaction_id)
@@ -309,7 +329,7 @@ async def _again(tx: Tx, interaction_id: str, *, now: datetime) -> list[Step]:
         return [calls_waiting.enqueue(interaction_id, await queues.get(tx, entry.queue_id), entry)]
     if interaction.state == InteractionState.MENU:
         account = await accounts.get(tx, interaction.account_id)
-        steps, _, _ = await flows.load(tx, account.flow_id, interaction.data.get("flow"))
+        steps = await _steps(tx, interaction, account)
         return await _walk(tx, interaction, account, steps, at="", number=0, pressed="", now=now)
     return [Hangup()]
 
@@ -329,7 +349,7 @@ async def call_step(
         if interaction.state != InteractionState.MENU:
             return await _again(tx, interaction_id, now=now)
         account = await accounts.get(tx, interaction.account_id)
-        steps, _, _ = await flows.load(tx, account.flow_id, interaction.data.get("flow"))
+        steps = await _steps(tx, interaction, account)
         return await _walk(
             tx, interaction, account, steps, at=step.removeprefix("menu-"), number=number, pressed=pressed, now=now,
             said=params.get("SpeechResult", "")[:500],
@@ -367,7 +387,7 @@ async def call_step(
             ]
         return [Hangup()]
     if step == "overflow":
-        return await calls_waiting.overflow_said(tx, interaction, queue, number=number)
+        return await calls_waiting.overflow_said(tx, interaction, queue, number=number, now=now)
     if step == "sorry":
         said = prompts.spoken(interaction.to_address, spoken_in(interaction, queue))
         return [prompts.say("promised", spoken_in(interaction, queue), number=said), Hangup()]
@@ -399,7 +419,9 @@ async def _closed_answer(tx: Tx, interaction: Interaction, pressed: str, *, now:
             tx, interaction_id=interaction.id, kind="callback", event_key=f"hub:{interaction.id}:callback",
             happened_at=now, now=now,
         )  # fmt: skip
+        await calls.note_end(tx, interaction.id, now=now)
         number = prompts.spoken(caller.value, spoken_in(interaction, queue))
         return [prompts.say("closed_promised", spoken_in(interaction, queue), number=number), Hangup()]
     await interactions.advance(tx, interaction, InteractionState.ENDED, now=now, outcome=Outcome.OVERFLOW)
+    await calls.note_end(tx, interaction.id, now=now)
     return [prompts.say("bye", spoken_in(interaction, queue)), Hangup()]

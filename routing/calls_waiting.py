@@ -137,7 +137,7 @@ async def overflow(tx: Tx, interaction: Interaction, entry: QueueEntry, *, now: 
     await entries.close(tx, entry, outcome=Outcome.OVERFLOW, now=now)
 
 
-async def overflow_said(tx: Tx, interaction: Interaction, queue: Queue, *, number: int) -> list[Step]:
+async def overflow_said(tx: Tx, interaction: Interaction, queue: Queue, *, number: int, now: datetime) -> list[Step]:
     """What those hear who waited too long: a message may be left, or they are called back."""
     said: list[Step] = [prompts.say("overflow", spoken_in(interaction, queue))]
     if "voicemail" in interaction.data:
@@ -145,6 +145,7 @@ async def overflow_said(tx: Tx, interaction: Interaction, queue: Queue, *, numbe
     if interaction.outcome in ("", Outcome.CALLBACK):
         spoken = prompts.spoken(interaction.from_address, spoken_in(interaction, queue))
         said.append(prompts.say("promised", spoken_in(interaction, queue), number=spoken))
+    await calls.note_end(tx, interaction.id, now=now)
     return [*said, Hangup()]
 
 
@@ -157,10 +158,12 @@ async def left_queue(
     if result == "leave" and "voicemail" in interaction.data:
         return voicemail.record(interaction, queue, number=entry.offers)
     if result == "leave":
+        await calls.note_end(tx, interaction.id, now=now)
         return [Hangup()]
     if result == "hangup":
         await talks.customer_gone(tx, interaction, entry, now=now)
         return [Hangup()]
+    await calls.note_end(tx, interaction.id, now=now)
     # queue-full, error, system-error: the provider would not let them wait, so we promise a call.
     caller = addresses.find_phone(interaction.from_address)
     if caller is not None and await to_callback(tx, interaction, entry, caller, origin="missed", now=now):

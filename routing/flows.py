@@ -1,6 +1,7 @@
 """Call flows: what a caller meets before a queue, as versioned rows of plain data, and the pure walk through them.
 
-A flow's version never changes once stored; a call keeps the version that it began with. Steps as data:
+A flow's version never changes once stored; a call keeps the version that it began with, after the flow is retired too.
+Steps as data:
 
     {"do": "say", "text": …}  or "texts": {language: text}, "sounds": {language: "id.wav"}, "sound": "id.wav"
     {"do": "play", "url": … or "sound": "id.wav"}  {"do": "language", "language": …}  {"do": "welcome"}
@@ -22,9 +23,10 @@ from sqlalchemy import bindparam, update
 from sqlmodel import Field, col, func, select
 
 from channels.steps import Gather, Hangup, Play, Redirect, Say, Step
-from crm_core import sounds
+from crm_core import audit, sounds
+from crm_core.accounts import ChannelAccount
 from crm_core.db import Tx
-from crm_core.errors import Conflict, Invalid
+from crm_core.errors import Conflict, Invalid, NotFound
 from crm_core.ids import new_id
 from crm_core.statements import fixed
 from crm_core.tables import Table, at, docs, key, ref, text
@@ -33,10 +35,11 @@ from routing import dialling, prompts
 from routing.rooms import step_path
 
 MENU_TRIES = 2
+RETIRED = 0  # the version of a flow that no new call takes
 
 
 class Flow(Table, table=True):
-    """A named call flow; `version` is the one that new calls take."""
+    """A named call flow; `version` is the one that new calls take, RETIRED when none does."""
 
     __tablename__ = "flows"
 
@@ -81,7 +84,7 @@ async def create(
     prompts.check_language(language)
     check(steps)
     await _check_numbers(tx, steps)
-    flow = Flow(id=new_id(now), name=name.strip(), language=language, created_at=now)
+    flow = Flow(id=new_id(now), name=await _free_name(tx, name), language=language, created_at=now)
     await tx.add(flow)
     await tx.add(FlowVersion(flow_id=flow.id, number=1, steps=list(steps), created_by=actor, created_at=now))
     return flow
@@ -93,12 +96,72 @@ async def save_version(
     """A new version, which new calls take from now on; running calls keep theirs. Conflict when the newest is not `seen`."""
     check(steps)
     await _check_numbers(tx, steps)
+    await get(tx, flow_id)
     last = await tx.one(select(func.max(FlowVersion.number)).where(FlowVersion.flow_id == flow_id)) or 0
     if seen is not None and seen != last:
         raise Conflict("Somebody saved this call flow meanwhile. Saving again puts yours in place of theirs.")
     await tx.add(FlowVersion(flow_id=flow_id, number=last + 1, steps=list(steps), created_by=actor, created_at=now))
     await tx.run(update(Flow).where(col(Flow.id) == flow_id).values(version=last + 1))
     return last + 1
+
+
+async def get(tx: Tx, flow_id: str) -> Flow:
+    """The flow, or NotFound; a retired one is not found."""
+    flow: Flow | None = await tx.one(_FLOW, id=flow_id)
+    if flow is None or flow.version == RETIRED:
+        raise NotFound("There is no such call flow.")
+    return flow
+
+
+async def list_all(tx: Tx) -> list[Flow]:
+    """The flows that a number may have, by name."""
+    return await tx.all(select(Flow).where(col(Flow.version) != RETIRED).order_by(col(Flow.name)).limit(200))
+
+
+async def numbers_of(tx: Tx, flow_id: str) -> list[str]:
+    """Our numbers whose callers meet this flow."""
+    used = col(ChannelAccount.flow_id) == flow_id
+    return await tx.all(
+        select(ChannelAccount.address)
+        .where(used, col(ChannelAccount.deleted_at).is_(None))
+        .order_by(col(ChannelAccount.address))
+    )
+
+
+async def rename(tx: Tx, flow_id: str, name: str, *, actor: str, now: datetime) -> Flow:
+    """Give a flow another name."""
+    flow = await get(tx, flow_id)
+    given = await _free_name(tx, name, flow_id)
+    if given != flow.name:
+        await tx.change(Flow, {"name": given}, id=flow_id)
+        subject = f"flow:{flow_id}"
+        await audit.record(
+            tx, actor=actor, action="flow.renamed", subject=subject, now=now, before=flow.name, name=given
+        )
+    return await get(tx, flow_id)
+
+
+async def retire(tx: Tx, flow_id: str, *, actor: str, now: datetime) -> None:
+    """Take a flow out of use; its name is free again. Its versions stay: calls that run keep theirs. Conflict while a number
+    uses it."""
+    flow = await get(tx, flow_id)
+    numbers = await numbers_of(tx, flow_id)
+    if numbers:
+        told = Text("This call flow is still used: %(numbers)s. Choose another one there first.", numbers=numbers)
+        raise Conflict(told)
+    await tx.change(Flow, {"version": RETIRED, "name": f"{flow.name} ({flow_id})"}, id=flow_id)
+    await audit.record(tx, actor=actor, action="flow.retired", subject=f"flow:{flow_id}", now=now, name=flow.name)
+
+
+async def _free_name(tx: Tx, name: str, flow_id: str = "") -> str:
+    """The name as it is stored. Invalid when there is none, or another flow than `flow_id` has it."""
+    given = name.strip()[:100]
+    if not given:
+        raise Invalid("Give a name.", fields={"name": "Give a name."})
+    if await tx.one(select(Flow.id).where(Flow.name == given, Flow.id != flow_id)) is not None:
+        taken = Text("There is a call flow of this name already.")
+        raise Invalid(taken, fields={"name": taken})
+    return given
 
 
 _FLOW = fixed(select(Flow).where(Flow.id == bindparam("id")))
@@ -219,6 +282,19 @@ def walk(
         else:
             break
     return Walked([*spoken, Hangup()], ended=True, language=language)
+
+
+def choice(steps: Sequence[Mapping[str, Any]], *, at: str, pressed: str, said: str) -> dict[str, str] | None:
+    """What a caller chooses by a key or by words in the menu at `at`: its key, the first of its words, and the queue that it
+    leads to: "" is the number's own, and no `queue` is another place. None when it is none of the options."""
+    menu, _ = _menu(steps, at.split("-")[:-1])
+    key_ = chosen(menu, pressed, said)
+    if key_ is None:
+        return None
+    words = (menu.get("words") or {}).get(key_) or [""]
+    last = menu["keys"][key_][-1]
+    led = {"queue": str(last.get("queue", ""))} if last["do"] in ("enqueue", "voicemail", "callback") else {}
+    return {"key": key_, "words": str(words[0]), **led}
 
 
 def chosen(menu: Mapping[str, Any], pressed: str, said: str) -> str | None:

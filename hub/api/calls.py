@@ -6,7 +6,6 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import Field
-from sqlmodel import select
 
 from crm_core import accounts, addresses, blocked_callers, interactions, recordings
 from crm_core.db import Tx
@@ -276,9 +275,7 @@ class FlowIn(Strict):
 
 
 async def _flow(tx: Tx, flow_id: str) -> FlowShown:
-    flow = await tx.one(select(flows.Flow).where(flows.Flow.id == flow_id))
-    if flow is None:
-        raise NotFound("There is no such call flow.")
+    flow = await flows.get(tx, flow_id)
     steps, _, _ = await flows.load(tx, flow.id)
     return FlowShown(id=flow.id, name=flow.name, language=flow.language, version=flow.version, steps=steps)
 
@@ -311,6 +308,37 @@ async def put_flow(call: Call[Nothing, FlowIn]) -> FlowShown:
         return await _flow(tx, call.path["id"])
 
     return await call.runtime.db.write(unit)
+
+
+class FlowNameIn(Strict):
+    """What a flow is called."""
+
+    name: str = Field(min_length=1, max_length=100)
+
+
+@operation(
+    "PUT",
+    "/api/v1/call-flows/{id}/name",
+    "Rename a call flow",
+    scope="admin:write",
+    roles=ADMINS,
+    body=FlowNameIn,
+    answer=FlowShown,
+)
+async def rename_flow(call: Call[Nothing, FlowNameIn]) -> FlowShown:
+    """422 when another flow has this name."""
+
+    async def unit(tx: Tx) -> FlowShown:
+        await flows.rename(tx, call.path["id"], call.body.name, actor=call.user.id, now=call.now)
+        return await _flow(tx, call.path["id"])
+
+    return await call.runtime.db.write(unit)
+
+
+@operation("DELETE", "/api/v1/call-flows/{id}", "Retire a call flow", scope="admin:write", roles=ADMINS, answer=None)
+async def retire_flow(call: Call[Nothing, Nothing]) -> None:
+    """Calls that run keep it to their end; 409 while a number uses it."""
+    await call.runtime.db.write(lambda tx: flows.retire(tx, call.path["id"], actor=call.user.id, now=call.now))
 
 
 class PhoneIn(Strict):
@@ -346,4 +374,6 @@ OPERATIONS: list[Operation] = [
     unblock_caller,
     get_flow,
     put_flow,
+    rename_flow,
+    retire_flow,
 ]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import web
-from sqlmodel import col, select
+from sqlmodel import select
 
 from crm_core import accounts, settings_rows
 from crm_core.accounts import ChannelAccount, Form
@@ -23,6 +23,7 @@ from hub.mailbox_settings import TOKEN_FIELDS, TokensInput
 from hub.sealing import Unsealable
 from hub.vault import AccountVault
 from hub.web import ADMINS, Route, now_of, runtime_of, user_of
+from routing import flows as call_flows
 from routing import queues
 from routing.flows import Flow
 from routing.queues import Queue
@@ -195,7 +196,7 @@ async def _number(
 ) -> web.Response:  # fmt: skip
     async with runtime_of(request).db.reading() as tx:
         served = await queues.list_all(tx)
-        flows = await tx.all(select(Flow).order_by(col(Flow.name)).limit(200))
+        flows = await call_flows.list_all(tx)
     page = AccountPage(account, served, flows, values or {}, fields_of(error), told_of(error), saved)
     return await render(request, "admin/number.html", page, status=422 if error else 200)
 

@@ -81,7 +81,7 @@ async def _flows(request: web.Request, *, error: str = "", saved: bool = False) 
     async with runtime_of(request).db.reading() as tx:
         rows = []
         numbers = await accounts.list_channel(tx, "voice")
-        for flow in await tx.all(select(Flow).order_by(col(Flow.name)).limit(100)):
+        for flow in await flows.list_all(tx):
             steps, _, _ = await flows.load(tx, flow.id)
             users = [number.address for number in numbers if number.flow_id == flow.id]
             rows.append((flow, _said_first(steps, flow.language), users))
@@ -115,10 +115,8 @@ async def save_flow(request: web.Request) -> web.StreamResponse:
             fresh = _with_welcome(steps, said, queue)
             await flows.save_version(tx, flow_id, steps=fresh, actor=user.id, now=now)
             return
-        if not form.get("name"):
-            raise Invalid("Give a name.")
         await flows.create(
-            tx, name=form["name"], steps=_with_welcome([{"do": "enqueue", "queue": queue}], said, queue),
+            tx, name=form.get("name", ""), steps=_with_welcome([{"do": "enqueue", "queue": queue}], said, queue),
             language=form.get("language") or "en-GB", actor=user.id, now=now,
         )  # fmt: skip
 

@@ -40,6 +40,7 @@ class CallSettings:
     faults: Mapping[str, str]  # what is wrong with which field, of the queue `at`
     at: str
     saved: str
+    sound_name: str  # as typed, of a sound that was refused
 
 
 async def show(request: web.Request) -> web.StreamResponse:
@@ -47,12 +48,15 @@ async def show(request: web.Request) -> web.StreamResponse:
     return await _page(request)
 
 
-async def _page(request: web.Request, *, error: HubError | None = None, at: str = "", saved: str = "") -> web.Response:
+async def _page(
+    request: web.Request, *, error: HubError | None = None, at: str = "", saved: str = "", sound_name: str = ""
+) -> web.Response:
     async with runtime_of(request).db.reading() as tx:
         rows = [(queue, call_rules.of(queue)) for queue in await queues.list_all(tx)]
         page = CallSettings(
             rows, await sounds.list_all(tx), await blocked_callers.list_all(tx), await accounts.list_channel(tx, "voice"),
             told(request, error) if error else "", error.fields if isinstance(error, Invalid) else {}, at, saved,
+            sound_name,
         )  # fmt: skip
     return await render(request, "admin/calls.html", page, status=422 if error else 200)
 
@@ -84,22 +88,22 @@ async def save_rules(request: web.Request) -> web.StreamResponse:
 async def upload(request: web.Request) -> web.StreamResponse:
     """A new sound: bytes first, then the row."""
     form, user, now = await request.post(), user_of(request), now_of(request)
-    given, runtime = form.get("file"), runtime_of(request)
+    given, runtime, name = form.get("file"), runtime_of(request), str(form.get("name", "")).strip()
     try:
         if not isinstance(given, FileField) or not given.filename:
             raise Invalid("Choose a WAV or MP3 file.")
         content = await asyncio.to_thread(given.file.read)
         content_type, ending = sounds.kind_of(content)
-        name = str(form.get("name", "")).strip() or given.filename.rpartition(".")[0]
+        called = name or given.filename.rpartition(".")[0]
         key = await runtime.files.put(content, folder="sounds", now=now)
         made = await runtime.db.write(
             lambda tx: sounds.add(
-                tx, name=name, file_key=key, content_type=content_type, ending=ending, size=len(content), actor=user.id,
+                tx, name=called, file_key=key, content_type=content_type, ending=ending, size=len(content), actor=user.id,
                 now=now,
             )
         )  # fmt: skip
     except HubError as error:
-        return await _page(request, error=error)
+        return await _page(request, error=error, at="sounds", sound_name=name)
     return await _page(request, saved=made.id)
 
 

@@ -13,10 +13,9 @@ from typing import Any
 
 import phonenumbers
 from aiohttp import web
-from sqlmodel import select
 
 from crm_core import accounts, addresses, sounds
-from crm_core.errors import HubError, Invalid, NotFound
+from crm_core.errors import Conflict, HubError, Invalid
 from crm_core.sounds import Sound
 from hub.desktop.render import render
 from hub.desktop.templating import part, told
@@ -72,7 +71,10 @@ class FlowPage:
     queues: list[Queue]
     sounds: list[Sound]
     languages: tuple[tuple[str, str], ...]
+    numbers: list[str]  # of ours that use it
+    name: str  # as typed, or as it is
     error: str
+    fault: str  # what is wrong with the name
     saved: bool
 
 
@@ -224,18 +226,18 @@ def check_node(node: Node, country: str) -> None:
 
 
 async def _page(
-    request: web.Request, *, root: Node | None = None, version: int | None = None, error: str = "", saved: bool = False
-) -> FlowPage:
+    request: web.Request, *, root: Node | None = None, version: int | None = None, name: str | None = None,
+    error: HubError | None = None, saved: bool = False,
+) -> FlowPage:  # fmt: skip
     async with runtime_of(request).db.reading() as tx:
-        flow = await tx.one(select(Flow).where(Flow.id == request.match_info["flow"]))
-        if flow is None:
-            raise NotFound("There is no such call flow.")
+        flow = await flows.get(tx, request.match_info["flow"])
         if root is None:
             steps, _, _ = await flows.load(tx, flow.id)
             root = node_of(steps, flow.language)
         return FlowPage(
             flow, flow.version if version is None else version, root, await queues.list_all(tx),
-            await sounds.list_all(tx), LANGUAGES, error, saved,
+            await sounds.list_all(tx), LANGUAGES, await flows.numbers_of(tx, flow.id), flow.name if name is None else name,
+            told(request, error) if error else "", error.fields.get("name", "") if isinstance(error, Invalid) else "", saved,
         )  # fmt: skip
 
 
@@ -276,9 +278,30 @@ async def save(request: web.Request) -> web.StreamResponse:
             lambda tx: flows.save_version(tx, flow_id, steps=steps, actor=user.id, now=now, seen=_version(form))
         )
     except HubError as error:
-        page = await _page(request, root=root, error=told(request, error))
+        page = await _page(request, root=root, error=error)
         return await render(request, "admin/flow.html", page, status=422)
     return await render(request, "admin/flow.html", await _page(request, saved=True))
+
+
+async def rename(request: web.Request) -> web.StreamResponse:
+    """Another name."""
+    name, user, now = (await _given(request)).get("name", ""), user_of(request), now_of(request)
+    flow_id = request.match_info["flow"]
+    try:
+        await runtime_of(request).db.write(lambda tx: flows.rename(tx, flow_id, name, actor=user.id, now=now))
+    except Invalid as error:
+        return await render(request, "admin/flow.html", await _page(request, name=name, error=error), status=422)
+    raise web.HTTPSeeOther(f"{A}/{flow_id}")
+
+
+async def retire(request: web.Request) -> web.StreamResponse:
+    """Out of use; refused while a number uses it."""
+    flow_id, user, now = request.match_info["flow"], user_of(request), now_of(request)
+    try:
+        await runtime_of(request).db.write(lambda tx: flows.retire(tx, flow_id, actor=user.id, now=now))
+    except Conflict as error:
+        return await render(request, "admin/flow.html", await _page(request, error=error), status=409)
+    raise web.HTTPSeeOther(A)
 
 
 A = "/desk/admin/flows"
@@ -286,4 +309,6 @@ routes = [
     Route("GET", f"{A}/{{flow:{ID}}}", show, roles=ADMINS),
     Route("POST", f"{A}/{{flow:{ID}}}", save, roles=ADMINS),
     Route("POST", f"{A}/{{flow:{ID}}}/form", redraw, roles=ADMINS),
+    Route("POST", f"{A}/{{flow:{ID}}}/name", rename, roles=ADMINS),
+    Route("POST", f"{A}/{{flow:{ID}}}/retire", retire, roles=ADMINS),
 ]

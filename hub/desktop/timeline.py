@@ -81,6 +81,7 @@ class TimelineItem:
     answered_by: str = ""  # a call of ours: machine, fax; empty for people and when nobody listened
     voicemail: bool = False  # a message that was left
     given: Sequence[HandOver] = ()
+    menu: str = ""  # what the caller chose in the call flow's menus
 
 
 KINDS = {"voice": "call", "email": "mail", "webform": "form"}
@@ -92,6 +93,21 @@ async def users_of(tx: Tx, ids: Sequence[str | None]) -> dict[str, str]:
     if not wanted:
         return {}
     return dict(await tx.all(select(User.id, User.name).where(col(User.id).in_(wanted))))
+
+
+async def menus_of(tx: Tx, touches: Sequence[Interaction]) -> dict[str, str]:
+    """Call → what its caller chose in menus, one level after the other: the key, and the option's words or its queue's name."""
+    chosen = {touch.id: touch.data["menu"] for touch in touches if touch.data.get("menu")}
+    wanted = {one.get("queue", "") for choices in chosen.values() for one in choices if not one["words"]} - {""}
+    names: dict[str, str] = {}
+    if wanted:
+        names = dict(await tx.all(select(Queue.id, Queue.name).where(col(Queue.id).in_(sorted(wanted)))))
+    return {
+        call: " › ".join(
+            f"{one['key']} {one['words'] or names.get(one.get('queue', ''), '')}".strip() for one in choices
+        )
+        for call, choices in chosen.items()
+    }
 
 
 async def disposition_labels(tx: Tx) -> dict[str, str]:
@@ -141,7 +157,7 @@ async def read(tx: Tx, conversation: Conversation, *, start: str = "", more: boo
     people = await users_of(
         tx, [*named, *(t.agent_id for t in touches), *(n.user_id for n in notes), *(o.agent_id for o in offers)]
     )
-    labels = await disposition_labels(tx)
+    labels, menus = await disposition_labels(tx), await menus_of(tx, touches)
     items = [_touch(touch, people, labels, records.get(touch.id), files.get(touch.id, [])) for touch in touches]
     items = [
         replace(
@@ -151,6 +167,7 @@ async def read(tx: Tx, conversation: Conversation, *, start: str = "", more: boo
             answered_by=answered_by.of(touch) if answered_by.by_machine(touch) else "",
             voicemail="voicemail_of" in touch.data,
             given=[_hand_over(one, people, lines, labels) for one in handed[item.id]],
+            menu=menus.get(item.id, ""),
         )
         if item.kind == "call"
         else item

@@ -17,6 +17,7 @@ from crm_core.db import Tx
 from crm_core.interactions import Interaction
 from crm_core.leads import Lead, LeadStage
 from crm_core.users import User
+from hub.desktop import timeline
 from routing import transfers
 from routing.callbacks import Callback, CallbackState
 from routing.entries import LANES
@@ -53,6 +54,7 @@ class OfferCard:
     vip: bool
     conversation_id: str
     trace: dict[str, Any]
+    menu: str = ""  # what the caller chose in the call flow's menus
     transferred: bool = False  # a colleague gives it away; `why_called` says who, and what they noted
 
 
@@ -147,6 +149,7 @@ async def _card(tx: Tx, offer: Offer, entry: QueueEntry) -> OfferCard:
     match = interaction.match if interaction else {}
     said = (interaction.subject or interaction.body.split("\n", 1)[0]) if interaction else ""
     given = transfers.last_of(interaction) if interaction else None
+    menus = await timeline.menus_of(tx, [interaction] if interaction else [])
     if given is not None:
         giver = await tx.one(select(User.name).where(User.id == given["by"])) or ""
         said = f"{giver}: {given['note']}" if given["note"] else giver
@@ -158,7 +161,7 @@ async def _card(tx: Tx, offer: Offer, entry: QueueEntry) -> OfferCard:
         waiting_since=entry.first_arrival_at, last_contact_at=last.first_arrival_at if last else None,
         last_contact=last.channel if last else "", promises=len([p for p in promised if p.id != entry.callback_id]),
         leads=len(open_leads), vip=bool(contact and contact.vip), conversation_id=entry.conversation_id,
-        trace=offer.trace, transferred=given is not None,
+        trace=offer.trace, transferred=given is not None, menu=menus.get(interaction.id, "") if interaction else "",
     )  # fmt: skip
 
 

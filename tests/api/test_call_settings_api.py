@@ -16,7 +16,7 @@ from crm_core.outbox import OutboxTask
 from crm_core.recordings import Recording, RecordingState
 from crm_core.touches import Direction
 from hub.runtime import Runtime
-from routing import recordings
+from routing import flows, recordings
 from tests.api.conftest import ANA, House
 
 WAV = b"RIFF\x24\0\0\0WAVEfmt " + b"\0" * 24
@@ -133,3 +133,33 @@ async def test_recordings_are_kept_as_long_as_their_queue_says(either_house: Hou
     async with house.runtime.db.reading() as tx:
         (said,) = await tx.all(select(AuditEntry).where(AuditEntry.action == "recording.deleted"))
     assert (said.actor_id, said.detail["reason"]) == ("system", "kept for 30 days")
+
+
+async def test_a_call_flow_is_renamed_and_retired(either_house: House) -> None:
+    ada, runtime = either_house.ada, either_house.runtime
+    now = runtime.clock.now()
+
+    async def make(tx: Any) -> list[flows.Flow]:
+        steps = [{"do": "hangup"}]
+        return [
+            await flows.create(tx, name=name, steps=steps, language="en-GB", actor="test", now=now)
+            for name in ("Main", "Spare")
+        ]
+
+    main, spare = await runtime.db.write(make)
+    path = f"/call-flows/{spare.id}"
+    assert (await ada.ask("PUT", f"{path}/name", {"name": "Main"}))[0] == 422
+    status, told = await ada.ask("PUT", f"{path}/name", {"name": "Night"})
+    assert (status, told["name"], told["version"]) == (200, "Night", 1)
+    numbers = (await ada.get("/accounts"))["items"]
+    voice = next(one for one in numbers if one["id"] == "acc-voice")
+    use = {"version": voice["version"], "flow_id": spare.id}
+    assert (await ada.ask("PATCH", "/accounts/acc-voice", use))[0] == 200
+    status, told = await ada.ask("DELETE", path)
+    assert (status, voice["address"] in told["detail"]) == (409, True)
+    use = {"version": voice["version"] + 1, "flow_id": main.id}
+    assert (await ada.ask("PATCH", "/accounts/acc-voice", use))[0] == 200
+    assert (await ada.ask("DELETE", path))[0] == 204
+    assert (await ada.ask("GET", path))[0] == 404
+    use = {"version": voice["version"] + 2, "flow_id": spare.id}
+    assert (await ada.ask("PATCH", "/accounts/acc-voice", use))[0] == 404

@@ -67,7 +67,7 @@ async def test_an_administrator_builds_a_menu_and_a_caller_hears_it(stage: Stage
         wrong = aiohttp.FormData({"name": "Not one", "_csrf": ada.csrf})
         wrong.add_field("file", b"<script>alert(1)</script>", filename="x.wav", content_type="audio/wav")
         status, page = await ada.ask("POST", "/desk/admin/calls/sounds", data=wrong)
-        assert (status, "Only WAV and MP3" in page) == (422, True)
+        assert (status, "Only WAV and MP3" in page, 'value="Not one"' in page) == (422, True, True)
 
         status, page = await ada.ask(
             "POST", path,
@@ -106,6 +106,24 @@ async def test_an_administrator_builds_a_menu_and_a_caller_hears_it(stage: Stage
         assert (status, "This is not a language." in page) == (422, True)
         status, page = await ada.ask("GET", "/desk/admin/flows")
         assert "Sales? Press 7." in page
+        status, page = await ada.ask("POST", f"{path}/name", data={"name": "Front door"})
+        assert status == 303
+        status, page = await ada.ask("POST", "/desk/admin/flows", data={**new, "name": "Spare", "language": "de-DE"})
+        assert status == 200
+        (spare,) = await stage.all_of(select(flows.Flow).where(flows.Flow.name == "Spare"))
+        beside = f"/desk/admin/flows/{spare.id}"
+        status, page = await ada.ask("POST", f"{beside}/name", data={"name": "Front door"})
+        assert (status, "of this name already" in page, 'value="Front door"' in page) == (422, True, True)
+        status, page = await ada.ask("GET", path)
+        assert "Numbers that use it: +44" in page
+        status, page = await ada.ask("POST", f"{path}/retire")
+        assert (status, "still used: +44" in page) == (409, True)
+        status, page = await ada.ask("POST", f"{beside}/retire")
+        assert status == 303
+        status, page = await ada.ask("GET", beside)
+        assert status == 404
+        status, page = await ada.ask("GET", "/desk/admin/flows")
+        assert ("Front door" in page, "Spare" in page) == (True, False)
         assert "the usual welcome</p>" not in page
 
         status, page = await ada.ask(
