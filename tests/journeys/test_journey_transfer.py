@@ -40,6 +40,7 @@ async def test_amy_gives_the_call_to_ben(cast: Cast) -> None:
     await ben.press("a")
     await ben.in_call()
     await expect(ben.callbar).to_contain_text("Ana Example")
+    await expect(ben.timeline).to_contain_text("talking now")  # the customer is with him
     # What Ben types is there again after a reload, in the call and in its wrap-up.
     note = ben.page.get_by_role("textbox", name="Note for colleagues")
     await note.fill("Likes bl")
