@@ -77,9 +77,8 @@ async def bring_in(db: Database, files: Files, given: Namespace, clock: Clock) -
         until = clock.now() + timedelta(seconds=5)
         ended = await csv_reading.read_on(db, contact_imports, found.id, lambda: [content], clock=clock, until=until)
         if not ended:
-            await asyncio.sleep(
-                0.2
-            )  # a worker of the running hub may read it now: look on five times a second, not in a spin
+            # A worker of the running hub may read it now: look on five times a second, not in a spin.
+            await asyncio.sleep(0.2)
     async with db.reading() as tx:
         done = await contact_imports.get(tx, found.id)
     sys.stderr.write(f"To take it back: hub import contacts --undo {done.id}\n")

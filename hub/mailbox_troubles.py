@@ -5,17 +5,15 @@ A hint in Redis: the reading process notes it at each try that fails and clears 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from datetime import datetime
 
 import redis.asyncio as aioredis
-from redis.exceptions import RedisError
 
 from crm_core.texts import Text
+from hub.redis_ports import hint
 
 KEPT_S = 900  # longer than the longest wait between two tries
-PATIENCE_S = 0.5  # a silent Redis keeps no mailbox waiting and no page
 
 
 def _key(account_id: str) -> str:
@@ -29,32 +27,26 @@ def _parts(kept: bytes | str) -> tuple[str, str]:
 
 async def note(client: aioredis.Redis, account_id: str, reason: str, *, now: datetime) -> None:
     """It could not be read just now; what stood there since an earlier try keeps its instant."""
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            before = await client.get(_key(account_id))
-            since = _parts(before)[0] if before else now.isoformat()
-            await client.set(_key(account_id), f"{since}\n{reason}", ex=KEPT_S)
-    except (RedisError, OSError, TimeoutError):
-        return
+
+    async def keep() -> None:
+        before = await client.get(_key(account_id))
+        since = _parts(before)[0] if before else now.isoformat()
+        await client.set(_key(account_id), f"{since}\n{reason}", ex=KEPT_S)
+
+    await hint(keep)
 
 
 async def clear(client: aioredis.Redis, account_id: str) -> None:
     """It is read again."""
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await client.delete(_key(account_id))
-    except (RedisError, OSError, TimeoutError):
-        return
+    await hint(lambda: client.delete(_key(account_id)))
 
 
 async def read(client: aioredis.Redis, account_ids: Sequence[str]) -> dict[str, Text]:
     """A sentence for each of these mailboxes that is not read now; none without Redis."""
     if not account_ids:
         return {}
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            found = await client.mget([_key(one) for one in account_ids])
-    except (RedisError, OSError, TimeoutError):
+    found = await hint(lambda: client.mget([_key(one) for one in account_ids]))
+    if found is None:
         return {}
     told = {}
     for account_id, kept in zip(account_ids, found, strict=True):

@@ -6,17 +6,15 @@ hint in Redis: without it every browser may join, and the last one that does has
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime, timedelta
 
 import redis.asyncio as aioredis
-from redis.exceptions import RedisError
 
 from crm_core.calls import CallLeg
+from hub.redis_ports import hint
 
 KEPT_S = 12 * 3600
 BACK = timedelta(seconds=3)  # a page that reloads has joined again by then
-PATIENCE_S = 0.5  # a silent Redis must not keep an agent from a customer
 
 
 def _key(call_id: str, user_id: str) -> str:
@@ -25,13 +23,8 @@ def _key(call_id: str, user_id: str) -> str:
 
 async def take(client: aioredis.Redis, call_id: str, user_id: str, device: str) -> None:
     """This browser has the call from now on."""
-    if not device:
-        return
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            await client.set(_key(call_id, user_id), device, ex=KEPT_S)
-    except (RedisError, OSError, TimeoutError):
-        return
+    if device:
+        await hint(lambda: client.set(_key(call_id, user_id), device, ex=KEPT_S))
 
 
 async def may_join(
@@ -40,13 +33,13 @@ async def may_join(
     """Whether this browser may join the call; if so it has it. `leg`: the agent's newest one in this call."""
     if not device:
         return True
-    try:
-        async with asyncio.timeout(PATIENCE_S):
-            holder = await client.get(_key(call_id, user_id))
-    except (RedisError, OSError, TimeoutError):
+
+    async def join() -> bool:
+        holder = await client.get(_key(call_id, user_id))
+        gone = leg is not None and leg.left_at is not None and leg.left_at + BACK < now
+        if holder not in (None, device, device.encode()) and not gone:
+            return False
+        await take(client, call_id, user_id, device)
         return True
-    gone = leg is not None and leg.left_at is not None and leg.left_at + BACK < now
-    if holder not in (None, device, device.encode()) and not gone:
-        return False
-    await take(client, call_id, user_id, device)
-    return True
+
+    return await hint(join) is not False  # a silent Redis keeps no agent from a customer

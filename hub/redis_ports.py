@@ -89,6 +89,15 @@ class Breaker:
         return answer
 
 
+async def hint(ask: Callable[[], Awaitable[R]]) -> R | None:
+    """What Redis answers, or None when it does not in time: for what is as well not known."""
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return await ask()
+    except (RedisError, OSError, TimeoutError):
+        return None
+
+
 class RedisTokens:
     """`RateTokens`: buckets shared by all processes. Without Redis nothing is granted: rates are promises to others."""
 

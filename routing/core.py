@@ -202,15 +202,15 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
             kept.append(Kept(work.id, {**base, "why": "not yet due"}))
             continue
         behind_it[work.queue_id, work.lane] -= 1  # so many wait behind it
-        ranked, asked = room.sort_out(work, rules, wanted, now)
+        ranked, line = room.sort_out(work, rules, wanted, now)
         moments.extend(_cool_offs(snapshot, work, rules, now))
         waits_for = _waits_for_preferred(snapshot, work, rules, ranked, now)
         if waits_for is not None:
             moments.append(waits_for)
             told = {"why": "waits for the preferred agent", "preferred": work.preferred_agent_id}
-            kept.append(Kept(work.id, {**base, **told, "agents": asked.named()}))
+            kept.append(Kept(work.id, {**base, **told, "agents": line.named()}))
         elif not ranked:
-            kept.append(Kept(work.id, {**base, "why": _why(rules, asked.blocked), "agents": asked.named()}))
+            kept.append(Kept(work.id, {**base, "why": _why(rules, line.blocked), "agents": line.named()}))
         else:
             chosen = ranked[0]
             share = len(ranked) // (behind_it[work.queue_id, work.lane] + 1)
@@ -222,7 +222,7 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
                 "agent": chosen,
                 "why": room.reason(work, rules, chosen, len(ranked)),
                 "candidates": ranked[:TRACED],
-                "agents": asked.named(ranked[1:], ringing=len(several)),
+                "agents": line.named(ranked[1:], ringing=len(several)),
             }
             also = tuple((user_id, room.workers[user_id].version) for user_id in several)
             offers.append(Offered(work.id, chosen, work.version, room.workers[chosen].version, trace, also))
@@ -252,7 +252,7 @@ def _due_by_line(snapshot: Snapshot, now: datetime) -> dict[tuple[str, Lane], in
     return counts
 
 
-class _Asked:
+class _Line:
     """Those who serve a queue, for one kind of its work: who can have it, best first, and what stands in the others' way."""
 
     def __init__(self, work: Work, wanted: Mapping[str, int]) -> None:
@@ -299,15 +299,15 @@ class _Room:
         self.snapshot = snapshot
         self.workers = dict(snapshot.workers)
         # What is asked of a queue's agents is mostly the same for all its work: looked at once, and then only at who is used.
-        self._known: dict[tuple[Any, ...], _Asked] = {}
+        self._known: dict[tuple[Any, ...], _Line] = {}
         self._refused = {work_id for work_id, _ in snapshot.refusals}
 
-    def sort_out(self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime) -> tuple[list[str], _Asked]:
+    def sort_out(self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime) -> tuple[list[str], _Line]:
         """Who can have it, best first; and all whom its queue has."""
         preferred = work.preferred_agent_id
         if work.id in self._refused or (preferred is not None and preferred not in rules.members):
-            asked = self._sort_out(work, rules, wanted, now, preferred=preferred)
-            return asked.free, asked
+            line = self._sort_out(work, rules, wanted, now, preferred=preferred)
+            return line.free, line
         key = (work.queue_id, work.lane, work.weight, *sorted(wanted.items()))
         known = self._known.get(key)
         if known is None:
@@ -318,8 +318,8 @@ class _Room:
 
     def _sort_out(
         self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime, *, preferred: str | None
-    ) -> _Asked:
-        asked = _Asked(work, wanted)
+    ) -> _Line:
+        line = _Line(work, wanted)
         for user_id in _asked(work, rules):
             worker = self.workers.get(user_id)
             if worker is None:
@@ -329,9 +329,9 @@ class _Room:
             if not why and memory is not None and memory.until > now:
                 why = "refused or missed it just now"
             if why:
-                asked.block(user_id, why)
+                line.block(user_id, why)
             else:
-                asked.free.append(user_id)
+                line.free.append(user_id)
 
         def key(user_id: str) -> tuple[Any, ...]:
             memory = self.snapshot.refusals.get((work.id, user_id))
@@ -343,8 +343,8 @@ class _Room:
                 _lot(self.snapshot.seed, user_id),
             )
 
-        asked.free.sort(key=key)
-        return asked
+        line.free.sort(key=key)
+        return line
 
     def reason(self, work: Work, rules: Rules, chosen: str, number: int) -> str:
         if number == 1:
@@ -364,14 +364,14 @@ class _Room:
             text_load=worker.text_load + work.weight - live, text_capacity=worker.text_capacity, wrapups=worker.wrapups,
             leaving=worker.leaving, skills=worker.skills, version=worker.version + 1,
         )  # fmt: skip
-        for asked in self._known.values():
-            if user_id not in self.snapshot.queues[asked.work.queue_id].members:
+        for line in self._known.values():
+            if user_id not in self.snapshot.queues[line.work.queue_id].members:
                 continue
-            why = obstacle(used, asked.work, asked.wanted, now)
+            why = obstacle(used, line.work, line.wanted, now)
             if why:
-                if user_id not in asked.blocked:
-                    asked.free.remove(user_id)
-                asked.block(user_id, why)
+                if user_id not in line.blocked:
+                    line.free.remove(user_id)
+                line.block(user_id, why)
 
 
 def _cool_offs(snapshot: Snapshot, work: Work, rules: Rules, now: datetime) -> list[datetime]:

@@ -60,6 +60,6 @@ class Refusals:
         except Conflict as stale:
             if len(said) == 1:
                 return [stale]
-        except Exception as error:
+        except Exception as error:  # whatever it is, each asker hears it
             return [error] * len(said)
         return [wrong for one in said for wrong in await self._heard([one], now)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from aiohttp import web
@@ -264,10 +265,10 @@ async def back_to_work(request: web.Request) -> web.Response:
     )
 
 
-async def _person(request: web.Request) -> web.Response:
+async def _person(request: web.Request, *, status: int = 200, **typed: Any) -> web.Response:
     async with runtime_of(request).db.reading() as tx:
         person = await people.pane_of_conversation(tx, await _conversation(request, tx))
-    return part(request, "work/person.html", person)
+    return part(request, "work/person.html", replace(person, **typed), status=status)
 
 
 async def identify(request: web.Request) -> web.StreamResponse:
@@ -306,10 +307,7 @@ async def new_contact(request: web.Request) -> web.StreamResponse:
     try:
         await runtime_of(request).db.write(unit)
     except Invalid as error:
-        async with runtime_of(request).db.reading() as tx:
-            person = await people.pane_of_conversation(tx, await _conversation(request, tx))
-        again = replace(person, error=told(request, error), typed=form)
-        return part(request, "work/person.html", again, status=422)
+        return await _person(request, status=422, error=told(request, error), typed=form)
     return await _person(request)
 
 

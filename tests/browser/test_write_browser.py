@@ -67,15 +67,20 @@ def they_write(hub: HubProcess) -> str:
     return contact
 
 
+async def logged_in(page_factory: PageFactory, house: HubProcess, login: str) -> Page:
+    page = await page_factory(house.url + "/login")
+    await page.get_by_label("Login").fill(login)
+    await page.get_by_label("Password").fill(PASSWORD)
+    await page.keyboard.press("Enter")
+    await page.wait_for_url("**/desk/**")
+    return page
+
+
 async def test_a_text_is_written_by_the_keyboard_and_a_double_click_sends_once(
     page_factory: PageFactory, house: HubProcess
 ) -> None:
     contact = they_write(house)
-    page = await page_factory(house.url + "/login")
-    await page.get_by_label("Login").fill("amy")
-    await page.get_by_label("Password").fill(PASSWORD)
-    await page.keyboard.press("Enter")
-    await page.wait_for_url("**/desk/**")
+    page = await logged_in(page_factory, house, "amy")
     await page.goto(f"{house.url}/desk/contacts/{contact}")
     await page.keyboard.press("c")
     await page.wait_for_url("**/desk/messages/new?**")
@@ -115,11 +120,7 @@ async def test_a_text_is_written_by_the_keyboard_and_a_double_click_sends_once(
 
 async def test_a_double_click_makes_one_contact(page_factory: PageFactory, house: HubProcess) -> None:
     """For every form alike, also those that carry no key: what is under way already is not asked for again."""
-    page = await page_factory(house.url + "/login")
-    await page.get_by_label("Login").fill("ada")
-    await page.get_by_label("Password").fill(PASSWORD)
-    await page.keyboard.press("Enter")
-    await page.wait_for_url("**/desk/**")
+    page = await logged_in(page_factory, house, "ada")
     await page.goto(f"{house.url}/desk/contacts/new")
     await page.get_by_label("Name", exact=True).fill("Clicked Twice")
     posts = []
@@ -177,11 +178,7 @@ async def faults_of(page: Page) -> list[str]:
 
 
 async def test_a_refused_form_comes_back_as_it_was_filled_in(page_factory: PageFactory, house: HubProcess) -> None:
-    page = await page_factory(house.url + "/login")
-    await page.get_by_label("Login").fill("ada")
-    await page.get_by_label("Password").fill(PASSWORD)
-    await page.keyboard.press("Enter")
-    await page.wait_for_url("**/desk/**")
+    page = await logged_in(page_factory, house, "ada")
     await page.goto(f"{house.url}/desk/admin/calls")
     page_factory.allow("422")
     form = page.locator("form[aria-label=Support]")

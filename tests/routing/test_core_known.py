@@ -68,7 +68,7 @@ def floor(seed: int) -> core.Snapshot:
 
 def look_anew(
     room: core._Room, work: core.Work, rules: core.Rules, wanted: dict[str, int], now: datetime
-) -> tuple[list[str], core._Asked]:
+) -> tuple[list[str], core._Line]:
     asked = room._sort_out(work, rules, wanted, now, preferred=work.preferred_agent_id)
     return asked.free, asked
 
