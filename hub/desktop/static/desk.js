@@ -50,17 +50,23 @@ document.addEventListener("htmx:config:request", ({ detail: { ctx } }) => {
 const underWay = new WeakSet();
 
 document.addEventListener("htmx:config:request", (event) => {
-  const { request, sourceElement: asked } = event.detail.ctx;
+  const { ctx } = event.detail;
+  const { request, sourceElement: asked } = ctx;
   if (request.method === "GET") return;
   if (underWay.has(asked) || underWay.has(asked.closest("form"))) return event.preventDefault();
   if (!asked.matches("form, button")) return;
   underWay.add(asked);
   asked.ariaBusy = "true";
+  ctx.asked = asked; // htmx names another element at the end when this one has left the page
 });
 
-document.addEventListener("htmx:finally:request", ({ detail: { ctx: { sourceElement: asked } } }) => {
+document.addEventListener("htmx:finally:request", ({ detail: { ctx: { asked } } }) => {
+  if (!asked) return;
   underWay.delete(asked);
   asked.ariaBusy = null;
+  const parts = [...putOff];
+  putOff.clear();
+  parts.forEach(askAgain);
 });
 
 // What waits for a file does not go without it.
@@ -115,8 +121,16 @@ function takePlace(element) {
 document.addEventListener("htmx:before:swap", () => each("[data-scroll-end]", keepPlace));
 
 // A part that fetches itself does not draw over what a person opened in it meanwhile: such an answer is old, and it asks again.
+// Nor over a form that is being sent: the next one would stand there deaf, with a click meant for it taken for the second one.
 const drawings = new WeakMap();
 const drawn = (element) => drawings.get(element) ?? 0;
+const putOff = new Set();
+const busy = (part) => [...part.querySelectorAll("form, button")].some((element) => underWay.has(element));
+
+function askAgain(part) {
+  if (busy(part)) putOff.add(part);
+  else setTimeout(() => part.isConnected && part.dispatchEvent(new CustomEvent("live")));
+}
 
 document.addEventListener("htmx:before:request", ({ detail: { ctx } }) => {
   ctx.drawn = drawn(ctx.target);
@@ -125,10 +139,10 @@ document.addEventListener("htmx:before:request", ({ detail: { ctx } }) => {
 document.addEventListener("htmx:before:swap", (event) => {
   const { ctx } = event.detail;
   if (!(ctx?.target instanceof Element)) return;
-  if (ctx.sourceElement === ctx.target && "live" in ctx.target.dataset && ctx.drawn !== drawn(ctx.target)) {
+  const byItself = ctx.sourceElement === ctx.target && "live" in ctx.target.dataset;
+  if (byItself && (busy(ctx.target) || ctx.drawn !== drawn(ctx.target))) {
     event.preventDefault();
-    setTimeout(() => ctx.target.isConnected && ctx.target.dispatchEvent(new CustomEvent("live")));
-    return;
+    return askAgain(ctx.target);
   }
   drawings.set(ctx.target, drawn(ctx.target) + 1);
 });
