@@ -117,10 +117,11 @@ async def disposition_labels(tx: Tx) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A part of a conversation, oldest first, and where it begins: `start` is empty when there is nothing before it."""
+    """A part of a conversation, oldest first, and where it begins: `start` is empty for all of one that fits the first part."""
 
     items: list[TimelineItem]
     start: str
+    earlier: bool  # there is something before it
 
 
 async def read(tx: Tx, conversation: Conversation, *, start: str = "", more: bool = False) -> Shown:
@@ -178,7 +179,8 @@ async def read(tx: Tx, conversation: Conversation, *, start: str = "", more: boo
         for note in notes
     ]
     items += [_offer(offer, people) for offer in offers]
-    return Shown(sorted(items, key=lambda item: (item.when, item.id)), touches[0].id if earlier else "")
+    begins = touches[0].id if touches and (earlier or start) else ""
+    return Shown(sorted(items, key=lambda item: (item.when, item.id)), begins, earlier)
 
 
 async def _touches(tx: Tx, conversation_id: str, start: str, *, more: bool) -> list[Interaction]:

@@ -88,7 +88,8 @@ class Pane:
     call_id: str  # the live call's interaction, when it is here
     waiting_since: datetime | None
     items: list[TimelineItem]
-    start: str  # the first touch shown; empty when there is nothing before it
+    start: str  # as timeline.Shown has them
+    earlier: bool
     composer: Composer
     wrapup: WrapUp
     person: PersonPane
@@ -108,6 +109,7 @@ class TimelinePart:
 
     items: list[TimelineItem]
     start: str
+    earlier: bool
     conversation_id: str
 
 
@@ -272,7 +274,7 @@ async def pane_of(tx: Tx, conversation: Conversation, user_id: str, *, now: date
         mine=entry is not None or conversation.assigned_user_id == user_id,
         call_id=await _call_of(tx, entry) if entry is not None else "",
         waiting_since=entry.first_arrival_at if entry else None,
-        items=shown.items, start=shown.start, composer=await composer_of(tx, conversation, user_id),
+        items=shown.items, start=shown.start, earlier=shown.earlier, composer=await composer_of(tx, conversation, user_id),
         wrapup=wrapup, person=person,
     )  # fmt: skip
 
@@ -321,7 +323,7 @@ async def show_timeline(request: web.Request) -> web.StreamResponse:
         conversation = await rights.conversation(tx, user_of(request), request.match_info["conversation"])
         start, more = request.query.get("start", ""), "more" in request.query
         shown = await timeline.read(tx, conversation, start=start[:26], more=more)
-    return part(request, "work/timeline.html", TimelinePart(shown.items, shown.start, conversation.id))
+    return part(request, "work/timeline.html", TimelinePart(shown.items, shown.start, shown.earlier, conversation.id))
 
 
 async def show_person(request: web.Request) -> web.StreamResponse:

@@ -16,6 +16,7 @@ from playwright.async_api import Page, Route, expect
 from crm_core.ids import new_id
 from hub.demo import PASSWORD
 from tests.browser.conftest import PageFactory
+from tests.journeys.cast import until
 from tests.journeys.hub_process import HubProcess
 
 pytestmark = [pytest.mark.needs_chromium, pytest.mark.timeout(400)]
@@ -84,11 +85,18 @@ async def test_earlier_parts_come_by_scroll_and_by_key(house: HubProcess, page_f
         await page.locator("#timeline-more").focus()
         await page.keyboard.press("Enter")
         await expect(texts).not_to_have_count(count)
-    for _ in range(20):
-        if not await page.locator("[data-earlier]").count():
-            break
+
+    async def at_the_beginning() -> bool:
         await timeline.evaluate("e => { e.scrollTop = 400; requestAnimationFrame(() => { e.scrollTop = 0; }); }")
-        await page.wait_for_timeout(200)
+        return not await page.locator("[data-earlier]").count()
+
+    await until(at_the_beginning)
+    await expect(timeline.get_by_text("old text 0", exact=True)).to_have_count(1)
+    await expect(page.locator("[data-earlier]")).to_have_count(0)
+    # What is new comes in, and leaves them where they read.
+    async with page.expect_response("**/timeline?start=*") as news:
+        await timeline.dispatch_event("live")
+    await (await news.value).finished()
     await expect(timeline.get_by_text("old text 0", exact=True)).to_have_count(1)
     await expect(page.locator("[data-earlier]")).to_have_count(0)
 

@@ -60,6 +60,14 @@ async def bodies(db: Database, talk: str, **wanted: object) -> tuple[list[str], 
     return [item.body for item in shown.items], shown.start
 
 
+async def begins_after(db: Database, talk: str, start: str) -> bool:
+    """Whether there is something before this part."""
+    async with db.reading() as tx:
+        conversation = await tx.one(select(Conversation).where(Conversation.id == talk))
+        assert conversation is not None
+        return (await timeline.read(tx, conversation, start=start)).earlier
+
+
 async def test_parts_are_read_backwards_without_a_gap(db: Database, clock: FixedClock) -> None:
     talk = await long_talk(db, clock.now(), 150)
     seen, start = await bodies(db, talk)
@@ -72,10 +80,13 @@ async def test_parts_are_read_backwards_without_a_gap(db: Database, clock: Fixed
     assert further not in ("", start)
     # Refreshed, the reader keeps what they went back to.
     assert (await bodies(db, talk, start=further))[0] == more
-    everything, nothing_before = await bodies(db, talk, start=further, more=True)
+    everything, beginning = await bodies(db, talk, start=further, more=True)
     assert [one for one in everything if one.startswith("text")] == [f"text {place}" for place in range(150)]
     assert "note 0" in everything
-    assert nothing_before == ""
+    # At its beginning too: the whole talk stays before their eyes.
+    assert await bodies(db, talk, start=beginning) == (everything, beginning)
+    assert not await begins_after(db, talk, beginning)
+    assert await begins_after(db, talk, further)
 
 
 async def test_a_short_talk_has_no_button(db: Database, clock: FixedClock) -> None:

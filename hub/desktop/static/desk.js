@@ -52,7 +52,7 @@ const underWay = new WeakSet();
 document.addEventListener("htmx:config:request", (event) => {
   const { ctx } = event.detail;
   const { request, sourceElement: asked } = ctx;
-  if (request.method === "GET") return;
+  if (request.method === "GET" && !asked.matches("[data-earlier]")) return;
   if (underWay.has(asked) || underWay.has(asked.closest("form"))) return event.preventDefault();
   if (!asked.matches("form, button")) return;
   underWay.add(asked);
