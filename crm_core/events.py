@@ -28,10 +28,14 @@ class Event(Table, table=True):
         Index(
             "ix_events_unnumbered", "id", sqlite_where=sql_text("seq IS NULL"), postgresql_where=sql_text("seq IS NULL")
         ),
-    )
+        Index(  # of those that have one: every event is written without
+            "uq_events_numbered", "seq", unique=True,
+            sqlite_where=sql_text("seq IS NOT NULL"), postgresql_where=sql_text("seq IS NOT NULL"),
+        ),
+    )  # fmt: skip
 
     id: str = key()
-    seq: int | None = Field(default=None, sa_type=BigInteger, nullable=True, unique=True)
+    seq: int | None = Field(default=None, sa_type=BigInteger, nullable=True)
     kind: str = text()  # noun.verb in the past: offer.opened, interaction.connected
     subject_id: str = text()
     version: int = 0  # of the subject after the change

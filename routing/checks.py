@@ -116,8 +116,8 @@ _MATCHING = {
 }
 
 
-_LIVE_INTERACTION = sql_text("interactions.state <> 'ended'")
-_PROMISED = sql_text("interactions.state <> 'ended' AND interactions.state = 'promised'")
+_LIVE_INTERACTION = sql_text("interactions.ended_at IS NULL")
+_PROMISED = sql_text("interactions.ended_at IS NULL AND interactions.state = 'promised'")
 
 
 async def _entries(tx: Tx) -> list[str]:

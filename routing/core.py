@@ -88,6 +88,7 @@ class Rules:
     members: Mapping[str, int] = field(default_factory=dict)
     preferred_wait_s: float = 0  # how long work waits for its preferred agent alone
     ring_count: int = 1  # how many are offered a piece of work at once
+    offer_timeout_s: int = 0  # how long an offer stands
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +121,17 @@ class Offered:
     agent_version: int
     trace: dict[str, Any]
     also: tuple[tuple[str, int], ...] = ()  # others who are rung at the same time, with their versions
+    timeout_s: int = 0  # how long it stands
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """This entry waits on, and why."""
+    """This entry waits on, and why. What stands in the agents' way is said once for all work of the same line, under its key."""
 
     entry_id: str
     trace: dict[str, Any]
+    line: str = ""  # empty when nobody was asked
+    agents: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,9 +212,11 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
         if waits_for is not None:
             moments.append(waits_for)
             told = {"why": "waits for the preferred agent", "preferred": work.preferred_agent_id}
-            kept.append(Kept(work.id, {**base, **told, "agents": line.named()}))
+            kept.append(
+                Kept(work.id, {**base, **told}, work.id, line.named())
+            )  # others of its line may go to those free
         elif not ranked:
-            kept.append(Kept(work.id, {**base, "why": _why(rules, line.blocked), "agents": line.named()}))
+            kept.append(Kept(work.id, {**base, "why": _why(rules, line.blocked)}, line.key, line.named()))
         else:
             chosen = ranked[0]
             share = len(ranked) // (behind_it[work.queue_id, work.lane] + 1)
@@ -225,7 +231,8 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
                 "agents": line.named(ranked[1:], ringing=len(several)),
             }
             also = tuple((user_id, room.workers[user_id].version) for user_id in several)
-            offers.append(Offered(work.id, chosen, work.version, room.workers[chosen].version, trace, also))
+            version = room.workers[chosen].version
+            offers.append(Offered(work.id, chosen, work.version, version, trace, also, rules.offer_timeout_s))
             for user_id in (chosen, *several):
                 room.use(work, user_id, now)
             places[work.queue_id, work.lane] -= 1
@@ -239,8 +246,18 @@ def _lot(seed: int, user_id: str) -> bytes:
 
 
 @lru_cache(maxsize=1000)
-def _behind(place: int) -> Text:
-    return Text("behind in order (%(place)s)", place=place)
+def _behind(place: int) -> str:
+    return str(Text("behind in order (%(place)s)", place=place))
+
+
+def _kind(work: Work, wanted: Mapping[str, int]) -> tuple[Any, ...]:
+    """What a line has in common."""
+    return (work.queue_id, work.lane, work.weight, *sorted(wanted.items()))
+
+
+def _key(kind: tuple[Any, ...]) -> str:
+    """The line's key in the traces, the same in every pass and process."""
+    return hashlib.blake2b(repr(kind).encode(), digest_size=12).hexdigest()
 
 
 def _due_by_line(snapshot: Snapshot, now: datetime) -> dict[tuple[str, Lane], int]:
@@ -255,7 +272,8 @@ def _due_by_line(snapshot: Snapshot, now: datetime) -> dict[tuple[str, Lane], in
 class _Line:
     """Those who serve a queue, for one kind of its work: who can have it, best first, and what stands in the others' way."""
 
-    def __init__(self, work: Work, wanted: Mapping[str, int]) -> None:
+    def __init__(self, key: str, work: Work, wanted: Mapping[str, int]) -> None:
+        self.key = key
         self.work = work  # as an example of its kind
         self.wanted = wanted
         self.free: list[str] = []
@@ -265,6 +283,7 @@ class _Line:
 
     def block(self, user_id: str, why: str) -> None:
         """This agent cannot have it, or not for the reason that was given before."""
+        why = str(why)  # plain, as it is stored: ten times quicker to write
         if user_id in self.blocked:
             self._counts[self.blocked[user_id]] -= 1
         self.blocked[user_id] = why
@@ -301,25 +320,31 @@ class _Room:
         # What is asked of a queue's agents is mostly the same for all its work: looked at once, and then only at who is used.
         self._known: dict[tuple[Any, ...], _Line] = {}
         self._refused = {work_id for work_id, _ in snapshot.refusals}
+        self._ranked: dict[str, bool] = {}  # by queue
 
     def sort_out(self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime) -> tuple[list[str], _Line]:
         """Who can have it, best first; and all whom its queue has."""
         preferred = work.preferred_agent_id
-        if work.id in self._refused or (preferred is not None and preferred not in rules.members):
-            line = self._sort_out(work, rules, wanted, now, preferred=preferred)
+        if self.is_special(work, rules):
+            line = self._sort_out(work.id, work, rules, wanted, now, preferred=preferred)
             return line.free, line
-        key = (work.queue_id, work.lane, work.weight, *sorted(wanted.items()))
-        known = self._known.get(key)
+        kind = _kind(work, wanted)
+        known = self._known.get(kind)
         if known is None:
-            known = self._known[key] = self._sort_out(work, rules, wanted, now, preferred=None)
+            known = self._known[kind] = self._sort_out(_key(kind), work, rules, wanted, now, preferred=None)
         if preferred not in known.free:
             return known.free, known
         return sorted(known.free, key=lambda user_id: user_id != preferred), known
 
+    def is_special(self, work: Work, rules: Rules) -> bool:
+        """Whether others are asked for it, or answer otherwise, than for the work beside it."""
+        preferred = work.preferred_agent_id
+        return work.id in self._refused or (preferred is not None and preferred not in rules.members)
+
     def _sort_out(
-        self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime, *, preferred: str | None
+        self, key: str, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime, *, preferred: str | None
     ) -> _Line:
-        line = _Line(work, wanted)
+        line = _Line(key, work, wanted)
         for user_id in _asked(work, rules):
             worker = self.workers.get(user_id)
             if worker is None:
@@ -333,7 +358,7 @@ class _Room:
             else:
                 line.free.append(user_id)
 
-        def key(user_id: str) -> tuple[Any, ...]:
+        def order(user_id: str) -> tuple[Any, ...]:
             memory = self.snapshot.refusals.get((work.id, user_id))
             return (
                 memory.times if memory else 0,
@@ -343,7 +368,7 @@ class _Room:
                 _lot(self.snapshot.seed, user_id),
             )
 
-        line.free.sort(key=key)
+        line.free.sort(key=order)
         return line
 
     def reason(self, work: Work, rules: Rules, chosen: str, number: int) -> str:
@@ -351,9 +376,14 @@ class _Room:
             return "the only one free"
         if chosen == work.preferred_agent_id:
             return "preferred"
-        if len({rules.members[user] for user in rules.members}) > 1:
-            return "lowest rank, then longest idle"
-        return "longest idle"
+        return "lowest rank, then longest idle" if self._is_ranked(rules) else "longest idle"
+
+    def _is_ranked(self, rules: Rules) -> bool:
+        """Whether the queue asks some of its agents before the others."""
+        known = self._ranked.get(rules.id)
+        if known is None:
+            known = self._ranked[rules.id] = len(set(rules.members.values())) > 1
+        return known
 
     def use(self, work: Work, user_id: str, now: datetime) -> None:
         worker = self.workers[user_id]

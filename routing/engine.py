@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterable, Iterator
+from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
@@ -20,14 +20,17 @@ from crm_core.clock import Clock
 from crm_core.db import Database, Tx
 from crm_core.errors import Conflict
 from crm_core.statements import fixed
-from routing import agents, core, entries, mirror, offering, overflow, queues, timers
+from crm_core.tables import Table
+from routing import agents, core, entries, mirror, offering, overflow, timers
 from routing.core import Kept, Offered, Snapshot, Timer
+from routing.mirror import Told
 from routing.offering import Ringing
 from routing.offers import Offer
-from routing.queues import EntryState, EntryTrace
+from routing.queues import EntryState, EntryTrace, LineTrace
 
 OFFERS_AT_ONCE = 16  # in one unit of work: about five milliseconds on SQLite, where nothing else is written meanwhile
 TRACES_AT_ONCE = 100
+LINES_KEPT = timedelta(minutes=1)  # a line in which nothing waits any more; the next work may need it again
 
 
 async def tick(db: Database, *, clock: Clock, holder: str) -> datetime | None:
@@ -51,8 +54,9 @@ async def tick(db: Database, *, clock: Clock, holder: str) -> datetime | None:
             snapshot, traces, due = await mirror.load(tx)
         _, next_at = core.fire(due, now)
     decisions = core.decide(snapshot, now)
-    overtaken, ends_at = await offer_all(db, decisions.offers, holder, now)
-    await _keep_traces(db, decisions.kept, traces, now)
+    (overtaken, ends_at), _ = await asyncio.gather(
+        offer_all(db, decisions.offers, holder, now), _keep_traces(db, decisions.kept, traces, now)
+    )
     if contended or overtaken:
         return now  # somebody was quicker somewhere: look again at once
     moments = (next_at, moves_at, decisions.next_at, ends_at)
@@ -149,7 +153,6 @@ async def _offer_some(
 async def _offer(tx: Tx, batch: list[Offered], holder: str, now: datetime) -> tuple[list[Offer], list[Offered]]:
     held = await entries.lock_all(tx, sorted(decision.entry_id for decision in batch))
     staff = await agents.lock_all(tx, sorted(user_id for decision in batch for user_id in _versions(decision)))
-    known = await queues.find_all(tx, sorted({entry.queue_id for entry in held.values()}))
     ringing: list[Ringing] = []
     left_out: list[Offered] = []
     for decision in batch:
@@ -161,7 +164,7 @@ async def _offer(tx: Tx, batch: list[Offered], holder: str, now: datetime) -> tu
             continue
         trace = {**decision.trace, "by": holder}
         told = [trace] + [{**trace, "agent": user_id, "with": decision.agent_id} for user_id, _ in decision.also]
-        ringing.append(Ringing(entry, known[entry.queue_id], list(zip(rung.values(), told, strict=True))))
+        ringing.append(Ringing(entry, decision.timeout_s, list(zip(rung.values(), told, strict=True))))
     return await offering.offer_all(tx, ringing, now=now) if ringing else [], left_out
 
 
@@ -170,21 +173,34 @@ def _versions(decision: Offered) -> dict[str, int]:
     return {decision.agent_id: decision.agent_version, **dict(decision.also)}
 
 
-async def _keep_traces(db: Database, kept: list[Kept], stored: dict[str, dict[str, Any]], now: datetime) -> None:
+async def _keep_traces(db: Database, kept: list[Kept], stored: Told, now: datetime) -> None:
     """Store why work still waits, where that has changed. Its place changes all the time and is counted when asked."""
-    fresh: list[EntryTrace] = []
+    lines: dict[str, dict[str, Any]] = {}
+    fresh: list[Table] = []
     for each in kept:
-        trace = {name: value for name, value in each.trace.items() if name != "position"}
-        if stored.get(each.entry_id) != trace:
+        trace = {name: value for name, value in each.trace.items() if name != "position"} | {"line": each.line}
+        if stored.entries.get(each.entry_id) != trace:
             fresh.append(EntryTrace(entry_id=each.entry_id, trace=trace, at=now))
+        if each.line:
+            lines.setdefault(each.line, each.agents)  # as it was for the first that could not go
+    for key, agents_of in lines.items():
+        known = stored.lines.get(key)
+        if known is None or known.agents != agents_of:
+            fresh.append(LineTrace(key=key, agents=agents_of, at=now))
     for start in range(0, len(fresh), TRACES_AT_ONCE):
-
-        async def unit(tx: Tx, rows: list[EntryTrace] = fresh[start : start + TRACES_AT_ONCE]) -> None:
-            await tx.run(_FORGET, ids=[row.entry_id for row in rows])
-            for row in rows:
-                tx.later(row, unique=["entry_id"])  # a second leader's, which says the same, may stay
-
-        await db.write(unit)
+        some = fresh[start : start + TRACES_AT_ONCE]
+        await db.write(lambda tx, some=some: _write_traces(tx, some))  # type: ignore[misc]
+    left = [key for key, line in stored.lines.items() if key not in lines and line.at < now - LINES_KEPT]
+    if left:
+        await db.write(lambda tx: tx.run(_FORGET_LINES, keys=left))
 
 
-_FORGET = fixed(delete(EntryTrace).where(col(EntryTrace.entry_id).in_(bindparam("ids", expanding=True))))
+async def _write_traces(tx: Tx, fresh: Iterable[Table]) -> None:
+    for row in fresh:
+        if isinstance(row, LineTrace):
+            tx.later(row, unique=["key"], update=["agents", "at"])
+        else:
+            tx.later(row, unique=["entry_id"], update=["trace", "at"])
+
+
+_FORGET_LINES = fixed(delete(LineTrace).where(col(LineTrace.key).in_(bindparam("keys", expanding=True))))

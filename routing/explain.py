@@ -10,7 +10,7 @@ from sqlmodel import select
 from crm_core import interactions
 from crm_core.db import Tx
 from routing import entries, moves, offers
-from routing.queues import EntryState, EntryTrace
+from routing.queues import EntryState, EntryTrace, LineTrace
 
 
 async def explain(tx: Tx, offer_id: str) -> dict[str, Any]:
@@ -35,6 +35,8 @@ async def why_waiting(tx: Tx, entry_id: str) -> dict[str, Any] | None:
     if entry.state != EntryState.WAITING:
         return None
     found = await tx.one(select(EntryTrace).where(EntryTrace.entry_id == entry_id))
+    trace = {**found.trace} if found else {"why": "not looked at yet"}
+    line = await tx.one(select(LineTrace).where(LineTrace.key == trace.pop("line", "")))
     return {
         "entry_id": entry.id,
         "position": await entries.position(tx, entry),
@@ -44,7 +46,8 @@ async def why_waiting(tx: Tx, entry_id: str) -> dict[str, Any] | None:
         ],
         "moves": await _road(tx, entry.id),
         "since": _iso(found.at if found else None),
-        **(found.trace if found else {"why": "not looked at yet"}),
+        **trace,
+        **({"agents": line.agents} if line else {}),
     }
 
 

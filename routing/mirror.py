@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import bindparam, exists
+from sqlalchemy import Text as SqlText
+from sqlalchemy import bindparam, case, exists, literal_column, type_coerce, union_all
 from sqlmodel import col, select
 
 from crm_core.conversations import Conversation, ConversationState
@@ -17,8 +19,19 @@ from routing import overflow
 from routing.agents import FRESH, LOST, Activity, Agent, AgentSkill
 from routing.callbacks import OPEN, Callback, CallbackState
 from routing.core import Memory, Ring, Rules, Snapshot, Timer, Work, Worker
-from routing.offers import Offer, OfferState
-from routing.queues import IS_OPEN, IS_WAITING, EntryState, EntryTrace, Lane, Queue, QueueEntry, QueueMember, Refusal
+from routing.offers import IS_LIVE, Offer, OfferState
+from routing.queues import (
+    IS_OPEN,
+    IS_WAITING,
+    EntryState,
+    EntryTrace,
+    Lane,
+    LineTrace,
+    Queue,
+    QueueEntry,
+    QueueMember,
+    Refusal,
+)
 from routing.rooms import CallRoom
 
 CALL = "voice"  # the kind of work in which a caller is on the line
@@ -48,32 +61,7 @@ _WAITING = fixed(
 )
 _REFUSALS = fixed(select(Refusal).join(QueueEntry, col(QueueEntry.id) == col(Refusal.entry_id)).where(IS_WAITING))
 _TRACES = fixed(select(EntryTrace).join(QueueEntry, col(QueueEntry.id) == col(EntryTrace.entry_id)).where(IS_WAITING))
-_OFFERS = fixed(
-    select(Offer.id, Offer.state, Offer.deadline_at).where(
-        col(Offer.state).in_([OfferState.OPEN, OfferState.ACCEPTING])
-    )
-)
-_WRAPUPS = fixed(
-    select(QueueEntry.id, QueueEntry.wrapup_until).where(
-        IS_OPEN, QueueEntry.state == EntryState.WRAPUP, col(QueueEntry.wrapup_until).is_not(None)
-    )
-)
-_GRACES = fixed(
-    select(QueueEntry.id, QueueEntry.grace_until).where(
-        IS_OPEN, QueueEntry.state == EntryState.CONNECTED, col(QueueEntry.grace_until).is_not(None)
-    )
-)
-_PROMISES = fixed(
-    select(Callback.id, Callback.due_at)
-    .where(Callback.state == CallbackState.REQUESTED, col(Callback.state).in_(OPEN))  # named for its index
-    .order_by(col(Callback.due_at))
-    .limit(200)
-)
-_ROOMS = fixed(
-    select(CallRoom.id, CallRoom.alone_since).where(
-        col(CallRoom.alone_since).is_not(None), col(CallRoom.ended_at).is_(None)
-    )
-)
+_LINES = fixed(select(LineTrace))
 _LEFT_BEHIND = fixed(  # who wants to go and holds live work in which nobody is on the line
     select(QueueEntry.agent_id)
     .join(Agent, col(Agent.user_id) == col(QueueEntry.agent_id))
@@ -89,16 +77,55 @@ _LEFT_BEHIND = fixed(  # who wants to go and holds live work in which nobody is 
         ),
     )
 )
-_SNOOZED = fixed(
-    select(Conversation.id, Conversation.snoozed_until)
-    .where(Conversation.state == ConversationState.SNOOZED, col(Conversation.snoozed_until).is_not(None))
+
+
+def _timer(kind: Any, of: Any, instant: Any) -> Any:
+    return select(type_coerce(kind, SqlText).label("kind"), of.label("id"), instant.label("at"))
+
+
+def _word(kind: str) -> Any:
+    return literal_column(f"'{kind}'")
+
+
+_RINGS = case((col(Offer.state) == OfferState.OPEN, _word("offer")), else_=_word("accept"))
+_PROMISES = (
+    _timer(_word("callback"), col(Callback.id), col(Callback.due_at))
+    .where(col(Callback.state) == CallbackState.REQUESTED, col(Callback.state).in_(OPEN))  # named for its index
+    .order_by(col(Callback.due_at))
+    .limit(200)
+)
+_SNOOZED = (
+    _timer(_word("snooze"), col(Conversation.id), col(Conversation.snoozed_until))
+    .where(col(Conversation.state) == ConversationState.SNOOZED, col(Conversation.snoozed_until).is_not(None))
     .order_by(col(Conversation.snoozed_until))
     .limit(200)
 )
+_ALL = union_all(
+    _timer(_RINGS, col(Offer.id), col(Offer.deadline_at)).where(IS_LIVE),
+    _timer(_word("wrapup"), col(QueueEntry.id), col(QueueEntry.wrapup_until)).where(
+        IS_OPEN, col(QueueEntry.state) == EntryState.WRAPUP, col(QueueEntry.wrapup_until).is_not(None)
+    ),
+    _timer(_word("grace"), col(QueueEntry.id), col(QueueEntry.grace_until)).where(
+        IS_OPEN, col(QueueEntry.state) == EntryState.CONNECTED, col(QueueEntry.grace_until).is_not(None)
+    ),
+    _timer(_word("alone"), col(CallRoom.id), col(CallRoom.alone_since)).where(
+        col(CallRoom.alone_since).is_not(None), col(CallRoom.ended_at).is_(None)
+    ),
+    *(select(*bounded.subquery().c) for bounded in (_PROMISES, _SNOOZED)),
+).subquery()
+_TIMERS = fixed(select(_ALL.c.kind, _ALL.c.id, _ALL.c.at))  # in one round trip: most of them have nothing
 
 
-async def load(tx: Tx) -> tuple[Snapshot, dict[str, dict[str, Any]], list[Timer]]:
-    """The snapshot for the core, the stored traces of what waits, and every timer."""
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The traces that are stored: of what waits, by entry, and of its lines, by key."""
+
+    entries: dict[str, dict[str, Any]]
+    lines: dict[str, LineTrace]
+
+
+async def load(tx: Tx) -> tuple[Snapshot, Told, list[Timer]]:
+    """The snapshot for the core, the stored traces, and every timer."""
     queues = {queue.id: queue for queue in await tx.all(_QUEUES)}
     members: dict[str, dict[str, int]] = defaultdict(dict)
     for queue_id, user_id, rank in await tx.all(_MEMBERS):
@@ -117,6 +144,7 @@ async def load(tx: Tx) -> tuple[Snapshot, dict[str, dict[str, Any]], list[Timer]
                 calls.append(work)
     refusals: list[Refusal] = await tx.all(_REFUSALS) if waiting else []
     traces: list[EntryTrace] = await tx.all(_TRACES) if waiting else []
+    lines: list[LineTrace] = await tx.all(_LINES)
     snapshot = Snapshot(
         work=waiting,
         workers={agent.user_id: _worker(agent, skills[agent.user_id]) for agent in agents},
@@ -141,23 +169,15 @@ async def load(tx: Tx) -> tuple[Snapshot, dict[str, dict[str, Any]], list[Timer]
             timers.append(Timer("lost", agent.user_id, (agent.seen_at or agent.since) + FRESH))
         elif agent.activity != Activity.OFFLINE:
             timers.append(Timer("gone", agent.user_id, (agent.seen_at or agent.since) + 12 * OFFLINE_AFTER))
-    return snapshot, {trace.entry_id: trace.trace for trace in traces}, timers
+    told = Told({trace.entry_id: trace.trace for trace in traces}, {line.key: line for line in lines})
+    return snapshot, told, timers
 
 
 async def _timers(tx: Tx) -> list[Timer]:
-    timers = [
-        Timer("offer" if state == OfferState.OPEN else "accept", offer_id, deadline)
-        for offer_id, state, deadline in await tx.all(_OFFERS)
+    return [
+        Timer(kind, found, instant + ALONE if kind == "alone" else instant)
+        for kind, found, instant in await tx.all(_TIMERS)
     ]
-    for kind, statement, after in (
-        ("wrapup", _WRAPUPS, timedelta()),
-        ("grace", _GRACES, timedelta()),
-        ("callback", _PROMISES, timedelta()),
-        ("alone", _ROOMS, ALONE),
-        ("snooze", _SNOOZED, timedelta()),
-    ):
-        timers += [Timer(kind, found, instant + after) for found, instant in await tx.all(statement)]
-    return timers
 
 
 def _worker(agent: Agent, skills: dict[str, int]) -> Worker:
@@ -179,4 +199,5 @@ def rules(queue: Queue, members: dict[str, int]) -> Rules:
     return Rules(
         id=queue.id, skills=queue.skills, rings=rings, members={} if queue.retired else members,
         preferred_wait_s=float(relax.get("preferred_wait_s", 0)), ring_count=queue.ring_count,
+        offer_timeout_s=queue.offer_timeout_s,
     )  # fmt: skip

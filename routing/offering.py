@@ -26,10 +26,10 @@ QUICKER = "somebody else was quicker"
 
 @dataclass(frozen=True, slots=True)
 class Ringing:
-    """Work that shall ring: at the first of these agents, at the others at the same time, each with the decision's trace."""
+    """Work that shall ring for so long: at the first of these agents, at the others at the same time, each with its trace."""
 
     entry: QueueEntry
-    queue: Queue
+    timeout_s: int
     agents: Sequence[tuple[Agent, dict[str, Any]]]
 
 
@@ -37,7 +37,7 @@ async def offer(
     tx: Tx, entry: QueueEntry, agent: Agent, *, trace: dict[str, Any], queue: Queue, now: datetime
 ) -> Offer:
     """Offer waiting work to an agent who has room for it. Conflict when anything changed meanwhile."""
-    [made] = await offer_all(tx, [Ringing(entry, queue, [(agent, trace)])], now=now)
+    [made] = await offer_all(tx, [Ringing(entry, queue.offer_timeout_s, [(agent, trace)])], now=now)
     return made
 
 
@@ -80,7 +80,7 @@ async def offer_all(tx: Tx, ringing: Sequence[Ringing], *, now: datetime) -> lis
 def _open(ringing: Ringing, agent: Agent, trace: dict[str, Any], now: datetime) -> Offer:
     return Offer(
         id=new_id(now), entry_id=ringing.entry.id, agent_id=agent.user_id, trace=trace, opened_at=now,
-        deadline_at=now + timedelta(seconds=ringing.queue.offer_timeout_s),
+        deadline_at=now + timedelta(seconds=ringing.timeout_s),
     )  # fmt: skip
 
 

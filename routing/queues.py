@@ -145,12 +145,28 @@ class Refusal(Table, table=True):
 
 
 class EntryTrace(Table, table=True):
-    """Why a waiting piece of work got no offer, as the last pass that decided differently said it. Gone with the wait."""
+    """Why a waiting piece of work got no offer, as the last pass that decided differently said it. Gone with the wait.
+
+    `trace` names its line (key of `LineTrace`), empty when nobody was asked.
+    """
 
     __tablename__ = "entry_traces"
 
     entry_id: str = ref("queue_entries.id", primary_key=True)
     trace: dict[str, Any] = doc()
+    at: datetime = at()
+
+
+class LineTrace(Table, table=True):
+    """What stands in each agent's way to all waiting work of one line, as the last pass saw it that saw a difference.
+
+    Agents come and go all the time, and hundreds of pieces of work wait for the same ones: so it is not written down at each.
+    """
+
+    __tablename__ = "line_traces"
+
+    key: str = key()  # of the line, or of the work that stands for itself
+    agents: dict[str, Any] = doc()
     at: datetime = at()
 
 

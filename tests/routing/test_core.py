@@ -81,7 +81,7 @@ def test_after_live_work_is_offered_no_written_work_follows() -> None:
     works = [work("call", waited=20), work("text", waited=10, **TEXT)]
     decided = decide(floor(works, [worker()]), NOW)
     assert [offer.entry_id for offer in decided.offers] == ["call"]
-    assert decided.kept[0].trace["agents"]["by_agent"] == {"kim": "busy with live work"}
+    assert decided.kept[0].agents["by_agent"] == {"kim": "busy with live work"}
 
 
 def test_longest_idle_then_the_seed_breaks_ties_the_same_way_each_time() -> None:
@@ -138,7 +138,7 @@ def test_rings_relax_skills_with_time() -> None:
     kim = worker(skills={"es": 2})
     members = replace(rules, members={"kim": 0})
     early = decide(floor([work(waited=100)], [kim], queues={"q": members}), NOW)
-    assert early.kept[0].trace["agents"]["by_agent"] == {"kim": "skill tax: 0 of 2"}
+    assert early.kept[0].agents["by_agent"] == {"kim": "skill tax: 0 of 2"}
     assert early.next_at == NOW + timedelta(seconds=20)
     assert decide(floor([work(waited=120)], [kim], queues={"q": members}), NOW).offers[0].trace["ring"] == 2
 

@@ -69,7 +69,8 @@ def floor(seed: int) -> core.Snapshot:
 def look_anew(
     room: core._Room, work: core.Work, rules: core.Rules, wanted: dict[str, int], now: datetime
 ) -> tuple[list[str], core._Line]:
-    asked = room._sort_out(work, rules, wanted, now, preferred=work.preferred_agent_id)
+    key = work.id if room.is_special(work, rules) else core._key(core._kind(work, wanted))
+    asked = room._sort_out(key, work, rules, wanted, now, preferred=work.preferred_agent_id)
     return asked.free, asked
 
 
