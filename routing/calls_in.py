@@ -132,6 +132,7 @@ async def _refused(tx: Tx, interaction: Interaction, event: CallArrived, why: st
     interaction.__dict__.update(state=InteractionState.ENDED, outcome=Outcome.REJECTED, ended_at=now)
     interaction.data["screened"] = why
     await _keep(tx, interaction, event, now=now)
+    await calls.note_end(tx, interaction.id, now=now)
     return [Reject("busy")]
 
 

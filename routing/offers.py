@@ -162,3 +162,10 @@ async def advance_all(tx: Tx, changed: Sequence[tuple[Offer, OfferState, dict[st
         await events.emit(
             tx, "offer.changed", offer.id, now=now, version=offer.version, user_id=offer.agent_id, state=to
         )
+
+
+async def hasten(tx: Tx, offer: Offer, deadline_at: datetime) -> None:
+    """Let a live offer, whose work this unit holds, run out at this instant, unless it does so before."""
+    if deadline_at < offer.deadline_at:
+        await change_held(tx, [(offer, {"deadline_at": deadline_at})])
+        tx.wake("router")

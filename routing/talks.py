@@ -20,13 +20,14 @@ from crm_core.interactions import Interaction, InteractionState, Outcome
 from crm_core.leads import Lead, LeadStage
 from crm_core.statements import fixed
 from crm_core.touches import Direction
-from routing import callbacks, entries, missed, offer_ends, offering, offers, recordings, rooms
+from routing import agents, callbacks, entries, missed, offer_ends, offering, offers, recordings, rooms
 from routing.missed import MissedState
 from routing.offers import OfferState
 from routing.queues import EntryState, QueueEntry
 from routing.rooms import step_path
 
 GRACE = timedelta(seconds=30)  # how long a customer is kept for an agent whose leg is gone
+RETURN = timedelta(seconds=5)  # the same while the two are being joined: a reload takes one or two
 ENDED_LEG = 5  # rank from which a leg's status is terminal (channels.contract.CallProgress)
 
 _INTERACTION = fixed(select(Interaction).where(Interaction.id == bindparam("id")).with_for_update())
@@ -231,7 +232,13 @@ async def agent_gone(
         return  # they have come back already
     if entry.state == EntryState.OFFERED and leg.offer_id:
         live = await offers.find_live(tx, entry.id)
-        if live is not None and live.id == leg.offer_id and live.state == OfferState.ACCEPTING:
+        if live is None or live.id != leg.offer_id or live.state != OfferState.ACCEPTING:
+            return
+        agent = await agents.find(tx, leg.user_id)
+        if agent is not None and not agent.phone_e164:
+            # A page that reloads while it joins is back within a second or two; the offer's timer ends it else.
+            await offers.hasten(tx, live, now + RETURN)
+        else:
             await fail_accept(tx, interaction, entry, reason="the agent's line was lost", now=now)
     elif entry.state == EntryState.CONNECTED:
         if dialing(interaction):

@@ -69,6 +69,29 @@ async def test_a_newcomer_takes_a_known_customers_call(cast: Cast) -> None:
     await amy.activity("Offline")
 
 
+async def test_a_page_that_reloads_while_the_line_joins_is_in_the_call(cast: Cast) -> None:
+    amy = await cast.at_desk("amy")
+    await amy.available()
+    sid = await cast.outside.call(ANA)
+    await expect(amy.offer).to_be_visible()
+    async with amy.page.expect_response("**/desk/offers/*/accept"):
+        await amy.press("a")
+    await amy.page.reload()
+    await amy.in_call()
+    await expect(amy.callbar).to_contain_text("Ana Example")
+    await expect(amy.timeline).to_contain_text("talking now")
+    call = await the_call(cast)
+    offers = cast.hub.rows(
+        "SELECT o.state FROM offers o JOIN interactions i ON i.entry_id = o.entry_id WHERE i.id = ?", call["id"]
+    )
+    assert [offer["state"] for offer in offers] == ["won"]
+    assert "nobody" not in await cast.outside.heard(sid)
+    await amy.press("e")
+    await amy.wrap_up("re")
+    await until(amy.has_nothing)
+    await amy.activity("Offline")
+
+
 async def the_call(cast: Cast) -> dict[str, str]:
     """Ana's latest call, as the hub has it."""
     return cast.hub.rows(

@@ -18,7 +18,7 @@ async def test_one_machine_has_the_call_until_it_is_taken_to_the_other(cast: Cas
     await expect(office.offer).to_be_visible()
     await office.press("a")
     await office.in_call()
-    await expect(office.timeline).to_contain_text("talking now")  # a reload while joining would be a lost line
+    await expect(office.timeline).to_contain_text("talking now")  # a reload while joining would be a second leg
     await home.phone_shows("elsewhere")
     await picture(home.page, "two-machines")
     # What the server does is at hand there as well, as it is for who talks on a telephone; what the line does is not.

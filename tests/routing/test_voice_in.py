@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+from sqlalchemy import update
+from sqlmodel import col
+
 from channels.contract import CallArrived
 from channels.steps import DialConference, Enqueue, Hangup, Reject
-from routing import desk, router
+from routing import desk, router, talks
 from routing.agents import Agent, shown
 from tests.routing.floor import ANA, BEN, NUMBER, Floor, kinds, said
 
@@ -162,12 +166,55 @@ async def test_a_join_that_comes_too_late_goes_back_to_the_queue(floor: Floor) -
     await floor.tick()
     leg = await accepted_until_move(floor, interaction.id)
     await floor.status(leg, "completed")
+    assert (await floor.interaction()).state == "offered", "a page that reloads is back at once"
+    await floor.later(talks.RETURN.total_seconds() - 1)
+    assert (await floor.interaction()).state == "offered"
+    await floor.later(1)
     assert (await floor.interaction()).state == "waiting"
     steps = await floor.step(interaction.id, "join", 1)
     assert kinds(steps) == ["Say", "Enqueue"]
     assert isinstance(steps[1], Enqueue)
     assert "n=1001" in steps[1].wait_url
     await floor.check()
+
+
+@pytest.mark.parametrize("moved", [False, True])
+async def test_a_page_that_reloads_while_it_joins_has_its_call(floor: Floor, moved: bool) -> None:
+    await floor.open("kim")
+    customer, _ = await floor.call(ANA)
+    interaction = await floor.interaction()
+    await floor.tick()
+    leg = await accepted_until_move(floor, interaction.id)
+    if moved:
+        await floor.step(interaction.id, "join", 1)
+    await floor.room(interaction.id, "leave", leg, "agent-kim")
+    await floor.status(leg, "completed")
+    if moved:
+        await floor.room(interaction.id, "join", customer, "customer")
+    floor.clock.tick(1)
+    found = await floor.do(lambda tx: desk.rejoin(tx, agent_id="kim", now=floor.now))
+    assert found is not None
+    again, steps = await floor.connect("kim", **found["rejoin_params"])
+    assert isinstance(steps[0], DialConference)
+    await floor.room(interaction.id, "join", again, steps[0].label)
+    if not moved:
+        await floor.room(interaction.id, "join", customer, "customer")
+    assert (await floor.interaction()).state == "connected"
+    assert [offer.state for offer in await floor.offers()] == ["won"]
+    await floor.later(talks.RETURN.total_seconds(), beats=("kim",))
+    assert (await floor.interaction()).state == "connected"
+    await floor.check()
+
+
+async def test_a_telephone_that_is_hung_up_while_it_joins_is_not_waited_for(floor: Floor) -> None:
+    await floor.open("kim")
+    await floor.call(ANA)
+    interaction = await floor.interaction()
+    await floor.tick()
+    leg = await accepted_until_move(floor, interaction.id)
+    await floor.do(lambda tx: tx.run(update(Agent).where(col(Agent.user_id) == "kim").values(phone_e164=BEN)))
+    await floor.status(leg, "completed")
+    assert (await floor.interaction()).state == "waiting"
 
 
 async def test_only_the_accepting_browser_gets_in(floor: Floor) -> None:

@@ -10,6 +10,7 @@ from sqlmodel import select
 
 from crm_core import blocked_callers
 from crm_core.accounts import ChannelAccount
+from crm_core.calls import CallRecord
 from crm_core.interactions import Interaction
 from crm_core.users import User
 from tests.twin.stage import ANA, BEN, Stage
@@ -38,6 +39,15 @@ async def test_a_blocked_caller_hears_busy_and_is_on_the_record(stage: Stage) ->
         return await stage.status_of(sid) == "busy"
 
     await stage.until(busy)
+
+    async def recorded() -> list[CallRecord]:
+        async with stage.runtime.db.reading() as tx:
+            return await tx.all(
+                select(CallRecord).where(CallRecord.interaction_id == found.id, CallRecord.end_reason != "")
+            )
+
+    [record] = await stage.until(recorded)
+    assert record.hung_up_by == "system", "nobody hung up: the hub did not take it"
     other = await stage.call(BEN)
     await stage.offered("kim")
     await stage.state_of(other, "offered")
