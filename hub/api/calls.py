@@ -1,21 +1,21 @@
-"""API: calls beyond starting and ending them: transfer, recording, blocked callers, call flows."""
+"""API: calls beyond starting and ending them: transfer, recording, blocked callers, the agent's telephone."""
 
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from crm_core import accounts, addresses, blocked_callers, interactions, recordings
 from crm_core.db import Tx
-from crm_core.errors import Invalid, NotFound
+from crm_core.errors import NotFound
 from crm_core.recordings import RecordingState
 from hub import rights
 from hub.api.operation import Call, Instant, Nothing, Operation, Shown, Strict, operation
 from hub.api.work import AGENTS, READERS
-from hub.web import ADMINS, SUPERVISORS
-from routing import agent_phones, flows, transfers
+from hub.web import SUPERVISORS
+from routing import agent_phones, transfers
 from routing import recordings as behaviour
 
 
@@ -258,89 +258,6 @@ async def unblock_caller(call: Call[Nothing, Nothing]) -> None:
         raise NotFound("This number is not blocked.")
 
 
-class FlowShown(Shown):
-    """A call flow and the steps that new calls take (docs/users/administrators.md says what steps there are)."""
-
-    id: str
-    name: str
-    language: str
-    version: int
-    steps: list[dict[str, Any]]
-
-
-class FlowIn(Strict):
-    """New steps; calls that run keep the version they began with."""
-
-    steps: list[dict[str, Any]] = Field(min_length=1, max_length=50)
-
-
-async def _flow(tx: Tx, flow_id: str) -> FlowShown:
-    flow = await flows.get(tx, flow_id)
-    steps, _, _ = await flows.load(tx, flow.id)
-    return FlowShown(id=flow.id, name=flow.name, language=flow.language, version=flow.version, steps=steps)
-
-
-@operation("GET", "/api/v1/call-flows/{id}", "A call flow", scope="admin:read", roles=ADMINS, answer=FlowShown)
-async def get_flow(call: Call[Nothing, Nothing]) -> FlowShown:
-    """Its latest version."""
-    async with call.runtime.db.reading() as tx:
-        return await _flow(tx, call.path["id"])
-
-
-@operation(
-    "PUT",
-    "/api/v1/call-flows/{id}",
-    "Change a call flow",
-    scope="admin:write",
-    roles=ADMINS,
-    body=FlowIn,
-    answer=FlowShown,
-)
-async def put_flow(call: Call[Nothing, FlowIn]) -> FlowShown:
-    """A new version; 422 naming the step that would leave a caller in silence."""
-
-    async def unit(tx: Tx) -> FlowShown:
-        await _flow(tx, call.path["id"])
-        try:
-            await flows.save_version(tx, call.path["id"], steps=call.body.steps, actor=call.user.id, now=call.now)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise Invalid("These are not the steps of a call flow.") from error
-        return await _flow(tx, call.path["id"])
-
-    return await call.runtime.db.write(unit)
-
-
-class FlowNameIn(Strict):
-    """What a flow is called."""
-
-    name: str = Field(min_length=1, max_length=100)
-
-
-@operation(
-    "PUT",
-    "/api/v1/call-flows/{id}/name",
-    "Rename a call flow",
-    scope="admin:write",
-    roles=ADMINS,
-    body=FlowNameIn,
-    answer=FlowShown,
-)
-async def rename_flow(call: Call[Nothing, FlowNameIn]) -> FlowShown:
-    """422 when another flow has this name."""
-
-    async def unit(tx: Tx) -> FlowShown:
-        await flows.rename(tx, call.path["id"], call.body.name, actor=call.user.id, now=call.now)
-        return await _flow(tx, call.path["id"])
-
-    return await call.runtime.db.write(unit)
-
-
-@operation("DELETE", "/api/v1/call-flows/{id}", "Retire a call flow", scope="admin:write", roles=ADMINS, answer=None)
-async def retire_flow(call: Call[Nothing, Nothing]) -> None:
-    """Calls that run keep it to their end; 409 while a number uses it."""
-    await call.runtime.db.write(lambda tx: flows.retire(tx, call.path["id"], actor=call.user.id, now=call.now))
-
-
 class PhoneIn(Strict):
     """A number in E.164; empty: in the browser."""
 
@@ -372,8 +289,4 @@ OPERATIONS: list[Operation] = [
     list_blocked_callers,
     block_caller,
     unblock_caller,
-    get_flow,
-    put_flow,
-    rename_flow,
-    retire_flow,
 ]

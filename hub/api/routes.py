@@ -9,6 +9,7 @@ from aiohttp import web
 from hub.api import (
     admin,
     blocked,
+    call_flows,
     call_settings,
     calls,
     campaigns,
@@ -35,6 +36,7 @@ OPERATIONS: list[Operation] = [
     *supervision.OPERATIONS,
     *queue_rules.OPERATIONS,
     *calls.OPERATIONS,
+    *call_flows.OPERATIONS,
     *call_settings.OPERATIONS,
     *conversations.OPERATIONS,
     *drafts.OPERATIONS,

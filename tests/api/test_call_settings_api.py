@@ -135,6 +135,24 @@ async def test_recordings_are_kept_as_long_as_their_queue_says(either_house: Hou
     assert (said.actor_id, said.detail["reason"]) == ("system", "kept for 30 days")
 
 
+async def test_call_flows_are_made_and_listed(either_house: House) -> None:
+    ada = either_house.ada
+    given = {"name": "Night", "language": "de-DE", "steps": [{"do": "voicemail"}]}
+    status, made = await ada.ask("POST", "/call-flows", given)
+    assert (status, made["name"], made["language"], made["version"]) == (201, "Night", "de-DE", 1)
+    assert made["steps"] == given["steps"]
+    assert await ada.get(f"/call-flows/{made['id']}") == made
+    voice = next(one for one in (await ada.get("/accounts"))["items"] if one["id"] == "acc-voice")
+    use = {"version": voice["version"], "flow_id": made["id"]}
+    assert (await ada.ask("PATCH", "/accounts/acc-voice", use))[0] == 200
+    row = next(one for one in (await ada.get("/call-flows"))["items"] if one["id"] == made["id"])
+    assert (row["name"], row["numbers"]) == ("Night", [voice["address"]])
+    for wrong in ({"name": "Night"}, {"name": "Day", "language": "not a language"}, {"name": "Day", "steps": [{"do": "dance"}]},
+                  {"name": "Day", "steps": [{}]}, {"name": "Day", "steps": []}):  # fmt: skip
+        assert (await ada.ask("POST", "/call-flows", given | wrong))[0] == 422, wrong
+    assert [one["name"] for one in (await ada.get("/call-flows"))["items"]].count("Day") == 0
+
+
 async def test_a_call_flow_is_renamed_and_retired(either_house: House) -> None:
     ada, runtime = either_house.ada, either_house.runtime
     now = runtime.clock.now()
