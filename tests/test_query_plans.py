@@ -12,11 +12,15 @@ import crm_core
 import routing
 import webhooks
 from crm_core.statements import Fixed, sqlite_compiler
+from crm_core.tables import metadata
 from tests.databases import ddl
 
-# Read as a whole by design: a few hundred rows of settings, and what is open now, which has an index of its own.
-SMALL = {"queues", "queue_members", "agents", "agent_skills"}
-OPEN_NOW = {"ix_queue_entries_waiting", "ix_offers_deadline", "ix_callbacks_due", "ix_call_rooms_open"}
+# Read as a whole by design: a few hundred rows of settings, a row for each line in which something waits, and what is open now,
+# which has an index of its own.
+SMALL = {"queues", "queue_members", "agents", "agent_skills", "line_traces"}
+OPEN_NOW = {
+    "ix_queue_entries_waiting", "ix_offers_deadline", "ix_callbacks_due", "ix_call_rooms_open", "ix_events_unnumbered",
+}  # fmt: skip
 
 
 def fixed_statements() -> dict[str, Fixed[object]]:
@@ -43,7 +47,9 @@ def test_what_is_looked_up_has_an_index() -> None:
             given = [None] * len(plan.arguments)
             for *_, step in connection.execute(f"EXPLAIN QUERY PLAN {plan.sql}", given).fetchall():
                 words = step.split()
-                if words[0] == "SCAN" and not SMALL & {words[1]} and not OPEN_NOW & {words[-1]}:
+                if words[0] != "SCAN" or words[1] not in metadata.tables:
+                    continue  # what is no table is a part of the statement itself, whose tables are named beside it
+                if not SMALL & {words[1]} and not OPEN_NOW & {words[-1]}:
                     scanned.append(f"{name}: {step}")
     assert looked_at > 80
     assert scanned == []
