@@ -284,13 +284,17 @@ async def save(request: web.Request) -> web.StreamResponse:
 
 
 async def rename(request: web.Request) -> web.StreamResponse:
-    """Another name."""
-    name, user, now = (await _given(request)).get("name", ""), user_of(request), now_of(request)
-    flow_id = request.match_info["flow"]
+    """Another name. What was typed into the steps and is not saved yet comes along, and stays."""
+    form, user, now = await _given(request), user_of(request), now_of(request)
+    flow_id, name = request.match_info["flow"], form.get("name", "")
+    typed: dict[str, Any] = {"root": read_node(form), "version": _version(form)} if "r.then" in form else {}
     try:
         await runtime_of(request).db.write(lambda tx: flows.rename(tx, flow_id, name, actor=user.id, now=now))
     except Invalid as error:
-        return await render(request, "admin/flow.html", await _page(request, name=name, error=error), status=422)
+        page = await _page(request, name=name, error=error, **typed)
+        return await render(request, "admin/flow.html", page, status=422)
+    if typed:
+        return await render(request, "admin/flow.html", await _page(request, **typed))
     raise web.HTTPSeeOther(f"{A}/{flow_id}")
 
 

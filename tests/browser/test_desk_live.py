@@ -124,3 +124,38 @@ async def test_the_call_bar_names_who_is_called_before_the_server_answers(
     await expect(page.locator(".callbar-who strong")).to_have_text(name.split("\n")[0])
     await expect(page.locator(".callbar")).to_be_visible()
     held.set()
+
+
+async def test_a_renamed_call_flow_keeps_what_was_typed_into_its_steps(
+    house: HubProcess, page_factory: PageFactory
+) -> None:
+    context = await page_factory.context()
+    page = await context.new_page()
+    page_factory.allow("status of 422")  # a name that is taken
+    await log_in(page, house, "ada")
+    await page.goto(house.url + "/desk/admin/flows")
+    for name in ("Summer", "Winter"):
+        await page.get_by_role("form", name="New call flow").get_by_label("Name").fill(name)
+        await page.get_by_role("form", name="New call flow").get_by_role("button", name="Save").click()
+        await expect(page.get_by_role("heading", name=name)).to_be_visible()
+    await page.get_by_role("region", name="Summer").get_by_role("link", name="Open the editor").click()
+    await page.wait_for_url("**/desk/admin/flows/*")
+    editor = page.url
+    await page.get_by_text("Say first").first.click()
+    words = page.get_by_label("Say first: English").first
+    await words.fill("We are closed until Monday.")
+    rename = page.get_by_role("form", name="Rename")
+    for name in ("Winter", "Autumn"):
+        await rename.get_by_label("Name").fill(name)
+        await rename.get_by_role("button", name="Rename").click()
+        if name == "Winter":
+            await expect(rename).to_contain_text("There is a call flow of this name already.")
+        else:
+            await expect(page.get_by_role("heading", name=name)).to_be_visible()
+        await expect(words).to_have_value("We are closed until Monday.")
+    assert page.url == editor
+    await page.locator("#flow-editor").get_by_role("button", name="Save").click()
+    await expect(page.get_by_text("New calls hear it")).to_be_visible()
+    await page.reload()
+    await expect(page.get_by_role("heading", name="Autumn")).to_be_visible()
+    await expect(words).to_have_value("We are closed until Monday.")
