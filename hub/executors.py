@@ -29,6 +29,7 @@ from routing import answered_by, mails, rooms, router
 EXAMINE = "text.examine"
 EXAMINE_EVERY_S = 20
 COPY = "mail.copy"
+FILES = "files"  # the code of what is unavailable here, not at the provider: the store of files
 EXAMINE_FOR = timedelta(minutes=10)
 
 
@@ -217,7 +218,7 @@ class _Executors:
         except FileMissing:
             raise ContentRejected("A file of this mail is not in the store any more.", code="file_missing") from None
         except FilesUnavailable as error:
-            raise Unavailable(error.message, code="files") from None
+            raise Unavailable(error.message, code=FILES) from None
         return MailFile(row.name, row.content_type, content, row.content_id)
 
     async def remove_file(self, task: OutboxTask, _: Any) -> None:

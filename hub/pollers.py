@@ -20,7 +20,7 @@ from campaigns.imports import RecipientImport
 from crm_core import audit, contact_undo, csv_reading, leases, outbox, outgoing, users
 from crm_core.contact_imports import ContactImport
 from crm_core.db import DatabaseUnavailable, Tx
-from hub import jobs, mailbox_watch, mailboxes
+from hub import jobs, mailbox_troubles, mailbox_watch, mailboxes
 from hub.executors import executors
 from hub.intake_deps import intake_deps
 from hub.log import get_logger
@@ -153,15 +153,17 @@ class Background:
         self.runtime = runtime
         self.deps = intake_deps(runtime)
         self.publisher = Publisher(runtime.db, runtime.redis, runtime.wakeups)
+        table = {
+            **executors(runtime.channels, runtime.clock, media_of(runtime), runtime.files),
+            **voice_executors(runtime.channels, runtime.clock, runtime.files),
+        }
+        table["mail.send"] = mailbox_troubles.watched(table["mail.send"], runtime.redis, runtime.clock)
         self.relay = Relay(
             runtime.db,
             runtime.clock,
             runtime.wakeups,
             runtime.metrics,
-            {
-                **executors(runtime.channels, runtime.clock, media_of(runtime), runtime.files),
-                **voice_executors(runtime.channels, runtime.clock, runtime.files),
-            },
+            table,
         )
         self.reconciler = Reconciler(runtime)
         self.singletons = Singletons(

@@ -100,8 +100,8 @@ async def health(request: web.Request) -> web.StreamResponse:
     async with runtime.db.reading() as tx:
         guard = await outgoing.load(tx, now=now_of(request))
         boxes = {row.id: row.address for row in await accounts.list_channel(tx, "email") if row.enabled}
-    for account_id, trouble in (await mailbox_troubles.read(runtime.redis, list(boxes))).items():
-        findings = [Finding(boxes[account_id], doctor.Verdict.FAULT, trouble), *findings]
+    for account_id, troubles in (await mailbox_troubles.read(runtime.redis, list(boxes))).items():
+        findings = [*(Finding(boxes[account_id], doctor.Verdict.FAULT, trouble) for trouble in troubles), *findings]
     for channel, words in outgoing.WORDS.items():
         stop = guard.stopped(channel)
         if stop is not None:

@@ -44,7 +44,7 @@ class AccountsPage:
     queues: dict[str, str]
     gone: list[ChannelAccount]
     off: dict[str, str]
-    troubles: dict[str, Text]  # mailboxes that cannot be read now
+    troubles: dict[str, list[Text]]  # mailboxes that cannot be read or written from now
     provider: str  # the SID in use
     from_row: bool
     deleted: ChannelAccount | None

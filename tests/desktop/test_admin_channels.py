@@ -393,6 +393,15 @@ async def test_a_mailbox_that_cannot_be_read_is_told_where_its_administrator_loo
         clock.tick(3600)
     for path in ("/desk/admin/accounts", "/desk/admin"):
         assert "Not read since Nov 18, 10:00\u202fAM: [Errno 111]" in await page(ada, path), path
-    await mailbox_troubles.clear(runtime.redis, "box")
+    refused = "The mail server answered 535 5.7.8."
+    await mailbox_troubles.note(runtime.redis, "box", refused, now=clock.now(), half=mailbox_troubles.Half.SENDING)
     for path in ("/desk/admin/accounts", "/desk/admin"):
-        assert "Not read since" not in await page(ada, path), path
+        told = await page(ada, path)
+        assert "Not read since Nov 18" in told, path
+        assert f"Mails do not go out since Nov 18, 12:00\u202fPM: {refused}" in told, path
+    await mailbox_troubles.clear(runtime.redis, "box")
+    await mailbox_troubles.clear(runtime.redis, "box", mailbox_troubles.Half.SENDING)
+    for path in ("/desk/admin/accounts", "/desk/admin"):
+        told = await page(ada, path)
+        assert "Not read since" not in told, path
+        assert "do not go out" not in told, path

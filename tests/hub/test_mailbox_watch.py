@@ -77,7 +77,7 @@ async def test_a_mailbox_is_polled_without_a_restart(runtime: Runtime, backgroun
         async with asyncio.timeout(60):
             while not (told := await mailbox_troubles.read(runtime.redis, [mailbox.id])):
                 await asyncio.sleep(0.05)
-        assert "refuses the mailbox's user name or password" in told[mailbox.id]
+        assert "refuses the mailbox's user name or password" in told[mailbox.id][0]
         # The password is mended: polled at once, not after the five minutes that a wrong one costs.
         right = given(twin.imap_url, PASSWORD)
         version = mailbox.version
