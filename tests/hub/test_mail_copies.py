@@ -15,14 +15,11 @@ from sqlmodel import select
 from channels.contract import OutboundMail
 from channels.errors import Misconfigured
 from channels.mail_oauth import OauthSettings, TokenSource
-from crm_core import accounts, conversations, outbox
+from crm_core import accounts, outbox
 from crm_core.accounts import ChannelAccount
-from crm_core.addresses import email
 from crm_core.clock import FixedClock
-from crm_core.consent import Purpose
 from crm_core.db import Database, Tx
 from crm_core.errors import Conflict, Invalid
-from crm_core.interactions import Interaction
 from crm_core.outbox import OutboxState, OutboxTask
 from hub import mailbox_settings
 from hub.executors import COPY, executors
@@ -30,44 +27,11 @@ from hub.mailbox_settings import MailInput, TokensInput
 from hub.media import media_of
 from hub.relay import Relay
 from hub.runtime import Runtime
-from hub.sandbox.config import MailboxConfig, Person, SandboxConfig
-from hub.sandbox.twin import running_sandbox
 from hub.vault import AccountVault
-from routing import mails, quoting
+from routing import quoting
+from tests.hub.one_mailbox import BOX, add_box, send, twin
 
-BOX = "support@example.test"
-
-
-@pytest.fixture
-async def twin(tmp_path: Any) -> AsyncIterator[Any]:
-    config = SandboxConfig(
-        data_dir=str(tmp_path / "twin"), auth_token="5b" * 16, mailbox=MailboxConfig(password="secret"),
-        people=(Person("Ana", "+12025550101", "ana@example.com"),), speech_scale=0.0, time_scale=0.01,
-    )  # fmt: skip
-    async with running_sandbox(config) as made:
-        yield made
-
-
-async def add_box(runtime: Runtime, secrets: dict[str, str], **settings: Any) -> ChannelAccount:
-    row = ChannelAccount(
-        id="box", channel="email", name="Support", address=BOX, settings=settings, created_at=runtime.clock.now(),
-        sealed=runtime.channels.seal(secrets),
-    )  # fmt: skip
-    return await runtime.db.write(lambda tx: tx.add(row))
-
-
-async def send(runtime: Runtime, account: ChannelAccount) -> Interaction:
-    async def unit(tx: Tx) -> Interaction:
-        now = runtime.clock.now()
-        thread = await conversations.start(
-            tx, channel="email", account_id="box", thread_key="<1@example.com>", peer="ana@example.com", now=now
-        )
-        return await mails.send(
-            tx, thread, account, email("ana@example.com"), subject="Hello ☎", body="How are you?", html="", files=(),
-            purpose=Purpose.REPLY, user_id="", contact_id=None, now=now,
-        )  # fmt: skip
-
-    return await runtime.db.write(unit)
+__all__ = ["twin"]
 
 
 def in_folder(url: str, folder: str) -> list[bytes]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,55 +11,21 @@ from sqlmodel import col
 
 from channels.errors import ChannelError, ContentRejected, Misconfigured, OutcomeUnknown, Throttled, Unavailable
 from channels.smtp import meaning
-from crm_core import conversations
 from crm_core.accounts import ChannelAccount
-from crm_core.addresses import email
 from crm_core.clock import FixedClock
-from crm_core.consent import Purpose
-from crm_core.db import Tx
 from hub import mailbox_troubles
 from hub.mailbox_troubles import Half, of_the_server
 from hub.pollers import Background
 from hub.runtime import Runtime
-from hub.sandbox.config import MailboxConfig, Person, SandboxConfig
-from hub.sandbox.twin import running_sandbox
-from routing import mails
+from tests.hub.one_mailbox import add_box, send, twin
 
-BOX = "support@example.test"
 NOBODY = "smtp://127.0.0.1:9"  # where no server listens
 
-
-@pytest.fixture
-async def twin(tmp_path: Path) -> AsyncIterator[Any]:
-    config = SandboxConfig(
-        data_dir=str(tmp_path / "twin"), auth_token="5b" * 16, mailbox=MailboxConfig(password="secret"),
-        people=(Person("Ana", "+12025550101", "ana@example.com"),), speech_scale=0.0, time_scale=0.01,
-    )  # fmt: skip
-    async with running_sandbox(config) as made:
-        yield made
-
-
-async def write_to_ana(runtime: Runtime) -> None:
-    async def unit(tx: Tx) -> None:
-        now = runtime.clock.now()
-        box = ChannelAccount(
-            id="box", channel="email", name="Support", address=BOX, created_at=now,
-            sealed=runtime.channels.seal({"smtp_url": NOBODY}),
-        )  # fmt: skip
-        await tx.add(box)
-        thread = await conversations.start(
-            tx, channel="email", account_id="box", thread_key="<1@example.com>", peer="ana@example.com", now=now
-        )
-        await mails.send(
-            tx, thread, box, email("ana@example.com"), subject="Hello", body="How are you?", html="", files=(),
-            purpose=Purpose.REPLY, user_id="", contact_id=None, now=now,
-        )  # fmt: skip
-
-    await runtime.db.write(unit)
+__all__ = ["twin"]
 
 
 async def test_it_is_told_until_a_mail_goes(runtime: Runtime, clock: FixedClock, twin: Any) -> None:
-    await write_to_ana(runtime)
+    await send(runtime, await add_box(runtime, {"smtp_url": NOBODY}))
     relay = Background(runtime).relay
     began = clock.now()
     for _ in range(2):
