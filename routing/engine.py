@@ -54,9 +54,11 @@ async def tick(db: Database, *, clock: Clock, holder: str) -> datetime | None:
             snapshot, traces, due = await mirror.load(tx)
         _, next_at = core.fire(due, now)
     decisions = core.decide(snapshot, now)
-    (overtaken, ends_at), _ = await asyncio.gather(
-        offer_all(db, decisions.offers, holder, now), _keep_traces(db, decisions.kept, traces, now)
-    )
+    offers = asyncio.create_task(offer_all(db, decisions.offers, holder, now))
+    try:
+        await _keep_traces(db, decisions.kept, traces, now)
+    finally:
+        overtaken, ends_at = await offers  # whatever becomes of the traces, no offer is left half-way behind
     if contended or overtaken:
         return now  # somebody was quicker somewhere: look again at once
     moments = (next_at, moves_at, decisions.next_at, ends_at)
