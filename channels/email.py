@@ -34,6 +34,7 @@ __all__ = ["EmailChannel", "EmailSettings", "build", "compose", "has_remote_imag
 
 # What the SMTP server's answers become. IMAP has no statuses.
 STATUSES = {"250": "sent"}
+NOT_READ = "no_imap"  # the code of Misconfigured for a mailbox that only sends
 OAUTH_SECRETS = ("token_url", "client_id", "client_secret", "refresh_token", "scope")  # each with oauth_ before it
 BACKLOG_DAYS = 7  # of a new mailbox, when its row says nothing
 Portion = list[tuple[MailArrived | MailUnreadable, Mapping[str, Any]]]  # mails fetched together, each with its cursor
@@ -102,7 +103,7 @@ class EmailChannel:
     async def keep_copy(self, message: OutboundMail, *, folder: str = "") -> bool:
         """Put a mail that was sent into the mailbox's folder for sent mail; False when it is there already. ChannelError."""
         if self.settings.imap is None:
-            raise Misconfigured("No mailbox for reading is set.", code="no_imap")
+            raise Misconfigured("No mailbox for reading is set.", code=NOT_READ)
         raw = compose(message, now=self._clock.now())
         return await keep_copy(self.settings.imap, raw, message_id=message.message_id, folder=folder, tls=self._tls)
 
@@ -147,7 +148,7 @@ class EmailChannel:
         cursor behind which reading begins: kept for one never read before, it makes what comes while the line is down no
         old mail."""
         if self.settings.imap is None:
-            raise Misconfigured("No mailbox for reading is set.", code="no_imap")
+            raise Misconfigured("No mailbox for reading is set.", code=NOT_READ)
         mailbox = Mailbox(self.settings.imap, tls=self._tls)
         ahead: asyncio.Task[Portion] | None = None
         try:

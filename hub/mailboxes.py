@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlmodel import select
 
-from channels.email import Portion
+from channels.email import NOT_READ, Portion
 from channels.errors import ChannelError, Misconfigured
 from channels.mail_pool import MailPool
 from crm_core import accounts
@@ -57,8 +57,11 @@ async def poll_account(runtime: Runtime, account_id: str) -> None:
         try:
             await _read(runtime, account)
         except Misconfigured as error:
-            log.warning("mailbox: not usable", account=account_id, reason=error.message)
-            await mailbox_troubles.note(runtime.redis, account_id, error.message, now=runtime.clock.now())
+            if error.code == NOT_READ:  # it only sends, by choice
+                await mailbox_troubles.clear(runtime.redis, account_id)
+            else:
+                log.warning("mailbox: not usable", account=account_id, reason=error.message)
+                await mailbox_troubles.note(runtime.redis, account_id, error.message, now=runtime.clock.now())
             wait_s = MOST_WAIT_S
         except (HubError, DatabaseUnavailable, OSError, TimeoutError) as error:
             if asyncio.get_running_loop().time() - began > MOST_WAIT_S:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -13,11 +14,13 @@ from channels.errors import ChannelError, ContentRejected, Misconfigured, Outcom
 from channels.smtp import meaning
 from crm_core.accounts import ChannelAccount
 from crm_core.clock import FixedClock
-from hub import mailbox_troubles
+from hub import mailbox_troubles, mailboxes
 from hub.mailbox_troubles import Half, of_the_server
 from hub.pollers import Background
 from hub.runtime import Runtime
+from hub.tasks import end_tasks
 from tests.hub.one_mailbox import add_box, send, twin
+from tests.twin.stage import until
 
 NOBODY = "smtp://127.0.0.1:9"  # where no server listens
 
@@ -42,6 +45,20 @@ async def test_it_is_told_until_a_mail_goes(runtime: Runtime, clock: FixedClock,
     assert await relay.run_once("reply") == 1
     assert len((await twin.request("GET", "/outside/mails?address=ana@example.com"))["mails"]) == 1
     assert await mailbox_troubles.read(runtime.redis, ["box"]) == {}
+
+
+async def test_a_mailbox_that_only_sends_has_no_fault_of_reading(runtime: Runtime, clock: FixedClock) -> None:
+    await add_box(runtime, {"smtp_url": NOBODY})
+    await mailbox_troubles.note(runtime.redis, "box", "from when it was read", now=clock.now())
+    polling = asyncio.create_task(mailboxes.poll_account(runtime, "box"))
+    try:
+        await until(lambda: _untroubled(runtime))
+    finally:
+        await end_tasks([polling])
+
+
+async def _untroubled(runtime: Runtime) -> bool:
+    return await mailbox_troubles.read(runtime.redis, ["box"]) == {}
 
 
 async def test_both_halves_are_told(runtime: Runtime, clock: FixedClock) -> None:
