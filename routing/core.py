@@ -212,9 +212,8 @@ def decide(snapshot: Snapshot, now: datetime) -> Decisions:
         if waits_for is not None:
             moments.append(waits_for)
             told = {"why": "waits for the preferred agent", "preferred": work.preferred_agent_id}
-            kept.append(
-                Kept(work.id, {**base, **told}, work.id, line.named())
-            )  # others of its line may go to those free
+            # By itself: others of its line may go to those who are free.
+            kept.append(Kept(work.id, {**base, **told}, work.id, line.named()))
         elif not ranked:
             kept.append(Kept(work.id, {**base, "why": _why(rules, line.blocked)}, line.key, line.named()))
         else:
