@@ -21,7 +21,7 @@ from crm_core.interactions import Attachment, Interaction
 from crm_core.outbox import OutboxState, OutboxTask
 from hub import user_mail
 from hub.channel_set import ChannelSet
-from hub.files import FileMissing, Files, FilesUnavailable
+from hub.files import AWAY, FileMissing, Files, FilesUnavailable
 from hub.media import Media
 from hub.relay import Done, Executor
 from routing import answered_by, mails, rooms, router
@@ -29,7 +29,6 @@ from routing import answered_by, mails, rooms, router
 EXAMINE = "text.examine"
 EXAMINE_EVERY_S = 20
 COPY = "mail.copy"
-FILES = "files"  # the code of what is unavailable here, not at the provider: the store of files
 EXAMINE_FOR = timedelta(minutes=10)
 
 
@@ -218,7 +217,7 @@ class _Executors:
         except FileMissing:
             raise ContentRejected("A file of this mail is not in the store any more.", code="file_missing") from None
         except FilesUnavailable as error:
-            raise Unavailable(error.message, code=FILES) from None
+            raise Unavailable(error.message, code=AWAY) from None
         return MailFile(row.name, row.content_type, content, row.content_id)
 
     async def remove_file(self, task: OutboxTask, _: Any) -> None:

@@ -21,6 +21,7 @@ from crm_core.errors import HubError, NotFound
 from crm_core.failpoints import failpoint
 
 CALL_S = 30.0
+AWAY = "files"  # the code of a task that could not be done because this store is away, not the provider
 CHUNK = 256 * 1024
 OPEN_AT_ONCE = 32  # files that are flushed together
 SENT_AT_ONCE = 8

@@ -19,7 +19,7 @@ from channels.errors import ChannelError, Misconfigured, Unavailable
 from crm_core.clock import Clock
 from crm_core.outbox import OutboxTask
 from crm_core.texts import Text
-from hub.executors import FILES
+from hub.files import AWAY
 from hub.redis_ports import hint
 from hub.relay import Executor
 
@@ -81,7 +81,7 @@ def _sentence(half: Half, since: str, reason: str) -> Text:
 
 def of_the_server(error: ChannelError) -> bool:
     """Whether no mail could have gone: a log-in refused, no connection. What a server says of one mail is none of it."""
-    lost = isinstance(error, Unavailable) and not error.code[:1].isdigit() and error.code != FILES
+    lost = isinstance(error, Unavailable) and not error.code[:1].isdigit() and error.code != AWAY
     return lost or isinstance(error, Misconfigured)
 
 

@@ -22,7 +22,7 @@ from crm_core.interactions import Attachment
 from crm_core.outbox import OutboxState, OutboxTask
 from crm_core.touches import Direction
 from hub.channel_set import ChannelSet
-from hub.files import Files, FilesUnavailable
+from hub.files import AWAY, Files, FilesUnavailable
 from hub.relay import Done, Executor
 from hub.runtime import Runtime
 from hub.sealing import Sealer
@@ -56,7 +56,7 @@ class Media:
         try:
             key = await self._files.put(found.content, folder=FOLDER, now=self._clock.now())
         except FilesUnavailable as error:
-            raise Unavailable(str(error), code="files") from error
+            raise Unavailable(str(error), code=AWAY) from error
         return StoredFile(found.name, found.content_type, len(found.content), key)
 
     async def fetched(self, tx: Tx, task: OutboxTask, _: Any, done: Done) -> None:

@@ -319,7 +319,6 @@ class _Room:
         # What is asked of a queue's agents is mostly the same for all its work: looked at once, and then only at who is used.
         self._known: dict[tuple[Any, ...], _Line] = {}
         self._refused = {work_id for work_id, _ in snapshot.refusals}
-        self._ranked: dict[str, bool] = {}  # by queue
 
     def sort_out(self, work: Work, rules: Rules, wanted: Mapping[str, int], now: datetime) -> tuple[list[str], _Line]:
         """Who can have it, best first; and all whom its queue has."""
@@ -375,14 +374,9 @@ class _Room:
             return "the only one free"
         if chosen == work.preferred_agent_id:
             return "preferred"
-        return "lowest rank, then longest idle" if self._is_ranked(rules) else "longest idle"
-
-    def _is_ranked(self, rules: Rules) -> bool:
-        """Whether the queue asks some of its agents before the others."""
-        known = self._ranked.get(rules.id)
-        if known is None:
-            known = self._ranked[rules.id] = len(set(rules.members.values())) > 1
-        return known
+        if len(set(rules.members.values())) > 1:
+            return "lowest rank, then longest idle"
+        return "longest idle"
 
     def use(self, work: Work, user_id: str, now: datetime) -> None:
         worker = self.workers[user_id]

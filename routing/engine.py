@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -190,19 +190,18 @@ async def _keep_traces(db: Database, kept: list[Kept], stored: Told, now: dateti
         if known is None or known.agents != agents_of:
             fresh.append(LineTrace(key=key, agents=agents_of, at=now))
     for start in range(0, len(fresh), TRACES_AT_ONCE):
-        some = fresh[start : start + TRACES_AT_ONCE]
-        await db.write(lambda tx, some=some: _write_traces(tx, some))  # type: ignore[misc]
+
+        async def unit(tx: Tx, some: list[Table] = fresh[start : start + TRACES_AT_ONCE]) -> None:
+            for row in some:
+                if isinstance(row, LineTrace):
+                    tx.later(row, unique=["key"], update=["agents", "at"])
+                else:
+                    tx.later(row, unique=["entry_id"], update=["trace", "at"])
+
+        await db.write(unit)
     left = [key for key, line in stored.lines.items() if key not in lines and line.at < now - LINES_KEPT]
     if left:
         await db.write(lambda tx: tx.run(_FORGET_LINES, keys=left))
-
-
-async def _write_traces(tx: Tx, fresh: Iterable[Table]) -> None:
-    for row in fresh:
-        if isinstance(row, LineTrace):
-            tx.later(row, unique=["key"], update=["agents", "at"])
-        else:
-            tx.later(row, unique=["entry_id"], update=["trace", "at"])
 
 
 _FORGET_LINES = fixed(delete(LineTrace).where(col(LineTrace.key).in_(bindparam("keys", expanding=True))))

@@ -26,17 +26,16 @@ class FlowShown(Shown):
 
 
 class FlowIn(Strict):
-    """New steps; calls that run keep the version they began with."""
+    """The steps of a flow; calls that run keep the version they began with."""
 
     steps: list[dict[str, Any]] = Field(min_length=1, max_length=50)
 
 
-class NewFlowIn(Strict):
+class NewFlowIn(FlowIn):
     """A new flow. `language`: what is said where a step has no words in the caller's own, as in `en-GB`."""
 
     name: str = Field(min_length=1, max_length=100)
     language: str = Field("en-GB", max_length=10)
-    steps: list[dict[str, Any]] = Field(min_length=1, max_length=50)
 
 
 class FlowRow(Shown):

@@ -8,6 +8,7 @@ from sqlmodel import col
 
 from channels.contract import CallArrived
 from channels.steps import DialConference, Enqueue, Hangup, Reject
+from crm_core.interactions import Interaction
 from routing import desk, router, talks
 from routing.agents import Agent, shown
 from tests.routing.floor import ANA, BEN, NUMBER, Floor, kinds, said
@@ -85,6 +86,15 @@ async def accepted_until_move(floor: Floor, interaction_id: str, agent_id: str =
     return leg
 
 
+async def joining(floor: Floor) -> tuple[str, Interaction, str]:
+    """A call on its way to the one agent, who is in the room already: the caller's leg, the call, the agent's leg."""
+    await floor.open("kim")
+    customer, _ = await floor.call(ANA)
+    interaction = await floor.interaction()
+    await floor.tick()
+    return customer, interaction, await accepted_until_move(floor, interaction.id)
+
+
 async def test_a_caller_who_leaves_while_waiting_is_abandoned(floor: Floor) -> None:
     await floor.open("kim")
     call_id, _ = await floor.call()
@@ -160,11 +170,7 @@ async def test_an_accept_without_media_fails_without_blame_and_the_caller_keeps_
 
 
 async def test_a_join_that_comes_too_late_goes_back_to_the_queue(floor: Floor) -> None:
-    await floor.open("kim")
-    await floor.call(ANA)
-    interaction = await floor.interaction()
-    await floor.tick()
-    leg = await accepted_until_move(floor, interaction.id)
+    _, interaction, leg = await joining(floor)
     await floor.status(leg, "completed")
     assert (await floor.interaction()).state == "offered", "a page that reloads is back at once"
     await floor.later(talks.RETURN.total_seconds() - 1)
@@ -180,11 +186,7 @@ async def test_a_join_that_comes_too_late_goes_back_to_the_queue(floor: Floor) -
 
 @pytest.mark.parametrize("moved", [False, True])
 async def test_a_page_that_reloads_while_it_joins_has_its_call(floor: Floor, moved: bool) -> None:
-    await floor.open("kim")
-    customer, _ = await floor.call(ANA)
-    interaction = await floor.interaction()
-    await floor.tick()
-    leg = await accepted_until_move(floor, interaction.id)
+    customer, interaction, leg = await joining(floor)
     if moved:
         await floor.step(interaction.id, "join", 1)
     await floor.room(interaction.id, "leave", leg, "agent-kim")
@@ -207,11 +209,7 @@ async def test_a_page_that_reloads_while_it_joins_has_its_call(floor: Floor, mov
 
 
 async def test_a_telephone_that_is_hung_up_while_it_joins_is_not_waited_for(floor: Floor) -> None:
-    await floor.open("kim")
-    await floor.call(ANA)
-    interaction = await floor.interaction()
-    await floor.tick()
-    leg = await accepted_until_move(floor, interaction.id)
+    _, _, leg = await joining(floor)
     await floor.do(lambda tx: tx.run(update(Agent).where(col(Agent.user_id) == "kim").values(phone_e164=BEN)))
     await floor.status(leg, "completed")
     assert (await floor.interaction()).state == "waiting"
@@ -311,11 +309,7 @@ async def test_a_shared_number_names_nobody(small_floor: Floor) -> None:
 
 
 async def test_events_in_the_wrong_order_come_to_the_same(floor: Floor) -> None:
-    await floor.open("kim")
-    customer, _ = await floor.call(ANA)
-    interaction = await floor.interaction()
-    await floor.tick()
-    leg = await accepted_until_move(floor, interaction.id)
+    customer, interaction, leg = await joining(floor)
     # The customer's leave overtakes the join: nobody is left in the room, and the late join does not bring them back. In the
     # order in which it happened it was a talk, and so it is counted.
     await floor.room(interaction.id, "leave", customer, "customer", sequence=900)
